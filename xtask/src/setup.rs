@@ -1,0 +1,119 @@
+//! `cargo xtask setup`: the BPF tool chain and the programs that tests, gates and bench need.
+//!
+//! Everything is looked for before anything is installed, so a second run is quick and needs no network. What can't be
+//! installed (no root, not Debian, no network) is named in one sentence each, with the way to get it.
+
+mod linker;
+mod packages;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{bpf, sh};
+
+/// Installed with `cargo install`; raised by hand so that every machine has the same one.
+const CARGO_DENY: &str = "0.20.2";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The programs that `cargo xtask bench` compares with, too
+    #[arg(long)]
+    bench: bool,
+    /// Only say what is there and what is missing
+    #[arg(long)]
+    check: bool,
+}
+
+/// What a command needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Compiler and linker for the kernel programs.
+    Bpf,
+    /// What the demo calls.
+    Demo,
+    /// Real peers of the integration tests.
+    Tests,
+    /// cargo-deny, and clippy for the kernel programs.
+    Gates,
+    /// What the bench compares with.
+    Bench,
+}
+
+/// The command.
+pub fn run(args: &Args) -> Result<()> {
+    let mut parts = vec![Part::Bpf, Part::Demo, Part::Tests, Part::Gates];
+    if args.bench {
+        parts.push(Part::Bench);
+    }
+    if !args.check {
+        ensure(&parts)?;
+        sh::progress("set-up is complete");
+        return Ok(());
+    }
+    let missing: Vec<String> = parts.iter().flat_map(|&part| missing(part)).collect();
+    if missing.is_empty() {
+        sh::progress("everything is there");
+        return Ok(());
+    }
+    bail!("missing: {}", missing.join("; "))
+}
+
+/// Installs what the parts need and this machine lacks. An optional part that can't be had is named and passed over.
+pub fn ensure(parts: &[Part]) -> Result<()> {
+    let mut debian: Vec<&str> = parts.iter().flat_map(|&part| packages::missing(part)).collect();
+    if parts.contains(&Part::Bpf) && bpf::Compiler::find().is_none() {
+        debian.extend(linker::DEBIAN_COMPILER);
+    }
+    if parts.contains(&Part::Gates) {
+        debian.extend(missing_bpf_clippy());
+    }
+    debian.sort_unstable();
+    debian.dedup();
+    packages::install(&debian)?;
+    if parts.contains(&Part::Bpf) {
+        linker::ensure()?;
+    }
+    for &part in parts {
+        packages::ensure_python(part)?;
+    }
+    if parts.contains(&Part::Gates) {
+        cargo_deny()?;
+    }
+    Ok(())
+}
+
+/// Whether packages can be installed and namespaces made.
+pub fn is_root() -> bool {
+    sh::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+fn missing(part: Part) -> Vec<String> {
+    let mut missing: Vec<String> =
+        packages::missing(part).into_iter().map(|name| format!("package {name}")).collect();
+    missing.extend(packages::missing_python(part).into_iter().map(|name| format!("Python package {name}")));
+    match part {
+        Part::Bpf => missing.extend(linker::missing()),
+        Part::Gates => {
+            missing.extend(missing_bpf_clippy().map(|name| format!("package {name}")));
+            missing.extend(sh::which("cargo-deny").is_none().then(|| "cargo-deny".to_owned()));
+        }
+        Part::Demo | Part::Tests | Part::Bench => {}
+    }
+    missing
+}
+
+/// Debian's clippy reads the `core` of Debian's compiler; rustup's can't.
+fn missing_bpf_clippy() -> Option<&'static str> {
+    let debian = matches!(bpf::Compiler::find(), Some(bpf::Compiler::Debian(_)) | None);
+    (debian && packages::is_debian() && !std::path::Path::new("/usr/bin/clippy-driver").is_file())
+        .then_some("rust-web-clippy")
+}
+
+fn cargo_deny() -> Result<()> {
+    if sh::which("cargo-deny").is_some() {
+        return Ok(());
+    }
+    sh::progress(format!("installing cargo-deny {CARGO_DENY} (a few minutes)"));
+    sh::logged("cargo-deny", sh::cargo().args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY]))
+}

@@ -1,0 +1,86 @@
+//! `cargo xtask test`: unit tests, then the suites on a real kernel, and one line that sums them up.
+
+mod count;
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, setup, sh};
+use count::Count;
+
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Only the unit tests: no root, no kernel programs, no suites
+    #[arg(long)]
+    unit: bool,
+    /// A test that is skipped for lack of root or kernel features fails; the default where CI is set
+    #[arg(long)]
+    require_kernel: bool,
+}
+
+impl Args {
+    /// Everything, and nothing may be skipped.
+    pub fn all_required() -> Self {
+        Self { require_kernel: true, ..Self::default() }
+    }
+}
+
+/// The command.
+pub fn run(args: &Args) -> Result<()> {
+    let mut count = Count::default();
+    if args.unit {
+        let passed = cargo_test(&mut unit_tests(), args, &mut count)?;
+        return sum_up(&count, passed);
+    }
+    setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests])?;
+    let agent = build::agent(false)?;
+    let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
+    // The harness's helper programs run inside pods; a test looks for them beside the agent.
+    build::packages(&["mesh-tests"], false)?;
+    let mut suites = sh::cargo();
+    suites.args(["test", "--package", "mesh-tests", "--no-fail-fast"]).env("MESH_AGENT_BIN", agent);
+    if args.require_kernel || env::var_os("CI").is_some() {
+        suites.env("MESH_TESTS_REQUIRE_KERNEL", "1");
+    }
+    passed &= cargo_test(&mut suites, args, &mut count)?;
+    sum_up(&count, passed)
+}
+
+/// The workspace's default members: what tests itself without root.
+fn unit_tests() -> Command {
+    let mut cargo = sh::cargo();
+    cargo.args(["test", "--no-fail-fast"]);
+    cargo
+}
+
+/// Runs cargo, shows its output as it comes and counts results. False when a test failed.
+fn cargo_test(cargo: &mut Command, args: &Args, count: &mut Count) -> Result<bool> {
+    if let Some(filter) = &args.filter {
+        cargo.arg(filter);
+    }
+    // With --show-output a skipped test's reason is seen; the rest of what passing tests print is left out below.
+    cargo.args(["--", "--show-output"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = cargo.spawn().context("could not start cargo")?;
+    let stdout = child.stdout.take().context("cargo's output is piped")?;
+    let mut filter = count::Filter::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        if let Some(shown) = filter.line(&String::from_utf8_lossy(&line), count) {
+            println!("{shown}");
+        }
+    }
+    Ok(child.wait()?.success())
+}
+
+fn sum_up(count: &Count, passed: bool) -> Result<()> {
+    println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
+    if !passed || count.failed > 0 {
+        bail!("not every test passed");
+    }
+    Ok(())
+}
