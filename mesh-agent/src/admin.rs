@@ -1,0 +1,107 @@
+//! Two small HTTP servers on the control runtime: metrics and probes on the node's address, the admin API on a unix
+//! socket. They answer however busy the data path is, and never touch a connection that it carries.
+//!
+//! What they show is in `api`, which the CLI reads with the same types. Before: `telemetry` and the snapshot; after:
+//! `cli`.
+
+pub mod api;
+mod http;
+mod log;
+mod metrics;
+mod readiness;
+pub mod route_test;
+mod routes;
+mod socket;
+mod views;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+pub use log::{LogError, LogHandle};
+pub use metrics::serve as serve_metrics;
+pub use readiness::{Readiness, ReadinessGuard, task};
+pub use socket::{NAME as SOCKET_NAME, SocketError, SocketGuard, bind as bind_socket, serve as serve_socket};
+
+use crate::enrol::PodState;
+use crate::history;
+use crate::model::{ObjectName, SnapshotHandle};
+use crate::telemetry::Telemetry;
+
+/// What both servers show. Cloning shares everything.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The configuration in force.
+    pub snapshot: SnapshotHandle,
+    /// Metrics and live connections.
+    pub telemetry: Arc<Telemetry>,
+    /// What is wrong with the configuration now. The source stores into it.
+    pub warnings: Arc<ArcSwap<Vec<api::Warning>>>,
+    /// Configuration generations, and who puts one back.
+    pub history: history::Shared,
+    /// How each pod that asks to be captured stands. [`crate::enrol::Manager::states`] says it.
+    pub pods: Arc<ArcSwap<BTreeMap<ObjectName, PodState>>>,
+    /// The settings in force, as the configuration file would say them.
+    pub settings: Arc<serde_json::Value>,
+    /// This process.
+    pub about: Arc<About>,
+    /// What start-up still waits for.
+    pub readiness: Readiness,
+    /// `Err` says what hangs: `/livez` fails and the orchestrator restarts the agent.
+    pub alive: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// The log's filter.
+    pub log: LogHandle,
+    /// What only the control loop can answer.
+    pub control: mpsc::Sender<Command>,
+}
+
+/// What doesn't change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `--node-name`.
+    pub node: String,
+    /// `--source`, as given.
+    pub source: String,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// Directory of pins.
+    pub bpffs_dir: PathBuf,
+    /// `--outbound-traffic-policy registryOnly`: destinations that nothing knows are refused.
+    pub registry_only: bool,
+    /// Data path threads.
+    pub workers: usize,
+    /// When this process began.
+    pub started: SystemTime,
+}
+
+/// Requests to the control loop, which owns the kernel handle. A dropped answer means that it is shutting down.
+#[derive(Debug)]
+pub enum Command {
+    /// Programs, maps and reasons as they are now. The loop also brings `mesh_agent_bpf_*` and
+    /// `mesh_agent_kernel_decisions_total` up to date before it answers.
+    Kernel(oneshot::Sender<api::Kernel>),
+    /// Begin to drain, as on SIGTERM. Answered when it has begun.
+    Drain(oneshot::Sender<()>),
+}
+
+impl AdminState {
+    /// Asks the control loop for the kernel's state; `None` where it doesn't answer within `limit`.
+    async fn kernel(&self, limit: std::time::Duration) -> Option<api::Kernel> {
+        let (answer, answered) = oneshot::channel();
+        let ask = async {
+            self.control.send(Command::Kernel(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::time::timeout(limit, ask).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests;

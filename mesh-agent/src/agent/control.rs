@@ -1,0 +1,194 @@
+//! The control loop: follows the configuration, keeps pods enrolled, answers the admin API, drains when told to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{notify, view};
+use crate::admin::{AdminState, Command, ReadinessGuard, api, task};
+use crate::balance::outlier;
+use crate::clock;
+use crate::enrol::{Manager, PodState};
+use crate::heartbeat::Heartbeat;
+use crate::kernel::Kernel;
+use crate::model::{Snapshot, SnapshotHandle};
+use crate::proxy::worker;
+use crate::source::Noticed;
+
+/// Namespaces that went away are noticed, and failures tried again, at this pace.
+const RECONCILE: Duration = Duration::from_secs(1);
+/// Flows that a dead agent left behind are swept at this age; a live one's are needed during their handshake only.
+const LEFTOVER: Duration = Duration::from_secs(30);
+/// For a worker to drop what is left of its connections.
+const CUT_TIME: Duration = Duration::from_secs(1);
+/// How often idle metric series and leftovers are looked for, in reconciliations.
+const TIDY_EVERY: u32 = 15;
+
+/// Everything that the loop holds.
+pub(super) struct Control {
+    pub kernel: Kernel,
+    pub manager: Manager,
+    pub workers: Vec<worker::Handle>,
+    pub heartbeat: Heartbeat,
+    pub snapshot: SnapshotHandle,
+    pub changed: watch::Receiver<u64>,
+    pub noticed: Noticed,
+    pub commands: mpsc::Receiver<Command>,
+    pub admin: AdminState,
+    pub drain_time: Duration,
+    /// Held until every pod known at start is captured.
+    pub starting: Option<ReadinessGuard>,
+}
+
+impl Control {
+    /// Runs until a signal or the admin API ends it, then drains.
+    pub async fn run(mut self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut tick = interval(RECONCILE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut ticks = 0_u32;
+        loop {
+            tokio::select! {
+                changed = self.changed.changed() => match changed {
+                    Ok(()) => self.follow(),
+                    Err(_) => return Err(std::io::Error::other("the configuration source ended")),
+                },
+                _ = tick.tick() => {
+                    self.follow();
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(TIDY_EVERY) {
+                        self.tidy();
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(Command::Kernel(answer)) => {
+                        // Whoever asked may have given up.
+                        let _ = answer.send(self.kernel_view());
+                    }
+                    Some(Command::Drain(answer)) => {
+                        let _ = answer.send(());
+                        break;
+                    }
+                    None => break,
+                },
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    /// Makes the kernel and the workers agree with the newest snapshot.
+    fn follow(&mut self) {
+        // Before the snapshot, so that it has every change whose time is taken.
+        let noticed = self.noticed.take();
+        let snapshot = self.snapshot.load_full();
+        self.changed.mark_unchanged();
+        let written = self.kernel.sync_services(&snapshot);
+        if written.failed > 0 {
+            tracing::error!(
+                failed = written.failed,
+                "services can't be told to the kernel (a full map?), trying again"
+            );
+        }
+        self.manager.reconcile(&snapshot, &mut self.kernel, &self.workers);
+        self.publish_config(&snapshot, &noticed);
+        self.publish_pods(&snapshot);
+        self.publish_ejected(&snapshot);
+        if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
+            self.manager.remove_strangers(&mut self.kernel);
+            self.heartbeat.begin();
+            self.starting = None;
+            notify::ready();
+        }
+    }
+
+    fn publish_config(&self, snapshot: &Snapshot, noticed: &[Instant]) {
+        let metrics = self.admin.telemetry.metrics.agent();
+        noticed.iter().for_each(|at| metrics.config_apply.observe(at.elapsed().as_secs_f64()));
+        let warnings = self.admin.warnings.load();
+        metrics.set_rollback(self.admin.history.with(|history| history.rolled_back()));
+        metrics.set_config(snapshot.generation, warnings.iter().map(|warning| warning.code.as_str()));
+    }
+
+    fn publish_pods(&self, snapshot: &Snapshot) {
+        let states = self.manager.states(snapshot);
+        let count = |wanted: fn(&PodState) -> bool| states.values().filter(|state| wanted(state)).count();
+        let gauge = &self.admin.telemetry.metrics.agent().enrolled_pods;
+        for (label, number) in [
+            ("captured", count(|s| matches!(s, PodState::Enrolled))),
+            ("pending", count(|s| matches!(s, PodState::Pending(_)))),
+            ("refused", count(|s| matches!(s, PodState::Refused(_)))),
+        ] {
+            gauge.with_label_values(&[label]).set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+        self.admin.pods.store(Arc::new(states));
+    }
+
+    fn publish_ejected(&self, snapshot: &Snapshot) {
+        let now = clock::now_ns();
+        let ports = snapshot.services.values().flat_map(|service| &service.ports);
+        let with_variants = ports
+            .flat_map(|port| std::iter::once(port).chain(port.variants.iter().map(|variant| &variant.port)));
+        let ejected: usize = with_variants.map(|port| outlier::ejected(&port.endpoints, now)).sum();
+        let gauge = &self.admin.telemetry.metrics.agent().outlier_ejected;
+        gauge.set(i64::try_from(ejected).unwrap_or(i64::MAX));
+    }
+
+    /// Programs, maps and reasons for the admin API; brings their metrics up to date on the way.
+    fn kernel_view(&self) -> api::Kernel {
+        let status = self.kernel.status();
+        let reasons = self.kernel.reasons();
+        let metrics = self.admin.telemetry.metrics.agent();
+        metrics.set_kernel_decisions(reasons.iter().copied());
+        for map in &status.maps {
+            metrics
+                .bpf_map_entries
+                .with_label_values(&[map.name])
+                .set(i64::try_from(map.entries).unwrap_or(i64::MAX));
+            metrics.bpf_map_max_entries.with_label_values(&[map.name]).set(i64::from(map.max_entries));
+        }
+        view::kernel(status, &reasons)
+    }
+
+    fn tidy(&mut self) {
+        // A pod that the kernel wouldn't forget when it was left is tried again.
+        if self.starting.is_none() {
+            self.manager.remove_strangers(&mut self.kernel);
+        }
+        let left = self.kernel.sweep(LEFTOVER);
+        if left > 0 {
+            tracing::debug!(left, "flows past their handshake are swept");
+        }
+        self.admin.telemetry.metrics.expire(Instant::now());
+    }
+
+    /// New connections follow the fail mode from here on; those under way may finish.
+    async fn drain(self) {
+        tracing::info!(deadline = ?self.drain_time, "draining");
+        notify::stopping();
+        let _draining = self.admin.readiness.begin(task::DRAIN);
+        self.heartbeat.stop();
+        self.workers.iter().for_each(|w| w.tell(worker::Command::Drain));
+        wait_for(&self.workers, self.drain_time).await;
+        let left = self.admin.telemetry.connections.active();
+        if left > 0 {
+            tracing::warn!(left, "drain time is over, resetting what is left");
+            self.workers.iter().for_each(|w| w.tell(worker::Command::Cut));
+            wait_for(&self.workers, CUT_TIME).await;
+        }
+        self.admin.telemetry.access_log.flush();
+    }
+}
+
+async fn wait_for(workers: &[worker::Handle], limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline && !workers.iter().all(worker::Handle::is_finished) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,215 @@
+//! From settings to a serving agent, in the order in which one part needs another.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+
+use super::control::Control;
+use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
+use crate::clock;
+use crate::enrol::{Capture, Manager};
+use crate::heartbeat::Heartbeat;
+use crate::history;
+use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::proxy::limits::Limits;
+use crate::proxy::worker::{self, Parts};
+use crate::settings::{OutboundTrafficPolicy, Settings};
+use crate::source::{self, Published};
+use crate::telemetry::{self, Telemetry};
+
+/// Hooks call a heartbeat older than this stale; several beats fit into it even on a busy machine.
+const STALE_AFTER: Duration = Duration::from_millis(900);
+/// How long a predecessor's admin socket is waited for.
+const PREDECESSOR: Duration = Duration::from_secs(2);
+/// Requests of the admin servers to the control loop that may wait.
+const COMMANDS: usize = 16;
+/// A worker silent for this long makes `/livez` fail.
+const HUNG: Duration = Duration::from_secs(10);
+
+/// Why the agent doesn't start or stopped.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// State directory.
+    #[error("the state directory {} can't be made", path.display())]
+    StateDir {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Admin socket.
+    #[error("the admin socket can't be opened")]
+    Socket(#[from] SocketError),
+    /// Metrics address.
+    #[error(
+        "the metrics address {address} can't be listened on (is another agent running? use --metrics-address)"
+    )]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Cgroup.
+    #[error("no cgroup to attach to was found; mount cgroup2 or name one with --cgroup")]
+    Cgroup(#[source] io::Error),
+    /// Kernel programs.
+    #[error("the kernel programs can't be put in place (`mesh-agent check` says what is missing)")]
+    Kernel(#[from] KernelError),
+    /// Access log.
+    #[error("the access log can't be opened")]
+    AccessLog(#[source] io::Error),
+    /// A thread, a runtime, a signal handler.
+    #[error("the system refuses a thread or a descriptor")]
+    System(#[from] io::Error),
+}
+
+/// Runs the agent until it is told to stop, drain included.
+pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
+    raise_descriptor_limit();
+    make_state_dir(&settings.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (listener, _socket) = take_socket(&settings.state_dir).await?;
+        let metrics = TcpListener::bind(settings.metrics_address)
+            .await
+            .map_err(|source| AgentError::Metrics { address: settings.metrics_address, source })?;
+        let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
+        let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
+        let control = assemble(settings, log, &published)?;
+        tokio::spawn(admin::serve_socket(listener, control.admin.clone()));
+        tokio::spawn(admin::serve_metrics(metrics, control.admin.clone()));
+        Ok(control.run().await?)
+    })
+}
+
+/// An agent that was just killed may still be on its way out: its socket is waited for, a living one's is not taken.
+async fn take_socket(state_dir: &Path) -> Result<(UnixListener, SocketGuard), AgentError> {
+    let deadline = Instant::now() + PREDECESSOR;
+    loop {
+        match admin::bind_socket(state_dir) {
+            Err(SocketError::InUse(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(PREDECESSOR / 40).await
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Telemetry, then the kernel, then the workers, then the heartbeat: the hooks begin to capture only when all are there.
+fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Result<Control, AgentError> {
+    let telemetry = Telemetry::new(telemetry::Options {
+        access_log: settings.access_log.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        ..telemetry::Options::default()
+    })
+    .map_err(AgentError::AccessLog)?;
+    let readiness = Readiness::default();
+    let starting = readiness.begin(task::PODS);
+    let cgroup =
+        settings.cgroup.clone().map_or_else(kernel::cgroup::cgroup2_mount, Ok).map_err(AgentError::Cgroup)?;
+    let ports = Ports {
+        outbound: settings.outbound_port,
+        inbound: settings.inbound_port,
+        hbone: settings.hbone_port,
+    };
+    let kernel = Kernel::load(&kernel::Options {
+        bpffs_dir: settings.bpffs_dir.clone(),
+        cgroup,
+        ports,
+        stale_after: STALE_AFTER,
+    })?;
+    let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
+    let flows = kernel.flows()?;
+    let workers = (0..settings.workers)
+        .map(|id| {
+            let parts = Parts {
+                snapshot: published.snapshot.clone(),
+                changed: published.changed.clone(),
+                telemetry: telemetry.clone(),
+                flows: kernel.flows()?,
+                limits: Limits::default(),
+                registry_only,
+            };
+            Ok(worker::spawn(id, parts)?)
+        })
+        .collect::<Result<Vec<_>, AgentError>>()?;
+    let lives: Vec<_> = workers.iter().map(worker::Handle::life).collect();
+    // Pods that an earlier agent left captured have no listeners yet.
+    let serving = kernel.enrolled_cookies().is_empty();
+    let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), serving)?;
+    let (control, commands) = mpsc::channel(COMMANDS);
+    let admin = AdminState {
+        snapshot: published.snapshot.clone(),
+        telemetry,
+        warnings: published.warnings.clone(),
+        history: published.history.clone(),
+        pods: Arc::default(),
+        settings: Arc::new(serde_json::to_value(settings).unwrap_or_default()),
+        about: Arc::new(about(settings)),
+        readiness,
+        alive: Arc::new(move || alive(&lives)),
+        log,
+        control,
+    };
+    Ok(Control {
+        kernel,
+        manager: Manager::new(Capture { ports, registry_only, flows }),
+        workers,
+        heartbeat,
+        snapshot: published.snapshot.clone(),
+        changed: published.changed.subscribe(),
+        noticed: published.noticed.clone(),
+        commands,
+        admin,
+        drain_time: settings.drain_time,
+        starting: Some(starting),
+    })
+}
+
+fn about(settings: &Settings) -> About {
+    About {
+        node: settings.node_name.clone(),
+        source: settings.source.to_string(),
+        state_dir: settings.state_dir.clone(),
+        bpffs_dir: settings.bpffs_dir.clone(),
+        registry_only: settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly,
+        workers: settings.workers,
+        started: SystemTime::now(),
+    }
+}
+
+fn alive(lives: &[Arc<std::sync::atomic::AtomicU64>]) -> Result<(), String> {
+    let now = clock::now_ns();
+    for (id, life) in lives.iter().enumerate() {
+        let silent = now.saturating_sub(life.load(std::sync::atomic::Ordering::Relaxed));
+        if silent > HUNG.as_nanos() as u64 {
+            return Err(format!("data path thread {id} shows no life for {} s", silent / 1_000_000_000));
+        }
+    }
+    Ok(())
+}
+
+fn make_state_dir(path: &Path) -> Result<(), AgentError> {
+    let failed = |source| AgentError::StateDir { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// Each connection takes two descriptors, each pod eight.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}

@@ -1,0 +1,171 @@
+//! The command line: parses, calls, prints. Data goes to stdout, everything else to stderr, and the exit code says
+//! how it ended ([`Exit`]).
+//!
+//! Commands other than `run` and `demo` talk to the agent through its admin socket with the types of `admin::api`.
+
+mod agent;
+mod analyze;
+mod bpf;
+mod check;
+mod client;
+mod config;
+mod describe;
+mod error;
+mod exit;
+mod get;
+mod log;
+mod output;
+mod route;
+mod run;
+mod status;
+mod style;
+mod table;
+mod version;
+mod watch;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub use agent::AgentArgs;
+pub use error::Failure;
+pub use exit::Exit;
+use output::Out;
+use style::{ColorChoice, Style};
+
+use crate::demo::{self, DemoArgs};
+use crate::settings::RunArgs;
+
+/// What a command comes to.
+pub type Outcome = Result<Exit, Failure>;
+
+/// The service mesh's node agent, and the command line that asks it questions.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 fine, 1 failed, 3 the answer is no, 64 usage, 65 bad input, 69 agent \
+                        unreachable, 77 no permission, 79 issues found.")]
+struct Cli {
+    /// Colours: on a terminal unless NO_COLOR is set, always, or never
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of a node until it is told to stop
+    Run(Box<RunArgs>),
+    /// Show interception, balancing and fail modes on this machine: no cluster, one command
+    Demo(DemoArgs),
+    #[command(hide = true)]
+    DemoServer(demo::ServerArgs),
+    #[command(hide = true)]
+    DemoClient(demo::ClientArgs),
+    /// Check what the agent needs: kernel, cgroup2, bpffs, capabilities, ports
+    Check(check::Args),
+    /// Show how the agent is
+    Status(status::Args),
+    /// List workloads, services, endpoints or connections
+    #[command(subcommand)]
+    Get(get::Command),
+    /// Show one thing on one page
+    #[command(subcommand)]
+    Describe(describe::Command),
+    /// Ask what routes do
+    #[command(subcommand)]
+    Route(route::Command),
+    /// List all that is wrong with the configuration, by severity; exit code 79 if anything is
+    Analyze(analyze::Args),
+    /// Show what runs in the kernel
+    #[command(subcommand)]
+    Bpf(bpf::Command),
+    /// Show, check, compare or roll back configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Show or change the log's filter
+    #[command(subcommand)]
+    Log(log::Command),
+    /// Make the agent drain and end, as SIGTERM does
+    Drain(agent::DrainArgs),
+    /// Print a shell's completion script
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the versions of this command line and of the agent
+    Version(version::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Not locked: the daemon's threads write there too.
+    run(std::env::args_os(), &mut io::stdout(), &mut io::stderr()).into()
+}
+
+/// Runs a command line, printing to `stdout` and `stderr`. The tests' way in.
+pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, stdout, stderr),
+    };
+    let style = Style::detect(cli.color);
+    let mut out = Out::new(stdout, stderr, style);
+    match dispatch(cli.command, &mut out) {
+        Ok(exit) => exit,
+        // The reader went away (`| head`): nobody is left to tell.
+        Err(failure) if failure.is_broken_pipe() => Exit::Ok,
+        Err(failure) => failure.print(stderr, style),
+    }
+}
+
+fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demonstrated(demo::run(args)),
+        Command::DemoServer(args) => demonstrated(demo::server(args)),
+        Command::DemoClient(args) => demonstrated(demo::client(&args)),
+        Command::Check(args) => check::run(&args, out),
+        Command::Status(args) => status::run(&args, out),
+        Command::Get(command) => get::run(&command, out),
+        Command::Describe(command) => describe::run(&command, out),
+        Command::Route(command) => route::run(&command, out),
+        Command::Analyze(args) => analyze::run(&args, out),
+        Command::Bpf(command) => bpf::run(&command, out),
+        Command::Config(command) => config::run(&command, out),
+        Command::Log(command) => log::run(&command, out),
+        Command::Drain(args) => agent::drain(&args, out),
+        Command::Completion { shell } => completion(shell, out),
+        Command::Version(args) => version::run(&args, out),
+    }
+}
+
+fn demonstrated(outcome: anyhow::Result<()>) -> Outcome {
+    outcome.map(|()| Exit::Ok).map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+fn completion(shell: Shell, out: &mut Out<'_>) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mesh-agent", &mut script);
+    out.data(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Ok)
+}
+
+/// Help and version are answers; everything else that clap has to say is a usage error.
+fn usage(error: &clap::Error, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Exit {
+    let text = error.render();
+    // Nowhere is left to report that this can't be written.
+    if error.use_stderr() {
+        let _ = write!(stderr, "{text}");
+        Exit::Usage
+    } else {
+        let _ = write!(stdout, "{text}");
+        Exit::Ok
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! `mesh-agent demo`: a node, its agent and some pods on this machine, and what happens to their traffic.
+//!
+//! Everything is real: pods are network namespaces, the agent is this binary run as a child, the kernel programs are
+//! attached to the pods' cgroups. Built on `lab`, so that nothing is left behind, whatever ends it.
+
+mod load;
+mod peer;
+mod phases;
+mod policies;
+mod show;
+mod stage;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use peer::{ClientArgs, ServerArgs, client, server};
+use show::{Report, Show};
+use stage::Stage;
+
+use crate::lab;
+
+/// Flags of `mesh-agent demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Go through it once, without pauses to watch, and exit with 1 if anything isn't as it should be
+    #[arg(long)]
+    pub once: bool,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+    /// Leave it running at the end, until Ctrl-C, and print the commands to look around with
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// How the result is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people, with live figures on a terminal.
+    #[default]
+    Text,
+    /// One object at the end.
+    Json,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// The topology can't be built here, a phase went wrong, or Ctrl-C.
+pub fn run(args: DemoArgs) -> Result<()> {
+    if let Some(why) = lab::missing() {
+        bail!("the demo {why}");
+    }
+    watch_signals()?;
+    let show = Show::new(args.output);
+    let watching = if args.once { Duration::from_millis(1000) } else { Duration::from_secs(4) };
+    let started = Instant::now();
+    show.note("building a node with six network namespaces and starting its agent ...");
+    let mut stage = Stage::build()?;
+    show.introduce(&stage);
+    let mut phases = Vec::new();
+    for phase in phases::ALL {
+        show.begin(phase.name, phase.what);
+        let outcome = (phase.run)(&mut stage, &show, watching)?;
+        show.end(&outcome);
+        phases.push(outcome);
+    }
+    let report = Report::new(phases, started.elapsed());
+    show.report(&report)?;
+    if args.keep {
+        stage.resume_clients()?;
+        show.keep(&stage);
+        while !interrupted() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        return Ok(());
+    }
+    match report.failed().as_slice() {
+        [] => Ok(()),
+        names => bail!("not as it should be: {}", names.join(", ")),
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Waits, in small steps, calling `step` with the time left; ends early on Ctrl-C.
+fn pause(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        if interrupted() {
+            bail!("interrupted; everything is cleared away");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        step()?;
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C ends the demo at its next step, so that guards clean up; a second one ends the process, and the
+/// reaper cleans up.
+fn watch_signals() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("\nclearing away ...");
+            }
+        });
+    })?;
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! HTTP/1.0 and 1.1 on the data path: one task drives both sides of every exchange, without channels or collected bodies.
+//!
+//! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
+//! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
+//! to say, `mirror` sends copies of requests. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
+//! repaired.
+
+mod answer;
+mod body;
+mod chunk;
+mod conn;
+mod forward;
+mod head;
+mod message;
+mod mirror;
+mod pool;
+mod serve;
+mod target;
+mod timer;
+mod upload;
+mod write;
+
+pub use conn::Conn;
+pub use mirror::Mirrored;
+pub use serve::serve;

@@ -1,0 +1,463 @@
+//! One request carried to one upstream connection and its response carried back, both bodies at the same time.
+//!
+//! Bytes go from one connection's read buffer straight to the other's socket; what isn't taken there stops the reading
+//! here, so back-pressure is the sockets' own. Comes after `serve`, which chose the upstream connection. An end that isn't
+//! clean is never passed on as one that is.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version};
+
+use super::body::Body;
+use super::conn::{Conn, Reader, Writer};
+use super::head::HeadError;
+use super::message::{Asked, RequestHead, ResponseHead};
+use super::mirror::Mirrored;
+use super::timer::Timer;
+use super::upload::{Flow, Sent, Upload};
+use super::write;
+use crate::proxy::error::{ErrorKind, Hostile};
+use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadline};
+
+/// Pipelined bytes that are read ahead while a response is awaited; the rest waits in the socket.
+pub(super) const READ_AHEAD: usize = 16 * 1024;
+/// A response may be preceded by so many interim ones.
+const MAX_INTERIM: usize = 32;
+
+/// A request on its way, as `serve` knows it.
+pub struct Forward<'a, 'c, 'p> {
+    /// The client's connection.
+    pub conn: &'c Connection,
+    /// The request.
+    pub request: &'a RequestHead,
+    /// What was decided about it.
+    pub plan: &'a Plan,
+    /// Where it goes.
+    pub picked: &'a Picked,
+    /// When this try has to end.
+    pub until: TryDeadline,
+    /// Its account.
+    pub account: &'a mut Exchange<'c>,
+    /// Its body.
+    pub upload: &'a mut Upload,
+    /// Whether it may be sent again.
+    pub tries: &'a mut Tries<'p>,
+}
+
+/// How an exchange went well.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// The client's connection may carry another request.
+    pub keep_downstream: bool,
+    /// The upstream's connection may.
+    pub keep_upstream: bool,
+    /// Both carry something other than HTTP from here on.
+    pub switched: bool,
+    /// The response was thrown away: the request is to be sent again after this time.
+    pub again: Option<Duration>,
+}
+
+impl Done {
+    fn again(wait: Duration) -> Self {
+        Self { keep_downstream: true, keep_upstream: false, switched: false, again: Some(wait) }
+    }
+}
+
+/// How it failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// Why.
+    pub kind: ErrorKind,
+    /// The final response has begun: nothing else can be said to the client.
+    pub started: bool,
+    /// The request was sent completely.
+    pub sent: bool,
+    /// No byte came back and the request may be sent again as it is.
+    pub replayable: bool,
+    /// The upstream's end was a reset rather than an orderly close.
+    pub reset: bool,
+}
+
+impl Failure {
+    /// No upstream connection was had.
+    pub fn before_sending(kind: ErrorKind) -> Self {
+        Self { kind, started: false, sent: false, replayable: false, reset: false }
+    }
+}
+
+/// What both directions tell each other.
+#[derive(Default)]
+struct State {
+    request_bytes: Cell<u64>,
+    response_bytes: Cell<u64>,
+    moved: Cell<u64>,
+    heard: Cell<bool>,
+    started: Cell<bool>,
+    sent: Cell<bool>,
+    half_closed: Cell<bool>,
+    /// The client holds its body back until it is told to go on.
+    waits: Cell<bool>,
+    upstream_deaf: Cell<bool>,
+    reset: Cell<bool>,
+}
+
+impl State {
+    fn bump(cell: &Cell<u64>, by: usize) {
+        cell.set(cell.get() + by as u64);
+    }
+}
+
+/// What the client asked for, as far as it decides about the response's way back.
+struct Ask {
+    asked: Asked,
+    version: Version,
+    persistent: bool,
+    upgrade: bool,
+}
+
+impl Forward<'_, '_, '_> {
+    /// Carries the exchange to its end.
+    pub async fn run(self, down: &mut Conn, up: &mut Conn, timer: &mut Timer) -> Result<Done, Failure> {
+        let Self { conn, request, plan, picked, until, account, upload, tries } = self;
+        let state = State { waits: Cell::new(request.expects_continue), ..State::default() };
+        let version = request.parts.version;
+        let persistent = request.options.persistent(version);
+        let ask = Ask { asked: request.asked(), version, persistent, upgrade: request.upgrade };
+        let (mut from_client, mut to_client) = down.split();
+        let (mut from_upstream, mut to_upstream) = up.split();
+        write::put_request(request, to_upstream.stage());
+        upload.sent.put(to_upstream.stage());
+        let result = {
+            let Upload { flow, sent } = upload;
+            let copy = || conn.mirror(plan, || Mirrored::of(request, sent).map(Copied::Http1));
+            let sending =
+                pin!(send_request(flow, sent, &mut from_client, &mut to_upstream, conn, &state, copy));
+            let answer = Answer { conn, plan, picked, account, sent, tries, ask: &ask, state: &state };
+            let answering = pin!(answer.relay(&mut from_upstream, &mut to_client));
+            let both = pin!(join(sending, answering, &state));
+            let idle = conn.limits().body_idle_timeout;
+            timer.while_moving(idle, until.at(), || state.moved.get(), both).await
+        };
+        account.request_bytes += state.request_bytes.get();
+        account.response_bytes += state.response_bytes.get();
+        let usable = version == Version::HTTP_11 && state.sent.get() && !state.half_closed.get();
+        match result.unwrap_or_else(|| Err(until.passed().unwrap_or_else(|| state.stalled()))) {
+            Ok(done) => Ok(Done { keep_upstream: done.keep_upstream && usable && up.is_clear(), ..done }),
+            Err(kind) => Err(state.failure(kind, &request.parts.method)),
+        }
+    }
+}
+
+impl State {
+    fn failure(&self, kind: ErrorKind, method: &Method) -> Failure {
+        Failure {
+            kind,
+            started: self.started.get(),
+            sent: self.sent.get(),
+            // RFC 9110, 9.2.2: what isn't idempotent may have been acted upon.
+            replayable: !self.heard.get() && self.request_bytes.get() == 0 && method.is_idempotent(),
+            reset: self.reset.get(),
+        }
+    }
+
+    /// A client that was refused without `100 Continue` may never send its body (RFC 9110, 10.1.1).
+    fn more_to_send(&self) -> bool {
+        let withheld = self.waits.get() && self.request_bytes.get() == 0;
+        !self.sent.get() && !self.upstream_deaf.get() && !withheld
+    }
+
+    /// Whose turn it was when nothing moved any more.
+    fn stalled(&self) -> ErrorKind {
+        if self.sent.get() && !self.started.get() {
+            ErrorKind::UpstreamTimeout
+        } else {
+            ErrorKind::BodyTimeout
+        }
+    }
+}
+
+/// Drives both directions. The response may end first: the rest of the request is still carried.
+fn join(
+    mut sending: Pin<&mut impl Future<Output = Result<(), ErrorKind>>>,
+    mut answering: Pin<&mut impl Future<Output = Result<Done, ErrorKind>>>,
+    state: &State,
+) -> impl Future<Output = Result<Done, ErrorKind>> {
+    let (mut watching, mut answer) = (true, None);
+    poll_fn(move |cx| {
+        if watching && let Poll::Ready(result) = sending.as_mut().poll(cx) {
+            watching = false;
+            match (result, answer) {
+                (Err(kind), None) => return Poll::Ready(Err(kind)),
+                // The response was complete; only the connection can't go on.
+                (Err(_), Some(done)) => {
+                    return Poll::Ready(Ok(Done { keep_downstream: false, keep_upstream: false, ..done }));
+                }
+                (Ok(()), _) => {}
+            }
+        }
+        if answer.is_none()
+            && let Poll::Ready(result) = answering.as_mut().poll(cx)
+        {
+            answer = Some(result?);
+        }
+        match answer {
+            Some(done) if done.switched || done.again.is_some() || !state.more_to_send() => {
+                Poll::Ready(Ok(done))
+            }
+            _ => Poll::Pending,
+        }
+    })
+}
+
+/// Sends the staged head and the body, says so (`whole`), then watches the client while the response is awaited: a reset cancels, a half-close
+/// is passed on, pipelined requests wait.
+async fn send_request(
+    flow: &mut Flow,
+    sent: &Sent,
+    from: &mut Reader<'_>,
+    to: &mut Writer<'_>,
+    conn: &Connection,
+    state: &State,
+    whole: impl FnOnce(),
+) -> Result<(), ErrorKind> {
+    let count = |bytes: &[u8]| {
+        sent.add(bytes);
+        State::bump(&state.request_bytes, bytes.len());
+        State::bump(&state.moved, bytes.len() + 1);
+        conn.live.received(bytes.len() as u64);
+    };
+    match pump(flow, from, to, Bound::ForServer, count).await {
+        Ok(()) => {
+            state.sent.set(true);
+            whole();
+        }
+        Err(Broken::Protocol(hostile)) => return Err(ErrorKind::DownstreamProtocol(hostile)),
+        Err(Broken::Ended | Broken::Reset) => return Err(ErrorKind::DownstreamClosed),
+        Err(Broken::Writing) => {
+            // It may have answered before it closed.
+            state.upstream_deaf.set(true);
+            return Ok(());
+        }
+    }
+    while from.buffered().len() < READ_AHEAD {
+        match from.fill().await {
+            Ok(0) => {
+                state.half_closed.set(true);
+                // The server decides what a client that says no more means, as it would without us.
+                let _ = to.shutdown().await;
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(_) => return Err(ErrorKind::DownstreamClosed),
+        }
+    }
+    from.reset().await;
+    Err(ErrorKind::DownstreamClosed)
+}
+
+/// The way back.
+struct Answer<'a, 'c, 'p> {
+    conn: &'a Connection,
+    plan: &'a Plan,
+    picked: &'a Picked,
+    account: &'a mut Exchange<'c>,
+    sent: &'a Sent,
+    tries: &'a mut Tries<'p>,
+    ask: &'a Ask,
+    state: &'a State,
+}
+
+impl Answer<'_, '_, '_> {
+    async fn relay(self, from: &mut Reader<'_>, to: &mut Writer<'_>) -> Result<Done, ErrorKind> {
+        let Self { conn, plan, picked, account, sent, tries, ask, state } = self;
+        let head = Self::final_head(conn, ask, state, from, to).await?;
+        if sent.is_whole()
+            && let Some(wait) = tries.answered(picked, head.status, None)
+        {
+            account.tried(picked, head.status, None);
+            return Ok(Done::again(wait));
+        }
+        if plan.replaces(head.status) {
+            account.tried(picked, head.status, None);
+            return Err(ErrorKind::UpstreamErrorStatus);
+        }
+        account.answered(picked, head.status);
+        let bare = ask.version == Version::HTTP_10;
+        let switched = head.switches(ask.asked);
+        let draining = conn.pod.worker.drain.is_draining();
+        let delimited = match head.body {
+            Body::Empty | Body::Length(_) => true,
+            Body::Chunked(_) => !bare,
+            Body::UntilClose => false,
+        };
+        let persistent = head.options.persistent(head.version);
+        // A server that answers before it has heard everything may leave the rest unread.
+        let keep_downstream =
+            ask.persistent && persistent_version(&head) && delimited && state.sent.get() && !draining;
+        let connection = match (switched || head.status == StatusCode::UPGRADE_REQUIRED, keep_downstream) {
+            (_, false) if !switched => Some("close"),
+            (true, _) => head.options.upgrade.then_some("Upgrade"),
+            (false, _) => (bare || head.version == Version::HTTP_10).then_some("keep-alive"),
+        };
+        state.started.set(true);
+        plan.settle(picked);
+        write::put_response(&head, connection, bare, plan.response_edits(), to.stage());
+        let count = |bytes: &[u8]| {
+            State::bump(&state.response_bytes, bytes.len());
+            State::bump(&state.moved, bytes.len() + 1);
+            conn.live.sent(bytes.len() as u64);
+        };
+        let mut flow = Flow::new(head.body);
+        match pump(&mut flow, from, to, Bound::ForClient { bare }, count).await {
+            Ok(()) => {
+                let keep_upstream = persistent && delimited && !switched;
+                Ok(Done { keep_downstream, keep_upstream, switched, again: None })
+            }
+            Err(Broken::Protocol(hostile)) => Err(ErrorKind::UpstreamProtocol(hostile)),
+            Err(Broken::Ended) => Err(ErrorKind::UpstreamClosed),
+            Err(Broken::Reset) => {
+                state.reset.set(true);
+                Err(ErrorKind::UpstreamClosed)
+            }
+            Err(Broken::Writing) => Err(ErrorKind::DownstreamClosed),
+        }
+    }
+
+    /// Reads heads until one that is final; interim ones are passed on as they come.
+    async fn final_head(
+        conn: &Connection,
+        ask: &Ask,
+        state: &State,
+        from: &mut Reader<'_>,
+        to: &mut Writer<'_>,
+    ) -> Result<ResponseHead, ErrorKind> {
+        for _ in 0..=MAX_INTERIM {
+            let head = read_head(conn, ask.asked, state, from).await.map_err(|error| match error {
+                ReadHead::Closed => ErrorKind::UpstreamClosed,
+                ReadHead::Refused(HeadError::Hostile(hostile)) => ErrorKind::UpstreamProtocol(hostile),
+                ReadHead::Refused(_) => ErrorKind::UpstreamProtocol(Hostile::BadStatusLine),
+            })?;
+            if head.status == StatusCode::SWITCHING_PROTOCOLS && !ask.upgrade {
+                return Err(ErrorKind::UpstreamProtocol(Hostile::BadStatusLine));
+            }
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(head);
+            }
+            state.waits.set(state.waits.get() && head.status != StatusCode::CONTINUE);
+            // RFC 9110, 15.2: never to a client of version 1.0.
+            if ask.version == Version::HTTP_11 {
+                write::put_response(&head, None, false, std::iter::empty(), to.stage());
+                to.send(&[]).await.map_err(|_| ErrorKind::DownstreamClosed)?;
+            }
+        }
+        Err(ErrorKind::UpstreamProtocol(Hostile::FrameFlood))
+    }
+}
+
+/// A 1.0 response is passed on as one, so its client goes by 1.0's rules unless both say `keep-alive`.
+fn persistent_version(head: &ResponseHead) -> bool {
+    head.version == Version::HTTP_11 || head.options.keep_alive
+}
+
+enum ReadHead {
+    Closed,
+    Refused(HeadError),
+}
+
+async fn read_head(
+    conn: &Connection,
+    asked: Asked,
+    state: &State,
+    from: &mut Reader<'_>,
+) -> Result<ResponseHead, ReadHead> {
+    let limits = conn.limits();
+    loop {
+        if let Some(bytes) = from.take_head(limits.max_head_bytes).map_err(ReadHead::Refused)? {
+            state.heard.set(true);
+            return ResponseHead::parse(bytes, limits.max_headers, asked).map_err(ReadHead::Refused);
+        }
+        match from.fill().await {
+            Ok(0) => return Err(ReadHead::Closed),
+            Ok(_) => {
+                state.heard.set(true);
+                State::bump(&state.moved, 1);
+            }
+            Err(_) => {
+                state.reset.set(true);
+                return Err(ReadHead::Closed);
+            }
+        }
+    }
+}
+
+/// Why a body's way ended early.
+enum Broken {
+    Protocol(Hostile),
+    Ended,
+    Reset,
+    Writing,
+}
+
+/// Whom a body is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// A client that is gone needs no answer: its reset ends everything at once.
+    ForServer,
+    /// What the server sent before it reset is still good, and may be all there is.
+    ForClient {
+        /// The client doesn't know chunks.
+        bare: bool,
+    },
+}
+
+/// Moves a body, and the staged head with its first bytes. `count` is told of every write.
+async fn pump(
+    flow: &mut Flow,
+    from: &mut Reader<'_>,
+    to: &mut Writer<'_>,
+    bound: Bound,
+    count: impl Fn(&[u8]),
+) -> Result<(), Broken> {
+    let bare = matches!(bound, Bound::ForClient { bare: true });
+    loop {
+        // What an earlier try didn't get rid of is still there.
+        if flow.left == 0 && !flow.end {
+            let run = flow.body.advance(from.buffered(), bare).map_err(Broken::Protocol)?;
+            if run.skip > 0 {
+                from.consume(run.skip);
+            }
+            (flow.left, flow.end) = (run.len, run.end);
+        }
+        let moves = flow.left > 0;
+        while flow.left > 0 || to.is_staged() {
+            let sent = tokio::select! {
+                biased;
+                sent = to.send_some(&from.buffered()[..flow.left]) => sent.map_err(|_| Broken::Writing)?,
+                // Nothing is read while the server takes nothing, so that reading can't tell.
+                () = from.reset(), if bound == Bound::ForServer => return Err(Broken::Reset),
+            };
+            count(&from.buffered()[..sent]);
+            // At once: a switch of protocols or another try may end this anywhere, and goes on with what is buffered.
+            if sent > 0 {
+                from.consume(sent);
+            }
+            flow.left -= sent;
+        }
+        if flow.end {
+            return Ok(());
+        }
+        if moves && !from.buffered().is_empty() {
+            continue;
+        }
+        match (from.fill().await, &flow.body) {
+            (Ok(0), Body::UntilClose) => return Ok(()),
+            (Ok(0), _) => return Err(Broken::Ended),
+            (Ok(_), _) => {}
+            (Err(_), _) => return Err(Broken::Reset),
+        }
+    }
+}

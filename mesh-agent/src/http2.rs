@@ -1,0 +1,37 @@
+//! HTTP/2 with prior knowledge, both sides: frames, flow control and HPACK are the h2 crate's.
+//!
+//! Comes after `proxy::carry` has seen the preface. `server` drives a client's connection and all of its streams in
+//! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
+//! `copy` moves a body in one direction; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
+//! Never collects a body, never answers what only an endpoint can answer, never carries HTTP/1.
+
+mod allowance;
+mod answer;
+mod clock;
+mod copy;
+mod frames;
+mod grpc;
+mod guard;
+mod link;
+mod mirror;
+mod pass;
+mod pool;
+mod request;
+mod server;
+mod stall;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod unclaimed;
+
+pub use mirror::Mirrored;
+pub use pool::Pool;
+pub use server::serve;
+
+/// What a sender may have under way on one stream, and so the most that is held for a reader that doesn't read. Enough
+/// for 2 Gbit/s at a round trip of 1 ms.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for a whole connection: sixteen streams may stall before the others do.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Handed to h2 per stream and not yet written to the socket.
+const SEND_BUFFER: usize = 128 * 1024;

@@ -1,0 +1,264 @@
+//! One request: head checked, endpoint picked, request and response passed on at the same time, ended with its cause.
+//!
+//! Comes after `server`, which drives it, and uses `pool` for the way to the endpoint and `copy` for the bodies. A
+//! reset on one side becomes a reset with the same code on the other. A request that an endpoint certainly didn't take
+//! up (REFUSED_STREAM, GOAWAY) is sent once more, to another endpoint where there is one.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, request};
+use tokio::time::{Instant, sleep_until};
+
+use super::copy::Copy;
+use super::mirror::Mirrored;
+use super::pass::{Fault, Pass, Passed, ToEndpoint};
+use super::stall::{Stall, Ticks};
+use super::{answer, grpc, pool, request as head};
+use crate::proxy::{Connection, Copied, ErrorKind, Exchange, Plan, Side, Tries};
+
+/// Connections that turn out to be going away before one request is given up.
+const MOST_CONNECTIONS_TRIED: usize = 8;
+/// Bytes of request heads that one connection may have under way. A header table entry is sent once and named by one
+/// byte, so that heads can be far larger here than on the wire.
+const MOST_HEAD_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the streams of one connection share.
+pub(super) struct Shared<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) ticks: Ticks,
+    pub(super) head_bytes: Cell<usize>,
+    /// PROTOCOL_ERROR resets of ours that only carry an endpoint's.
+    pub(super) resets_sent: Cell<u64>,
+}
+
+/// How a stream ended, for the connection's own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// In whatever way, but not by the client.
+    Ended,
+    /// The client took its request back.
+    TakenBack,
+}
+
+/// Takes one request from its head to its end.
+pub(super) async fn serve(
+    shared: &Shared<'_>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    stall: Rc<Stall>,
+) -> End {
+    let (mut parts, body) = request.into_parts();
+    let checked = head::check(&mut parts, shared.conn.limits());
+    let mut exchange = Exchange::begin(shared.conn, &mut parts);
+    let held = checked.and_then(|size| HeadBytes::take(&shared.head_bytes, size));
+    let planned = match &held {
+        Ok(_) => shared.conn.plan(&mut parts, &mut exchange),
+        Err(_) => Ok(Plan::default()),
+    };
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(answer) => {
+            answer::send(&mut respond, &mut exchange, &answer);
+            return End::Ended;
+        }
+    };
+    let result = match held {
+        Ok(_) => {
+            let mut way = Way {
+                conn: shared.conn,
+                plan: &plan,
+                exchange: &mut exchange,
+                respond: &mut respond,
+                stall: &stall,
+            };
+            way.go(parts, body).await
+        }
+        Err(kind) => Err(kind),
+    };
+    if let Err(kind) = result {
+        let answer = plan.answer_to(shared.conn, kind);
+        answer::fail(&mut respond, &mut exchange, kind, answer);
+    }
+    match result {
+        Err(ErrorKind::DownstreamReset(_)) => End::TakenBack,
+        Err(ErrorKind::UpstreamReset(Reason::PROTOCOL_ERROR)) => {
+            shared.resets_sent.set(shared.resets_sent.get() + 1);
+            End::Ended
+        }
+        Ok(()) | Err(_) => End::Ended,
+    }
+}
+
+/// A head's share of what one connection may hold.
+struct HeadBytes<'a> {
+    total: &'a Cell<usize>,
+    size: usize,
+}
+
+impl<'a> HeadBytes<'a> {
+    fn take(total: &'a Cell<usize>, size: usize) -> Result<Self, ErrorKind> {
+        if total.get() + size > MOST_HEAD_BYTES {
+            return Err(ErrorKind::Overflow);
+        }
+        total.set(total.get() + size);
+        Ok(Self { total, size })
+    }
+}
+
+impl Drop for HeadBytes<'_> {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.size);
+    }
+}
+
+/// The way of one request.
+struct Way<'w, 'c: 'w> {
+    conn: &'c Connection,
+    plan: &'w Plan,
+    exchange: &'w mut Exchange<'c>,
+    respond: &'w mut SendResponse<Bytes>,
+    stall: &'w Stall,
+}
+
+impl<'w> Way<'w, '_> {
+    async fn go(&mut self, parts: request::Parts, body: RecvStream) -> Result<(), ErrorKind> {
+        let entered = async {
+            self.plan.within_global_limits(self.conn, &parts).await?;
+            self.plan.await_endpoint(self.conn).await?;
+            self.plan.suffer(self.conn).await
+        };
+        if let Err(answer) = unless_reset(self.respond, entered).await? {
+            answer::send(self.respond, self.exchange, &answer);
+            return Ok(());
+        }
+        if self.plan.waited() {
+            self.exchange.sent_after_waiting();
+        }
+        let timeout = self.exchange.is_grpc().then(|| grpc::timeout_in(&parts.headers)).flatten();
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut tries = Tries::new(self.conn, self.plan).until(deadline);
+        let result = self.try_out(&parts, body, &mut tries).await;
+        if tries.is_exhausted() {
+            self.exchange.exhausted();
+        }
+        result
+    }
+
+    /// Tries until one settles it.
+    async fn try_out(
+        &mut self,
+        parts: &request::Parts,
+        body: RecvStream,
+        tries: &mut Tries<'w>,
+    ) -> Result<(), ErrorKind> {
+        let ended = body.is_end_stream();
+        let (mut to_endpoint, send) = self.open(parts, ended, tries).await?;
+        let mut upload = Copy::request(body, send, self.exchange.is_grpc());
+        let mut taken_up = false;
+        loop {
+            let wait = match self.pass(parts, &mut to_endpoint, &mut upload, tries).await {
+                Ok(Passed::Done) => return Ok(()),
+                Ok(Passed::Again(wait)) => wait,
+                Err(fault) if !fault.again => return Err(fault.kind),
+                // What no endpoint took up may be sent once more whatever the route says.
+                Err(fault) if fault.untaken && !taken_up && !tries.is_too_late(Duration::ZERO) => {
+                    taken_up = true;
+                    tries.untaken(&to_endpoint.picked, fault.kind);
+                    Duration::ZERO
+                }
+                Err(fault) => tries.failed(&to_endpoint.picked, fault.kind).ok_or(fault.kind)?,
+            };
+            drop(to_endpoint);
+            unless_reset(self.respond, Tries::pause(wait)).await?;
+            let send;
+            (to_endpoint, send) = self.open(parts, ended, tries).await?;
+            upload.start_again(send, ended);
+        }
+    }
+
+    /// Sends the head to an endpoint, one after the other until one can be reached.
+    async fn open(
+        &mut self,
+        parts: &request::Parts,
+        ended: bool,
+        tries: &mut Tries<'w>,
+    ) -> Result<(ToEndpoint, SendStream<Bytes>), ErrorKind> {
+        for _ in 0..MOST_CONNECTIONS_TRIED {
+            let picked = tries.pick(Some(parts))?;
+            self.exchange.sent_to(&picked);
+            let place = picked.request()?;
+            let until = self.plan.try_deadline(Instant::now());
+            let leasing = until.bound(pool::lease(&picked, &self.conn.pod, self.conn.client));
+            let mut lease = match unless_reset(self.respond, leasing).await? {
+                Ok(lease) => lease,
+                Err(error) => {
+                    if error.kind.side() == Side::Upstream {
+                        picked.fail(self.conn);
+                    }
+                    let wait = tries.pass_over(&picked, error.kind).ok_or(error.kind)?;
+                    unless_reset(self.respond, Tries::pause(wait)).await?;
+                    continue;
+                }
+            };
+            let mut head = parts.clone();
+            if let Some(left) = tries.time_left().and_then(grpc::timeout_value) {
+                head.headers.insert(grpc::GRPC_TIMEOUT, left);
+            }
+            let request = Request::from_parts(head, ());
+            if let Some((response, send)) = lease.send(request, ended).await? {
+                return Ok((ToEndpoint { picked, lease, response, _place: place, until }, send));
+            }
+            self.conn.count_retry(ErrorKind::UpstreamClosed.label());
+        }
+        Err(ErrorKind::UpstreamClosed)
+    }
+
+    async fn pass(
+        &mut self,
+        parts: &request::Parts,
+        to_endpoint: &mut ToEndpoint,
+        upload: &mut Copy,
+        tries: &mut Tries<'w>,
+    ) -> Result<Passed, Fault> {
+        let mut deadline = to_endpoint.until.0.map(|(at, kind)| (Box::pin(sleep_until(at)), kind));
+        let (conn, plan) = (self.conn, self.plan);
+        let mut pass = Pass::new(plan, tries, self.exchange, self.respond, self.stall, to_endpoint, upload);
+        let result = poll_fn(|cx| {
+            let polled = pass.poll(cx);
+            if plan.is_mirrored() && pass.upload().is_whole() {
+                conn.mirror(plan, || {
+                    Some(Copied::Http2(Box::new(Mirrored::of(parts, pass.upload().parts()?))))
+                });
+            }
+            match (polled, &mut deadline) {
+                (Poll::Pending, Some((sleep, kind))) => sleep.as_mut().poll(cx).map(|()| Err((*kind).into())),
+                (result, _) => result,
+            }
+        })
+        .await;
+        result.map_err(|kind| pass.broken(kind))
+    }
+}
+
+/// Ends early if the client takes the request back.
+async fn unless_reset<T>(
+    respond: &mut SendResponse<Bytes>,
+    work: impl Future<Output = T>,
+) -> Result<T, ErrorKind> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => respond
+            .poll_reset(cx)
+            .map(|reset| Err(reset.map_or(ErrorKind::DownstreamClosed, ErrorKind::DownstreamReset))),
+    })
+    .await
+}

@@ -1,0 +1,31 @@
+//! The mesh's node agent: configuration in, traffic through, figures out.
+//!
+//! ARCHITECTURE.md has the map and the life of a connection; each module's head says what comes before and after it.
+
+pub mod addr;
+pub mod admin;
+pub mod agent;
+pub mod balance;
+pub mod cli;
+pub mod clock;
+pub mod demo;
+#[cfg(test)]
+mod docs;
+pub mod enrol;
+pub mod flags;
+pub mod heartbeat;
+pub mod history;
+pub mod http1;
+pub mod http2;
+pub mod kernel;
+pub mod lab;
+pub mod model;
+pub mod objects;
+pub mod policy;
+pub mod proxy;
+pub mod redis;
+pub mod report;
+pub mod route;
+pub mod settings;
+pub mod source;
+pub mod telemetry;

@@ -1,0 +1,22 @@
+//! The validated configuration: what the data path reads, immutable once published.
+//!
+//! `source` reads raw objects, `model::build` turns them into one [`Snapshot`], `kernel` and `enrol` follow its
+//! differences, and every connection resolves its destination in it. Nothing here does I/O.
+
+pub mod build;
+mod dump;
+mod route_status;
+mod service;
+mod snapshot;
+mod warning;
+mod workload;
+
+pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
+pub use route_status::{Condition, ParentStatus, RouteStatus};
+pub use service::{
+    AppProtocol, Endpoint, EndpointSet, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance, Service,
+    ServiceMeta, ServicePort, Variant,
+};
+pub use snapshot::{Snapshot, SnapshotHandle, Target};
+pub use warning::{Severity, Warning, WarningCode};
+pub use workload::{Enrolment, FailMode, ObjectName, Workload};

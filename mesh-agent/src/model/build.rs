@@ -1,0 +1,295 @@
+//! From objects to snapshots, one change at a time.
+//!
+//! Only the workloads and services that a change touches are built again; everything else keeps its `Arc`, so that
+//! followers see by pointer what changed and the balancer's figures live on. Does no I/O. Comes after `source`.
+
+mod endpoints;
+mod enrolment;
+mod index;
+mod nodes;
+mod policies;
+mod ports;
+mod routes;
+mod rules;
+mod services;
+mod traffic;
+mod variants;
+mod workloads;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::index::Index;
+use self::policies::PolicyIndex;
+use self::routes::{DirtyRoutes, RouteIndex};
+use self::traffic::{Subject, Traffic};
+use super::{
+    FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Warning, WarningCode, Workload,
+};
+use crate::addr::EndpointAddr;
+use crate::objects::{Kind, Object, ObjectKey};
+use crate::source::Changes;
+
+/// What the builder must know besides the objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// This agent's node; empty for none.
+    pub node: String,
+    /// For pods without the annotation.
+    pub fail_mode: FailMode,
+    /// Last part of service host names.
+    pub cluster_domain: String,
+    /// Pods name their network namespace by annotation (directory source). Else the annotation means nothing.
+    pub netns_annotation: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            fail_mode: FailMode::default(),
+            cluster_domain: "cluster.local".into(),
+            netns_annotation: true,
+        }
+    }
+}
+
+/// Holds the objects in force and the snapshot that they make.
+#[derive(Debug)]
+pub struct Builder {
+    options: BuildOptions,
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
+    /// Slices by service.
+    slices: HashMap<ObjectName, BTreeSet<String>>,
+    /// Services that have slices but no Service object.
+    missing: BTreeSet<ObjectName>,
+    /// Services with an endpoint at an address: these name the pod there.
+    services_at: HashMap<IpAddr, Vec<Arc<ServiceMeta>>>,
+    /// Pods of this node that name a network namespace.
+    netns: BTreeMap<PathBuf, BTreeSet<ObjectName>>,
+    by_address: Index<IpAddr, Workload>,
+    vips: Index<(IpAddr, u16), ServicePort>,
+    by_endpoint: Index<EndpointAddr, ServicePort>,
+    routes: RouteIndex,
+    traffic: Traffic,
+    /// DestinationRules.
+    hosts: rules::Hosts,
+    policies: PolicyIndex,
+    notes: BTreeMap<ObjectKey, Vec<Warning>>,
+    snapshot: Arc<Snapshot>,
+    /// Something was applied.
+    begun: bool,
+}
+
+/// What a batch of changes touches.
+#[derive(Debug, Default)]
+struct Dirty {
+    pods: BTreeSet<ObjectName>,
+    services: BTreeSet<ObjectName>,
+    routes: DirtyRoutes,
+    /// What TrafficPolicies are attached to.
+    subjects: BTreeSet<Subject>,
+}
+
+impl Builder {
+    /// Knows nothing yet.
+    pub fn new(options: BuildOptions) -> Self {
+        let snapshot = Snapshot { node: options.node.as_str().into(), ..Snapshot::default() };
+        Self {
+            options,
+            objects: BTreeMap::new(),
+            slices: HashMap::new(),
+            missing: BTreeSet::new(),
+            services_at: HashMap::new(),
+            netns: BTreeMap::new(),
+            by_address: Index::default(),
+            vips: Index::default(),
+            by_endpoint: Index::default(),
+            routes: RouteIndex::default(),
+            traffic: Traffic::default(),
+            hosts: rules::Hosts::new(),
+            policies: PolicyIndex::default(),
+            notes: BTreeMap::new(),
+            snapshot: Arc::new(snapshot),
+            begun: false,
+        }
+    }
+
+    /// The snapshot with `changes` in force. Its generation is higher than before if anything in it changed; the first
+    /// call always makes one: generation 1, or that of [`Builder::resume_at`].
+    pub fn apply(&mut self, changes: &Changes) -> Arc<Snapshot> {
+        let mut dirty = Dirty::default();
+        for key in &changes.deletes {
+            self.touch(key, None, &mut dirty);
+        }
+        for object in &changes.upserts {
+            self.touch(&object.key(), Some(object.clone()), &mut dirty);
+        }
+        let mut next = Snapshot::clone(&self.snapshot);
+        let mut changed = !std::mem::replace(&mut self.begun, true);
+        for name in std::mem::take(&mut dirty.pods) {
+            changed |= self.build_workload(&name, &mut next, &mut dirty.services);
+        }
+        for name in std::mem::take(&mut dirty.services) {
+            let before = next.services.get(&name).cloned();
+            if self.build_service(&name, &mut next) {
+                changed = true;
+                self.touch_backend(&name, before.as_ref(), next.services.get(&name), &mut dirty.routes);
+            }
+            dirty.subjects.extend(self.traffic.of_service(&name));
+        }
+        for subject in dirty.subjects {
+            changed |= self.build_traffic(&subject, &mut next);
+        }
+        changed |= self.build_routes(dirty.routes, &mut next);
+        if changed {
+            next.generation += 1;
+            next.by_address = self.by_address.map().clone();
+            next.vips = self.vips.map().clone();
+            next.by_endpoint = self.by_endpoint.map().clone();
+            self.snapshot = Arc::new(next);
+        }
+        self.snapshot.clone()
+    }
+
+    /// Before the first [`Builder::apply`]: its snapshot gets `generation`, not 1.
+    pub fn resume_at(&mut self, generation: u64) {
+        if !self.begun {
+            self.snapshot = Arc::new(Snapshot {
+                generation: generation.saturating_sub(1),
+                ..Snapshot::clone(&self.snapshot)
+            });
+        }
+    }
+
+    /// The same snapshot under the next generation: for a change of configuration that changed nothing in it.
+    pub fn advance(&mut self) -> Arc<Snapshot> {
+        let mut next = Snapshot::clone(&self.snapshot);
+        next.generation += 1;
+        self.snapshot = Arc::new(next);
+        self.snapshot.clone()
+    }
+
+    /// What doesn't fit together at this moment. `origin` says where an object was read.
+    pub fn warnings(&self, origin: impl Fn(&ObjectKey) -> Option<String>) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut add =
+            |key: &ObjectKey, warning: Warning| warnings.push(warning.at(origin(key).unwrap_or_default()));
+        for (key, notes) in &self.notes {
+            notes.iter().for_each(|warning| add(key, warning.clone()));
+        }
+        for (key, warning) in self.traffic.warnings() {
+            add(key, warning.clone());
+        }
+        for service in &self.missing {
+            for slice in self.slices.get(service).into_iter().flatten() {
+                let key = ObjectKey::new(Kind::EndpointSlice, Some(&service.namespace), slice);
+                add(&key, orphan(&key, service));
+            }
+        }
+        for (key, warning) in self.policy_warnings() {
+            add(&key, warning);
+        }
+        for ((ip, port), winner, loser) in self.vips.contested() {
+            let key = service_key(&loser.service.name);
+            let message = format!(
+                "{ip} port {port} already belongs to Service {}, which keeps it: give this one another address",
+                winner.service.name
+            );
+            add(&key, Warning::new(WarningCode::DuplicateVip, &key, "spec.clusterIPs", message));
+        }
+        for (ip, winner, loser) in self.by_address.contested() {
+            let key = pod_key(&loser.name);
+            let message = format!(
+                "{ip} already belongs to Pod {}, which is taken for the owner of its traffic: correct one of the two, or \
+                 remove the pod that has ended",
+                winner.name
+            );
+            add(&key, Warning::new(WarningCode::DuplicatePodAddress, &key, "status.podIPs", message));
+        }
+        self.rule_warnings(add);
+        warnings
+    }
+
+    /// Puts or removes one object and notes what has to be built again.
+    fn touch(&mut self, key: &ObjectKey, object: Option<Arc<Object>>, dirty: &mut Dirty) {
+        match key.kind {
+            Kind::Namespace => {
+                let namespace = &key.name.name;
+                dirty.pods.extend(self.names_in(Kind::Pod, namespace));
+            }
+            Kind::Pod => {
+                self.touch_netns(key, object.as_deref(), dirty);
+                dirty.pods.insert(key.name.clone());
+            }
+            Kind::Service => {
+                dirty.services.insert(key.name.clone());
+            }
+            Kind::EndpointSlice => self.touch_slice(key, object.as_deref(), dirty),
+            Kind::TrafficPolicy => self.touch_traffic_policy(key, object.as_deref(), dirty),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+                self.touch_route(key, object.as_deref(), &mut dirty.routes);
+            }
+            Kind::ReferenceGrant => self.touch_grant(&key.name.namespace, &mut dirty.routes),
+            Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
+            Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
+            Kind::Node => self.touch_node(key, object.as_deref(), dirty),
+            Kind::ServiceAccount => {}
+        }
+        match object {
+            Some(object) => {
+                self.objects.insert(key.clone(), object);
+            }
+            None => {
+                self.objects.remove(key);
+                self.notes.remove(key);
+            }
+        }
+    }
+
+    fn names_in(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = ObjectName> {
+        let first = ObjectKey { kind, name: ObjectName::new(namespace, "") };
+        let in_it = self.objects.range(first..).map(|(key, _)| key);
+        in_it
+            .take_while(move |key| key.kind == kind && key.name.namespace == namespace)
+            .map(|key| key.name.clone())
+    }
+
+    fn note(&mut self, key: ObjectKey, warnings: Vec<Warning>) {
+        if warnings.is_empty() {
+            self.notes.remove(&key);
+        } else {
+            self.notes.insert(key, warnings);
+        }
+    }
+}
+
+fn pod_key(name: &ObjectName) -> ObjectKey {
+    ObjectKey { kind: Kind::Pod, name: name.clone() }
+}
+
+fn service_key(name: &ObjectName) -> ObjectKey {
+    ObjectKey { kind: Kind::Service, name: name.clone() }
+}
+
+fn orphan(key: &ObjectKey, service: &ObjectName) -> Warning {
+    let message = format!(
+        "there is no Service {service}: its endpoints are used as soon as there is; add the Service or correct the label"
+    );
+    Warning::new(
+        WarningCode::SliceWithoutService,
+        key,
+        "metadata.labels[kubernetes.io/service-name]",
+        message,
+    )
+}
+
+/// A service's ports by number, of a service that may not be there.
+fn ports_of(service: Option<&Arc<Service>>) -> &[Arc<ServicePort>] {
+    service.map(|service| service.ports.as_slice()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+//! Conditions of a route, and warnings for everything about it that isn't as its author will have meant it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::Builder;
+use super::group::client_of;
+use super::view::{RouteView, is_service, parent_name};
+use super::{compile, edits, matches};
+use crate::model::{
+    Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
+};
+use crate::objects::gateway::{BackendRef, FilterKind, ParentRef, RouteFilter};
+use crate::objects::{Kind, Object, ObjectKey};
+use crate::route::Match;
+
+const GATEWAY: &str = "gateway.networking.k8s.io";
+
+/// A warning of a route before it is one: code, field, message.
+type Complaint = (WarningCode, String, String);
+
+/// Who is first among rules with the same match: older, then by name, then by place (HTTPRoute, "Precedence").
+type Precedence = (bool, Option<String>, ObjectName, usize, usize);
+
+impl Builder {
+    /// Status and warnings of one route; true if its status changed.
+    pub(super) fn build_status(&mut self, key: &ObjectKey, next: &mut Snapshot) -> bool {
+        let Some(view) = self.objects.get(key).and_then(|object| RouteView::of(object)) else {
+            return next.route_status.remove_mut(key);
+        };
+        let mut complaints = Vec::new();
+        let parents = self.parents(view, next, &mut complaints);
+        fields(view, &mut complaints);
+        complaints.dedup();
+        let status =
+            RouteStatus { kind: key.kind.name(), name: key.name.clone(), rules: view.rules(), parents };
+        let warnings = complaints.into_iter().map(|(code, field, text)| Warning::new(code, key, field, text));
+        let warnings = warnings.collect();
+        self.note(key.clone(), warnings);
+        if next.route_status.get(key).is_some_and(|old| **old == status) {
+            return false;
+        }
+        next.route_status.insert_mut(key.clone(), Arc::new(status));
+        true
+    }
+
+    fn parents(
+        &self,
+        view: RouteView<'_>,
+        next: &Snapshot,
+        complaints: &mut Vec<Complaint>,
+    ) -> Vec<ParentStatus> {
+        let mut parents: Vec<ParentStatus> = Vec::new();
+        for (index, reference) in view.parent_refs() {
+            let field = format!("spec.parentRefs[{index}]");
+            if !is_service(reference) {
+                complaints.extend(foreign_parent(reference, field));
+                continue;
+            }
+            let service = parent_name(reference, view.namespace());
+            let known = parents.iter().any(|parent| parent.service == service);
+            let accepted = self.accepted(view, reference, &service, &field, next, complaints);
+            let mut refs = Vec::new();
+            let resolved_refs = self.resolved(view, &service, next, &mut refs);
+            if !known {
+                complaints
+                    .extend(refs.into_iter().filter(|found| !complaints.contains(found)).collect::<Vec<_>>());
+                self.shadowed(view, &service, next, complaints);
+            }
+            parents.push(ParentStatus {
+                producer: service.namespace == view.namespace(),
+                service,
+                port: reference.port.map(|port| port.0),
+                accepted,
+                resolved_refs,
+            });
+        }
+        parents
+    }
+
+    fn accepted(
+        &self,
+        view: RouteView<'_>,
+        reference: &ParentRef,
+        name: &ObjectName,
+        field: &str,
+        next: &Snapshot,
+        complaints: &mut Vec<Complaint>,
+    ) -> Condition {
+        let mut refuse = |reason: &str, code: WarningCode, part: &str, message: String| {
+            complaints.push((code, format!("{field}{part}"), message.clone()));
+            Condition::bad(reason, message)
+        };
+        let unknown = WarningCode::UnknownParent;
+        let Some(service) = next.services.get(name) else {
+            let message = format!(
+                "there is no Service {name} with an address in the cluster: correct the name or add the Service"
+            );
+            return refuse("NoMatchingParent", unknown, "", message);
+        };
+        if service.headless {
+            let message = format!(
+                "Service {name} is headless, so nothing is ever sent to it itself: attach to one that has an address"
+            );
+            return refuse("NoMatchingParent", unknown, "", message);
+        }
+        if let Some(section) = &reference.section_name {
+            let message = format!(
+                "{:?} names a listener, which a Service hasn't: write port instead; the route isn't attached",
+                &**section
+            );
+            return refuse("NoMatchingParent", unknown, ".sectionName", message);
+        }
+        let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
+        if let Some(port) = reference.port
+            && !ports.contains(&port.0)
+        {
+            let message =
+                format!("Service {name} has no TCP port {}: name one of {ports:?}, or none for all", port.0);
+            return refuse("NoMatchingParent", unknown, ".port", message);
+        }
+        let wanted = |port: &&Arc<ServicePort>| reference.port.is_none_or(|wanted| wanted.0 == port.port);
+        let wanted: Vec<_> = service.ports.iter().filter(wanted).collect();
+        let (suited, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|port| view.suits(port.protocol));
+        if !others.is_empty() {
+            let condition = refuse("UnsupportedProtocol", unknown, "", unsuited(view, name, &others));
+            if suited.is_empty() {
+                return condition;
+            }
+        }
+        let client = client_of(&view, name);
+        let mut taken = Vec::new();
+        let mut winner = None;
+        for port in &suited {
+            let members = self.members(name, port, client);
+            if let Some(first) = members.first().filter(|first| first.rank() < view.rank()) {
+                taken.push(port.port);
+                winner = Some(first.key());
+            }
+        }
+        if let Some(winner) = winner {
+            let message = format!(
+                "{winner} is attached to port {taken:?} too, and its kind comes first: give each kind ports of its own"
+            );
+            let all = suited.len() == taken.len();
+            let condition = refuse("Conflicted", WarningCode::RouteKindConflict, "", message);
+            return if all { condition } else { Condition::good("Accepted") };
+        }
+        if unsupported_filters(view).any(|(_, kind)| kind == FilterKind::ExternalAuth) {
+            return Condition::bad(
+                "UnsupportedValue",
+                "ExternalAuth is not supported by this version: requests of its rules are answered with 500",
+            );
+        }
+        if let Some((field, name)) = untouchable_lines(view).next() {
+            let message = format!(
+                "{field} names {name:?}, which no filter may change: its requests are answered with 500"
+            );
+            return Condition::bad("UnsupportedValue", message);
+        }
+        Condition::good("Accepted")
+    }
+
+    fn resolved(
+        &self,
+        view: RouteView<'_>,
+        parent: &ObjectName,
+        next: &Snapshot,
+        complaints: &mut Vec<Complaint>,
+    ) -> Condition {
+        let mut condition = Condition::good("ResolvedRefs");
+        let kind = view.object.kind().name();
+        for reference in view.references() {
+            let outcome = self.outcome(view, parent, &reference.target, next);
+            if let Some((reason, code, message)) = outcome.complaint(kind, view.namespace()) {
+                if condition.status {
+                    condition = Condition::bad(reason, message.clone());
+                }
+                complaints.push((code, reference.field, message));
+            }
+        }
+        if condition.status && unsupported_filters(view).any(|(_, kind)| kind == FilterKind::ExtensionRef) {
+            condition = Condition::bad(
+                "InvalidKind",
+                "no ExtensionRef is known to this version: requests of its rules are answered with 500",
+            );
+        }
+        condition
+    }
+
+    /// Matches that rules of higher precedence have already, on the first port that the route is attached to.
+    fn shadowed(
+        &self,
+        view: RouteView<'_>,
+        parent: &ObjectName,
+        next: &Snapshot,
+        complaints: &mut Vec<Complaint>,
+    ) {
+        let ports = next.services.get(parent).into_iter().flat_map(|service| &service.ports);
+        let mut ports = ports.filter(|port| view.suits(port.protocol));
+        let Some(port) = ports.find(|port| view.is_attached(parent, port.port)) else {
+            return;
+        };
+        let mut owners: BTreeMap<String, Precedence> = BTreeMap::new();
+        let members = self.members(parent, port, client_of(&view, parent));
+        for member in &members {
+            for (rule, place, text) in match_texts(*member) {
+                let mine = precedence(*member, rule, place);
+                let owner = owners.entry(text).or_insert_with(|| mine.clone());
+                if mine < *owner {
+                    *owner = mine;
+                }
+            }
+        }
+        let mut rules: BTreeMap<usize, (Vec<usize>, usize, String)> = BTreeMap::new();
+        for (rule, place, text) in match_texts(view) {
+            let found = rules.entry(rule).or_default();
+            found.1 += 1;
+            if let Some((_, _, route, index, other)) = owners.get(&text)
+                && (route, *index, *other) != (&view.key().name, rule, place)
+            {
+                found.0.push(place);
+                found.2 = format!("{} {route}, rule {index}", view.object.kind().name());
+            }
+        }
+        for (rule, (taken, count, owner)) in rules {
+            match taken.first() {
+                Some(_) if taken.len() == count => complaints.push((
+                    WarningCode::RuleUnreachable,
+                    format!("spec.rules[{rule}]"),
+                    format!("gets no request: {owner}, has the same matches and comes first; change one of the two or remove this rule"),
+                )),
+                Some(place) => complaints.push((
+                    WarningCode::DuplicateMatch,
+                    format!("spec.rules[{rule}].matches[{place}]"),
+                    format!("{owner}, has the same match and comes first: change or remove one of the two"),
+                )),
+                None => {}
+            }
+        }
+    }
+}
+
+fn precedence(view: RouteView<'_>, rule: usize, place: usize) -> Precedence {
+    let created = view.metadata().creation_timestamp.clone();
+    (created.is_none(), created, view.key().name, rule, place)
+}
+
+/// Rule, place of the match, and the match in a form that is equal for equal ones.
+fn match_texts(view: RouteView<'_>) -> Vec<(usize, usize, String)> {
+    let normal = |mut one: Match| {
+        one.headers.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        one.query.sort_by(|a, b| a.name.cmp(&b.name));
+        format!("{one:?}")
+    };
+    let rules: Vec<Vec<Match>> = match view.object {
+        Object::HttpRoute(route) => {
+            route.spec.rules.iter().map(|rule| rule.matches.iter().map(matches::http).collect()).collect()
+        }
+        Object::GrpcRoute(route) => {
+            route.spec.rules.iter().map(|rule| rule.matches.iter().map(matches::grpc).collect()).collect()
+        }
+        Object::TlsRoute(route) => return streams(&route.spec.hostnames, route.spec.rules.len()),
+        Object::TcpRoute(route) => return streams::<String>(&[], route.spec.rules.len()),
+        _ => Vec::new(),
+    };
+    let mut texts = Vec::new();
+    for (index, mut list) in rules.into_iter().enumerate() {
+        if list.is_empty() {
+            list.push(Match::default());
+        }
+        texts.extend(list.into_iter().enumerate().map(|(place, one)| (index, place, normal(one))));
+    }
+    texts
+}
+
+fn streams<H: std::ops::Deref<Target = str>>(hosts: &[H], rules: usize) -> Vec<(usize, usize, String)> {
+    let names: Vec<&str> =
+        if hosts.is_empty() { vec![""] } else { hosts.iter().map(|host| &**host).collect() };
+    let of_rule = |rule| names.iter().enumerate().map(move |(place, name)| (rule, place, (*name).to_owned()));
+    (0..rules).flat_map(of_rule).collect()
+}
+
+/// Ports that declare another protocol than the route's kind decides about.
+fn unsuited(view: RouteView<'_>, service: &ObjectName, ports: &[&Arc<ServicePort>]) -> String {
+    let kind = view.object.kind().name();
+    let declared: Vec<_> =
+        ports.iter().map(|port| format!("{} ({})", port.port, port.protocol.label())).collect();
+    let fit = match view.object.kind() {
+        Kind::HttpRoute | Kind::GrpcRoute => "http, http2 or grpc",
+        Kind::TlsRoute => "tls",
+        _ => "tcp or tls",
+    };
+    format!(
+        "no {kind} can hold on what Service {service} declares of port {}: attach a route of the protocol's kind, or declare {fit}, or nothing, with appProtocol or the port's name; until then connections are balanced as without the route",
+        declared.join(", ")
+    )
+}
+
+/// A parent that isn't a Service is another controller's business, unless a Service seems to be meant.
+fn foreign_parent(reference: &ParentRef, field: String) -> Option<Complaint> {
+    if reference.kind() == "Service" {
+        let message = format!(
+            "Service of group {:?} is none: write group: \"\"; the route isn't attached",
+            reference.group()
+        );
+        return Some((WarningCode::UnsupportedReference, format!("{field}.group"), message));
+    }
+    if reference.group() == GATEWAY && reference.kind() == "Gateway" {
+        return None;
+    }
+    let message = format!(
+        "{} ({}) can't be a parent here: name a Service, with group: \"\"",
+        reference.kind(),
+        reference.group()
+    );
+    Some((WarningCode::UnsupportedReference, format!("{field}.kind"), message))
+}
+
+/// What can be said of a route without knowing anything else.
+fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
+    if view.parent_refs().next().is_none() {
+        let message = "is missing, so the route is attached to nothing: name a Service, with group: \"\"";
+        complaints.push((WarningCode::UnknownParent, "spec.parentRefs".into(), message.into()));
+    }
+    if view.services().next().is_none() {
+        return;
+    }
+    let hosts = match view.object {
+        Object::HttpRoute(route) => route.spec.hostnames.len(),
+        Object::GrpcRoute(route) => route.spec.hostnames.len(),
+        _ => 0,
+    };
+    if hosts > 0 {
+        let message = "has no meaning where a Service is the parent (GEP-1294) and is ignored: the address that a client dials decides; to go by Host, match that header";
+        complaints.push((WarningCode::UnsupportedValue, "spec.hostnames".into(), message.into()));
+    }
+    for (field, kind) in unsupported_filters(view) {
+        let message = format!(
+            "{kind} is not supported by this version: requests that it would be applied to are answered with 500"
+        );
+        let code = if kind == FilterKind::ExtensionRef {
+            WarningCode::UnsupportedReference
+        } else {
+            WarningCode::UnsupportedValue
+        };
+        complaints.push((code, field, message));
+    }
+    for (field, name) in untouchable_lines(view) {
+        let advice = if name.eq_ignore_ascii_case("host") { "use URLRewrite" } else { "remove the line" };
+        let message = format!(
+            "{name:?} belongs to the message's framing or to one connection: {advice}; requests that the filter would be applied to are answered with 500"
+        );
+        complaints.push((WarningCode::UnsupportedValue, field, message));
+    }
+    for (index, (filters, backends)) in rules(view).into_iter().enumerate() {
+        let redirects = filters.iter().any(|filter| filter.kind == FilterKind::RequestRedirect);
+        if !redirects && backends.iter().all(|backend| backend.weight() == 0) {
+            let field = format!("spec.rules[{index}].backendRefs");
+            let message = match backends {
+                [] => "is empty: what the rule matches is answered with 500; name a backend or redirect",
+                _ => {
+                    "has no weight above 0: what the rule matches is answered with 500, or refused; raise one"
+                }
+            };
+            complaints.push((WarningCode::RuleWithoutBackend, field, message.into()));
+        }
+    }
+}
+
+fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
+    match view.object {
+        Object::HttpRoute(route) => {
+            route.spec.rules.iter().map(|rule| (&*rule.filters, &*rule.backend_refs)).collect()
+        }
+        Object::GrpcRoute(route) => {
+            route.spec.rules.iter().map(|rule| (&*rule.filters, &*rule.backend_refs)).collect()
+        }
+        Object::TlsRoute(route) => {
+            route.spec.rules.iter().map(|rule| (&[][..], &*rule.backend_refs)).collect()
+        }
+        Object::TcpRoute(route) => {
+            route.spec.rules.iter().map(|rule| (&[][..], &*rule.backend_refs)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Filters that the agent doesn't have, with their path.
+fn unsupported_filters(view: RouteView<'_>) -> impl Iterator<Item = (String, FilterKind)> {
+    let filters = all_filters(view).into_iter().map(|(path, filter)| (path, filter.kind));
+    filters.filter(|(_, kind)| compile::UNSUPPORTED.contains(kind))
+}
+
+/// Lines of header modifiers that can't be had, with their path and the name in them.
+fn untouchable_lines(view: RouteView<'_>) -> impl Iterator<Item = (String, &str)> {
+    let filters = all_filters(view).into_iter();
+    filters.flat_map(|(path, filter)| {
+        edits::untouchable(filter).into_iter().map(move |(field, name)| (format!("{path}.{field}"), name))
+    })
+}
+
+/// Every filter with its path.
+fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
+    let mut all = Vec::new();
+    for (rule, (filters, backends)) in rules(view).into_iter().enumerate() {
+        let mut add = |parent: String, filters: &'o [RouteFilter]| {
+            let filters = filters.iter().enumerate();
+            all.extend(filters.map(|(index, filter)| (format!("{parent}.filters[{index}]"), filter)));
+        };
+        add(format!("spec.rules[{rule}]"), filters);
+        for (index, backend) in backends.iter().enumerate() {
+            add(format!("spec.rules[{rule}].backendRefs[{index}]"), &backend.filters);
+        }
+    }
+    all
+}

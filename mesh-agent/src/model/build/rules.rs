@@ -1,0 +1,204 @@
+//! DestinationRules by the host that they are for, and which of them a client of a service is under.
+//!
+//! Look-up order as Istio's: rules of the client's namespace, then of the service's, then of the root namespace; in each
+//! the most specific host. Several rules of one host count as one, whose traffic policy is the oldest one's.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Builder, Dirty, service_key};
+use crate::model::{ObjectName, Warning, WarningCode};
+use crate::objects::{DestinationRule, Kind, Object, ObjectKey};
+use crate::policy;
+
+/// Istio's default for the mesh's root namespace.
+const ROOT: &str = "istio-system";
+
+/// Rules by host, as `DestinationRule::host` has it.
+pub(super) type Hosts = BTreeMap<String, BTreeSet<ObjectName>>;
+
+/// Clients that are under a rule of their own.
+pub(super) struct Audience<'a> {
+    pub(super) namespace: &'a str,
+    /// Of the rule's `workloadSelector`.
+    pub(super) labels: Option<&'a BTreeMap<String, String>>,
+    pub(super) rule: Option<&'a DestinationRule>,
+}
+
+impl Builder {
+    /// Notes which host a rule was and is for.
+    pub(super) fn touch_rule(&mut self, key: &ObjectKey, object: Option<&Object>, dirty: &mut Dirty) {
+        let domain = &self.options.cluster_domain;
+        let host_of = |object: Option<&Object>| match object {
+            Some(Object::DestinationRule(rule)) => Some(rule.host(domain)),
+            _ => None,
+        };
+        let old = host_of(self.objects.get(key).map(|object| &**object));
+        let new = host_of(object);
+        for host in old.iter().chain(new.iter().filter(|new| old.as_ref() != Some(*new))) {
+            dirty.services.extend(self.services_of(host));
+        }
+        if old != new
+            && let Some(old) = old
+            && let Some(rules) = self.hosts.get_mut(&old)
+        {
+            rules.remove(&key.name);
+            if rules.is_empty() {
+                self.hosts.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            self.hosts.entry(new).or_default().insert(key.name.clone());
+        }
+        if let Some(Object::DestinationRule(rule)) = object {
+            self.note(key.clone(), policy::warnings(rule));
+        }
+    }
+
+    /// What clients in no particular namespace are under, and what clients with something else are.
+    pub(super) fn rules_for(
+        &self,
+        service: &ObjectName,
+        host: &str,
+    ) -> (Option<&DestinationRule>, Vec<Audience<'_>>) {
+        let rules = self.rules_of(host);
+        if rules.is_empty() {
+            return (None, Vec::new());
+        }
+        let everybody = base(&rules, None, service);
+        let mut namespaces = BTreeSet::new();
+        for rule in &rules {
+            namespaces.insert(rule.namespace());
+            namespaces
+                .extend(rule.spec.export_to.iter().map(String::as_str).filter(|to| !["*", "."].contains(to)));
+        }
+        let mut others = Vec::new();
+        for namespace in namespaces {
+            for rule in most_specific(&rules, namespace, |rule| rule.spec.workload_selector.is_some()) {
+                if rule.is_exported_to(Some(namespace)) {
+                    let labels = rule.spec.workload_selector.as_ref().map(|selector| &selector.match_labels);
+                    others.push(Audience { namespace, labels, rule: Some(rule) });
+                }
+            }
+            let own = base(&rules, Some(namespace), service);
+            if own.map(std::ptr::from_ref) != everybody.map(std::ptr::from_ref) {
+                others.push(Audience { namespace, labels: None, rule: own });
+            }
+        }
+        (everybody, others)
+    }
+
+    /// About rules without a service, and rules that are at odds.
+    pub(super) fn rule_warnings(&self, mut add: impl FnMut(&ObjectKey, Warning)) {
+        for (host, names) in &self.hosts {
+            let found =
+                self.services_of(host).iter().any(|name| self.objects.contains_key(&service_key(name)));
+            let mut rules: Vec<_> = names.iter().filter_map(|name| self.rule(name)).collect();
+            rules.sort_by_key(|rule| age(rule));
+            let mut first: BTreeMap<&str, &DestinationRule> = BTreeMap::new();
+            for rule in rules {
+                let key = ObjectKey::new(Kind::DestinationRule, Some(rule.namespace()), &rule.metadata.name);
+                if !found {
+                    let message = format!(
+                        "no Service has the host {host}: the rule has no effect; a name without dots is one of the rule's \
+                         own namespace, any other must be written out as NAME.NAMESPACE.svc.{}",
+                        self.options.cluster_domain
+                    );
+                    add(&key, Warning::new(WarningCode::HostNotFound, &key, "spec.host", message));
+                }
+                if rule.spec.workload_selector.is_some() || rule.spec.traffic_policy.is_none() {
+                    continue;
+                }
+                if let Some(winner) = first.get(rule.namespace()) {
+                    let message = format!(
+                        "{host} already has the traffic policy of DestinationRule {}/{}, which is used: put both into one",
+                        winner.namespace(),
+                        winner.metadata.name
+                    );
+                    add(&key, Warning::new(WarningCode::RuleConflict, &key, "spec.trafficPolicy", message));
+                } else {
+                    first.insert(rule.namespace(), rule);
+                }
+            }
+        }
+    }
+
+    /// Services that a host is about, whether they are there or not.
+    fn services_of(&self, host: &str) -> Vec<ObjectName> {
+        let suffix = format!(".svc.{}", self.options.cluster_domain);
+        let Some(end) = host.strip_prefix('*') else {
+            let name = host.strip_suffix(&suffix).and_then(|host| host.split_once('.'));
+            return name.map(|(name, namespace)| ObjectName::new(namespace, name)).into_iter().collect();
+        };
+        let services = self.objects.keys().filter(|key| key.kind == Kind::Service);
+        let names = services.map(|key| &key.name);
+        names
+            .filter(|name| format!("{}.{}{suffix}", name.name, name.namespace).ends_with(end))
+            .cloned()
+            .collect()
+    }
+
+    /// Every rule that is about `host`.
+    fn rules_of(&self, host: &str) -> Vec<&DestinationRule> {
+        let exact = self.hosts.get(host);
+        // Wildcards sort together.
+        let wild = self.hosts.range("*".to_owned()..).take_while(|(wild, _)| wild.starts_with('*'));
+        let wild = wild.filter(|(wild, _)| host.ends_with(&wild[1..])).map(|(_, names)| names);
+        exact.into_iter().chain(wild).flatten().filter_map(|name| self.rule(name)).collect()
+    }
+
+    fn rule(&self, name: &ObjectName) -> Option<&DestinationRule> {
+        let key = ObjectKey { kind: Kind::DestinationRule, name: name.clone() };
+        match self.objects.get(&key).map(|object: &Arc<Object>| &**object) {
+            Some(Object::DestinationRule(rule)) => Some(rule),
+            _ => None,
+        }
+    }
+}
+
+/// The rule without a selector that clients in `namespace` are under.
+fn base<'a>(
+    rules: &[&'a DestinationRule],
+    namespace: Option<&str>,
+    service: &ObjectName,
+) -> Option<&'a DestinationRule> {
+    let scopes = namespace.into_iter().chain([service.namespace.as_str(), ROOT]);
+    scopes
+        .filter_map(|scope| {
+            let visible = |rule: &DestinationRule| {
+                rule.spec.workload_selector.is_none() && rule.is_exported_to(namespace)
+            };
+            let same_host = most_specific(rules, scope, visible);
+            let with_policy = same_host.iter().find(|rule| rule.spec.traffic_policy.is_some());
+            with_policy.or(same_host.first()).copied()
+        })
+        .next()
+}
+
+/// The `wanted` rules of a namespace that have its most specific host, oldest first.
+fn most_specific<'a>(
+    rules: &[&'a DestinationRule],
+    namespace: &str,
+    wanted: impl Fn(&DestinationRule) -> bool,
+) -> Vec<&'a DestinationRule> {
+    let precision = |rule: &DestinationRule| (!rule.spec.host.starts_with('*'), rule.spec.host.len());
+    let same = |a: &DestinationRule, b: &DestinationRule| match (precision(a), precision(b)) {
+        // A short name and the long one are the same host.
+        ((true, _), (true, _)) => true,
+        (a, b) => a == b,
+    };
+    let mut found: Vec<_> =
+        rules.iter().copied().filter(|rule| rule.namespace() == namespace && wanted(rule)).collect();
+    found.sort_by_key(|rule| (Reverse(precision(rule).0), Reverse(precision(rule).1), ()));
+    let Some(first) = found.first().copied() else { return found };
+    found.retain(|rule| same(rule, first));
+    found.sort_by_key(|rule| age(rule));
+    found
+}
+
+/// Without a time stamp a rule counts as young.
+fn age(rule: &DestinationRule) -> (bool, Option<&str>, &str) {
+    let created = rule.metadata.creation_timestamp.as_deref();
+    (created.is_none(), created, &rule.metadata.name)
+}

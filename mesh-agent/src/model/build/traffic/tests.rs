@@ -1,0 +1,205 @@
+//! Which policy holds for which port and rule, what a change leaves alone, and what is said of policies that don't fit.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::model::build::BuildOptions;
+use crate::route::RuleName;
+use crate::source::{Directory, Touched};
+
+struct World {
+    dir: tempfile::TempDir,
+    directory: Directory,
+    builder: Builder,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        Self { dir, directory, builder: Builder::new(BuildOptions::default()) }
+    }
+
+    fn write(&mut self, documents: &[String]) -> Arc<Snapshot> {
+        std::fs::write(self.dir.path().join("a.yaml"), documents.concat()).unwrap();
+        self.builder.apply(&self.directory.scan(&Touched::All, &BTreeSet::new()))
+    }
+
+    /// All but those of groups that aren't in force.
+    fn warnings(&self) -> Vec<String> {
+        self.all_warnings().into_iter().filter(|warning| !warning.starts_with("MESH0119")).collect()
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let all = self.builder.warnings(|_| None).into_iter().chain(self.directory.warnings());
+        all.map(|warning| format!("{} {} {}", warning.code, warning.object, warning.field)).collect()
+    }
+}
+
+fn service(name: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{name: http, port: 80}}, {{name: admin, port: 81}}]}}\n"
+    )
+}
+
+fn policy(name: &str, created: u32, target: &str, groups: &str) -> String {
+    format!(
+        "---\napiVersion: mesh-agent.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop, creationTimestamp: \"{created}-01-01T00:00:00Z\"}}\nspec: {{targetRefs: [{target}], {groups}}}\n"
+    )
+}
+
+const CART: &str = "{kind: Service, name: cart}";
+const ADMIN: &str = "{kind: Service, name: cart, sectionName: admin}";
+const ROUTE: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}";
+const RULE: &str = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart, sectionName: slow}";
+
+fn at(snapshot: &Snapshot, port: u16) -> Option<Arc<TrafficPolicy>> {
+    snapshot.traffic.get(&(ObjectName::new("shop", "cart"), port)).cloned()
+}
+
+fn timeout(policy: Option<&Arc<TrafficPolicy>>) -> Option<u64> {
+    policy?.timeout.as_deref().map(Duration::as_secs)
+}
+
+#[test]
+fn the_most_specific_policy_decides_each_group() {
+    let mut world = World::new();
+    let snapshot = world.write(&[
+        service("cart"),
+        service("other"),
+        policy("wide", 2020, CART, "timeout: 1s, hedge: {after: 1s}"),
+        policy("port", 2025, ADMIN, "timeout: 2s"),
+        policy("number", 2025, "{kind: Service, name: cart, sectionName: \"80\"}", "activation: {}"),
+    ]);
+    let (http, admin) = (at(&snapshot, 80), at(&snapshot, 81));
+    assert_eq!((timeout(http.as_ref()), timeout(admin.as_ref())), (Some(1), Some(2)));
+    assert!(admin.as_ref().unwrap().hedge.is_some() && admin.unwrap().activation.is_none());
+    assert!(http.unwrap().activation.is_some());
+    assert_eq!(snapshot.traffic.size(), 2);
+    assert_eq!(world.warnings().iter().filter(|warning| warning.contains("TrafficPolicy")).count(), 0);
+}
+
+#[test]
+fn a_rule_has_its_own_policy_else_the_routes() {
+    let mut world = World::new();
+    let snapshot = world.write(&[
+        policy("route", 2020, ROUTE, "timeout: 1s, hedge: {after: 1s}"),
+        policy("rule", 2025, RULE, "timeout: 2s"),
+    ]);
+    let find = |kind, rule: Option<&str>| {
+        let name = RuleName::new(kind, ObjectName::new("shop", "cart"), 0, rule.map(str::to_owned));
+        snapshot.rule_traffic(&name).cloned()
+    };
+    assert_eq!(timeout(find("HTTPRoute", Some("slow")).as_ref()), Some(2));
+    assert!(find("HTTPRoute", Some("slow")).unwrap().hedge.is_some());
+    assert_eq!(timeout(find("HTTPRoute", Some("fast")).as_ref()), Some(1));
+    assert_eq!(timeout(find("HTTPRoute", None).as_ref()), Some(1));
+    assert!(find("GRPCRoute", None).is_none());
+}
+
+#[test]
+fn of_equals_the_oldest_holds_and_the_other_is_named() {
+    let mut world = World::new();
+    let snapshot = world.write(&[
+        service("cart"),
+        policy("a", 2025, CART, "timeout: 1s, hedge: {after: 1s}"),
+        policy("b", 2020, CART, "timeout: 2s"),
+    ]);
+    assert_eq!(timeout(at(&snapshot, 80).as_ref()), Some(2));
+    assert!(at(&snapshot, 80).unwrap().hedge.is_some());
+    assert_eq!(world.warnings(), ["MESH0134 TrafficPolicy shop/a spec.timeout"]);
+    let snapshot = world.write(&[service("cart"), policy("a", 2025, CART, "timeout: 1s")]);
+    assert_eq!(timeout(at(&snapshot, 80).as_ref()), Some(1));
+    assert_eq!(world.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_waits_for_its_target_and_goes_with_it() {
+    let mut world = World::new();
+    let cart = policy("a", 2020, CART, "timeout: 1s");
+    let port = policy("b", 2020, "{kind: Service, name: cart, sectionName: nosuch}", "timeout: 1s");
+    let snapshot = world.write(&[cart.clone(), port.clone()]);
+    assert!(at(&snapshot, 80).is_none());
+    let missing = |policy: &str| format!("MESH0133 TrafficPolicy shop/{policy} spec.targetRefs");
+    assert_eq!(world.warnings(), [missing("a"), missing("b")]);
+    let snapshot = world.write(&[service("cart"), cart.clone(), port]);
+    assert!(at(&snapshot, 80).is_some());
+    assert_eq!(world.warnings(), [missing("b")]);
+    let snapshot = world.write(&[cart]);
+    assert!(snapshot.traffic.is_empty());
+    let snapshot = world.write(&[service("cart")]);
+    assert!(snapshot.traffic.is_empty());
+    assert_eq!(world.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_change_leaves_alone_keeps_its_state() {
+    let mut world = World::new();
+    let limits = |extra: &str| {
+        policy("limits", 2020, CART, &format!("rateLimit: {{local: [{{requests: 1}}]}}, {extra}"))
+    };
+    let before = world.write(&[service("cart"), limits("timeout: 1s")]);
+    let after = world.write(&[
+        service("cart"),
+        limits("timeout: 2s"),
+        policy("new", 2025, CART, "hedge: {after: 1s}"),
+    ]);
+    assert!(after.generation > before.generation);
+    let limits_of = |snapshot| at(snapshot, 80).unwrap().rate_limits.clone().unwrap();
+    assert!(Arc::ptr_eq(&limits_of(&before), &limits_of(&after)));
+    assert!(
+        Arc::ptr_eq(&limits_of(&after), &at(&after, 81).unwrap().rate_limits.clone().unwrap()),
+        "ports share a service's limit"
+    );
+    assert_eq!(timeout(at(&after, 80).as_ref()), Some(2));
+    let same = world.write(&[
+        service("cart"),
+        limits("timeout: 2s"),
+        policy("new", 2026, CART, "hedge: {after: 1s}"),
+    ]);
+    assert!(Arc::ptr_eq(&at(&after, 80).unwrap(), &at(&same, 80).unwrap()), "an equal group is no change");
+}
+
+#[test]
+fn two_targets_of_a_policy_share_no_state() {
+    let mut world = World::new();
+    let both = format!("{CART}, {{kind: Service, name: other}}");
+    let snapshot = world.write(&[
+        service("cart"),
+        service("other"),
+        policy("a", 2020, &both, "rateLimit: {local: [{requests: 1}]}"),
+    ]);
+    let other =
+        snapshot.traffic.get(&(ObjectName::new("shop", "other"), 80)).unwrap().rate_limits.clone().unwrap();
+    assert!(!Arc::ptr_eq(&at(&snapshot, 80).unwrap().rate_limits.clone().unwrap(), &other));
+}
+
+#[test]
+fn a_broken_policy_keeps_its_last_valid_version_and_unknown_fields_are_named() {
+    let mut world = World::new();
+    world.write(&[service("cart"), policy("a", 2020, CART, "timeout: 1s")]);
+    let snapshot = world.write(&[service("cart"), policy("a", 2020, CART, "timeout: soon")]);
+    assert_eq!(timeout(at(&snapshot, 80).as_ref()), Some(1));
+    assert_eq!(world.warnings(), ["MESH0109 TrafficPolicy shop/a spec.timeout"]);
+    let snapshot =
+        world.write(&[service("cart"), policy("a", 2020, CART, "timeout: 3s, retry: {atempts: 3}")]);
+    assert_eq!(timeout(at(&snapshot, 80).as_ref()), Some(3));
+    assert_eq!(world.warnings(), ["MESH0122 TrafficPolicy shop/a spec.retry.atempts"]);
+}
+
+#[test]
+fn a_group_that_isnt_in_force_is_never_ignored_in_silence() {
+    let mut world = World::new();
+    world.write(&[service("cart"), policy("a", 2020, CART, "timeout: 1s, activation: {}")]);
+    let said = world.all_warnings();
+    for field in ["timeout", "activation", "retry"] {
+        let wanted = NOT_IN_FORCE.contains(&field) && field != "retry";
+        assert_eq!(
+            said.contains(&format!("MESH0119 TrafficPolicy shop/a spec.{field}")),
+            wanted,
+            "{field}: {said:?}"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! One immutable version of everything known, and the cell that readers find the newest in.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rpds::HashTrieMapSync;
+
+use super::{AppProtocol, ObjectName, RouteStatus, Service, ServicePort, Workload};
+use crate::addr::{EndpointAddr, OrigDst};
+use crate::objects::ObjectKey;
+use crate::objects::traffic_policy::TargetKind;
+use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
+use crate::route::{PortRoutes, Routes, RuleName};
+
+/// One immutable, validated version of all configuration. Cloning shares everything.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Raised with every published change.
+    pub generation: u64,
+    /// This agent's node.
+    pub node: Arc<str>,
+    /// Pods by name.
+    pub workloads: HashTrieMapSync<ObjectName, Arc<Workload>>,
+    /// Pods by address.
+    pub by_address: HashTrieMapSync<IpAddr, Arc<Workload>>,
+    /// Services by name.
+    pub services: HashTrieMapSync<ObjectName, Arc<Service>>,
+    /// Service ports by virtual IP and port, each with the endpoints of that address's family, if there are any.
+    pub vips: HashTrieMapSync<(IpAddr, u16), Arc<ServicePort>>,
+    /// Service ports, with the endpoints of both families, by endpoint address: headless services, direct calls to pods, protocol of inbound connections.
+    pub by_endpoint: HashTrieMapSync<EndpointAddr, Arc<ServicePort>>,
+    /// Routes by the service port that they are attached to.
+    pub routes: HashTrieMapSync<(ObjectName, u16), Arc<PortRoutes>>,
+    /// What became of each route object.
+    pub route_status: HashTrieMapSync<ObjectKey, Arc<RouteStatus>>,
+    /// TrafficPolicies by the service port that they hold for.
+    pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
+    /// TrafficPolicies by the route that they hold for.
+    pub route_traffic: HashTrieMapSync<(TargetKind, ObjectName), Arc<RouteTraffic>>,
+}
+
+/// What an original destination stands for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A service's virtual IP and port.
+    Service(Arc<ServicePort>),
+    /// A pod's own address: no balancing. With the service port that it is an endpoint of, if any (protocol, labels).
+    Workload(Arc<Workload>, Option<Arc<ServicePort>>),
+    /// Nothing knows it.
+    Unknown,
+}
+
+impl Snapshot {
+    /// What `dst` stands for. Constant time, no allocation.
+    pub fn resolve(&self, dst: OrigDst) -> Target {
+        if let Some(port) = self.vips.get(&(dst.ip(), dst.port())) {
+            return Target::Service(port.clone());
+        }
+        match self.by_address.get(&dst.ip()) {
+            Some(workload) => {
+                Target::Workload(workload.clone(), self.by_endpoint.get(&EndpointAddr::from(dst)).cloned())
+            }
+            None => Target::Unknown,
+        }
+    }
+
+    /// The routes of a service port for a client in `namespace`. Not for every request: it looks up by name.
+    pub fn routes_for(&self, port: &ServicePort, namespace: &str) -> Option<Arc<Routes>> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        let key = (port.service.name.clone(), port.port);
+        self.routes.get(&key)?.for_client(namespace).cloned()
+    }
+
+    /// The pod with this address.
+    pub fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&ip)
+    }
+
+    /// The TrafficPolicies of a service port; a connection asks once.
+    pub fn traffic_of(&self, port: &ServicePort) -> Option<&Arc<TrafficPolicy>> {
+        self.traffic.get(&(port.service.name.clone(), port.port))
+    }
+
+    /// The TrafficPolicies of a route's rule; asked when routes are bound, not for each request.
+    pub fn rule_traffic(&self, rule: &RuleName) -> Option<&Arc<TrafficPolicy>> {
+        let kind = match rule.kind {
+            "HTTPRoute" => TargetKind::HttpRoute,
+            "GRPCRoute" => TargetKind::GrpcRoute,
+            _ => return None,
+        };
+        self.route_traffic.get(&(kind, rule.route.clone()))?.rule(rule.name.as_deref())
+    }
+
+    /// Pods of this node that are to be captured.
+    pub fn enrolled(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values().filter(|w| *w.node == *self.node && w.is_enrolled())
+    }
+}
+
+impl Target {
+    /// The service port, if there is one.
+    pub fn service_port(&self) -> Option<&Arc<ServicePort>> {
+        match self {
+            Self::Service(port) | Self::Workload(_, Some(port)) => Some(port),
+            Self::Workload(_, None) | Self::Unknown => None,
+        }
+    }
+
+    /// What the port is declared to speak.
+    pub fn protocol(&self) -> AppProtocol {
+        self.service_port().map_or(AppProtocol::Detect, |port| port.protocol)
+    }
+}
+
+/// Where readers find the newest snapshot: one atomic load, no lock.
+pub type SnapshotHandle = Arc<ArcSwap<Snapshot>>;

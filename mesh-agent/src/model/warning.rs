@@ -1,0 +1,192 @@
+//! Everything that can be wrong with configuration, by number, and what a report of it says.
+//!
+//! Numbers are part of the interface (`mesh_agent_config_warnings{code}`, `config validate`, docs/warnings.md): never
+//! reused, never renumbered. `source` reports what it can't read, `model::build` what doesn't fit together.
+
+use std::fmt;
+
+macro_rules! codes {
+    ($( $name:ident = $code:literal, $doc:literal; )+) => {
+        /// The kinds of warnings.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum WarningCode { $( #[doc = $doc] $name, )+ }
+
+        impl WarningCode {
+            /// Every code, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The number as people see it.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),+ }
+            }
+            /// One sentence for the documentation: what it means and what the agent does.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$name => $doc),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    DirectoryUnavailable = "MESH0101", "The source directory doesn't exist or can't be listed; what was read before stays in force and the agent keeps looking.";
+    FileUnreadable = "MESH0102", "A file can't be read; what it said before stays in force.";
+    FileNotUtf8 = "MESH0103", "A file isn't UTF-8 text; what it said before stays in force.";
+    FileTooLarge = "MESH0104", "A file is larger than the limit; what it said before stays in force.";
+    BrokenYaml = "MESH0105", "A document isn't valid YAML or JSON; the other documents are used and the last valid version of this one stays in force.";
+    NotAnObject = "MESH0106", "A document has no apiVersion, kind or metadata.name, or a name that Kubernetes wouldn't accept; it is left out.";
+    UnknownKind = "MESH0107", "A document's kind is none that the agent reads; it is left out.";
+    UnsupportedKind = "MESH0108", "A kind that the mesh will use but this version doesn't support; it has no effect.";
+    InvalidField = "MESH0109", "A field has the wrong type or a value that its API doesn't allow; the last valid version of the object stays in force.";
+    InvalidPort = "MESH0110", "A port isn't a number from 1 to 65535; the last valid version of the object stays in force.";
+    InvalidAddress = "MESH0111", "An address isn't an IP address that a pod or service can have; the last valid version of the object stays in force.";
+    DuplicateObject = "MESH0112", "Two documents define the same object; the first, by file name and place in the file, is used.";
+    SliceWithoutService = "MESH0113", "An EndpointSlice belongs to no known Service; it is used as soon as the Service is there.";
+    DuplicateVip = "MESH0114", "Two Services claim the same virtual IP and port; the oldest, then the first by name, has it.";
+    DuplicatePodAddress = "MESH0115", "Two Pods have the same address; the first by name has it.";
+    NetnsMissing = "MESH0116", "A Pod of this node asks for capture but names no network namespace; it isn't captured.";
+    HostNetwork = "MESH0117", "A Pod on the host's network asks for capture; it can't be captured without capturing the node.";
+    UnknownValue = "MESH0118", "A label, annotation or open-ended field has a value that means nothing here; its default is used.";
+    UnsupportedFeature = "MESH0119", "A feature of a supported kind isn't supported by this version; the message says what happens instead.";
+    DuplicateNetns = "MESH0120", "Two Pods of this node name the same network namespace; the first by name is captured.";
+    FileNotClosed = "MESH0121", "A file is being written and hasn't been closed; what it said before stays in force until it is.";
+    UnknownField = "MESH0122", "A field that its kind doesn't have, in an object whose every field is read; the rest of the object serves.";
+    UnknownParent = "MESH0123", "A route's parentRef names a Service, or a port of one, that isn't there, can't be a parent or declares a protocol that this kind of route doesn't decide about; the route is attached as soon as it can be.";
+    BackendNotFound = "MESH0124", "A backendRef names a Service that isn't there; its share of the requests is answered with 500, of connections refused, until it is.";
+    BackendPortNotFound = "MESH0125", "A backendRef names a port that its Service doesn't have; its share of the requests is answered with 500, of connections refused.";
+    ReferenceNotPermitted = "MESH0126", "A backendRef names a Service of another namespace without a ReferenceGrant there; its share of the requests is answered with 500, of connections refused.";
+    UnsupportedReference = "MESH0127", "A backendRef, parentRef or extensionRef names a kind, or a backendRef a port of a protocol, that can't be used there; what depends on it is answered with 500.";
+    RuleWithoutBackend = "MESH0128", "No backend of a rule has a weight above 0, and it doesn't redirect; its requests are answered with 500, its connections refused.";
+    RuleUnreachable = "MESH0129", "Every match of a rule already belongs to a rule of higher precedence; the rule gets no request.";
+    DuplicateMatch = "MESH0130", "A match already belongs to a rule of higher precedence, which gets its requests.";
+    RouteKindConflict = "MESH0131", "Routes of several kinds are attached to one service port; only those of the most specific kind hold, in the order GRPCRoute, HTTPRoute, TLSRoute, TCPRoute.";
+    UnsupportedValue = "MESH0132", "A field of a route or policy has no meaning for a Service or isn't supported; the message says what happens instead.";
+    TargetNotFound = "MESH0133", "A policy names a target that isn't there; it holds as soon as the target is.";
+    ConflictingPolicy = "MESH0134", "Two policies say different things of the same target; the oldest, then the first by name, holds for the fields that both give.";
+    HostNotFound = "MESH0135", "A DestinationRule names a host that no Service has; it has no effect until one has.";
+    RuleConflict = "MESH0136", "Two DestinationRules of a namespace set a traffic policy for the same host; the oldest one's, then the first by name, is used.";
+}
+
+/// How much a warning matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something that was asked for isn't in force.
+    Error,
+    /// It is in force, but maybe not as it was meant.
+    Warning,
+    /// It settles by itself, or is worth knowing.
+    Info,
+}
+
+impl WarningCode {
+    /// The code with this number; a newer agent may have more.
+    pub fn find(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.code() == code)
+    }
+
+    /// How much it matters: a warning, unless it is listed here.
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::DirectoryUnavailable
+            | Self::FileUnreadable
+            | Self::FileNotUtf8
+            | Self::FileTooLarge
+            | Self::BrokenYaml
+            | Self::NotAnObject
+            | Self::UnsupportedKind
+            | Self::InvalidField
+            | Self::InvalidPort
+            | Self::InvalidAddress
+            | Self::NetnsMissing
+            | Self::HostNetwork
+            | Self::UnknownParent
+            | Self::BackendNotFound
+            | Self::BackendPortNotFound
+            | Self::ReferenceNotPermitted
+            | Self::UnsupportedReference
+            | Self::RouteKindConflict => Severity::Error,
+            Self::SliceWithoutService | Self::FileNotClosed => Severity::Info,
+            _ => Severity::Warning,
+        }
+    }
+}
+
+/// One thing wrong with the configuration. The mesh serves on without it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    /// Number, as in [`WarningCode`].
+    pub code: String,
+    /// Kind, namespace and name; empty where a file as a whole is meant.
+    pub object: String,
+    /// Path of the field, empty for the whole object.
+    pub field: String,
+    /// `FILE:LINE`, or `FILE`, or the API server's name for itself.
+    pub origin: String,
+    /// What was expected, what happens now, what to do.
+    pub message: String,
+}
+
+impl Warning {
+    /// A warning whose origin is filled in by the source.
+    pub fn new(
+        code: WarningCode,
+        object: impl fmt::Display,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            code: code.code().to_owned(),
+            object: object.to_string(),
+            field: field.into(),
+            origin: String::new(),
+            message: message.into(),
+        }
+    }
+
+    /// The same, found at `origin`.
+    pub fn at(mut self, origin: impl Into<String>) -> Self {
+        self.origin = origin.into();
+        self
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        for part in [&self.origin, &self.object, &self.field].into_iter().filter(|part| !part.is_empty()) {
+            write!(f, " {part}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_says_the_same() {
+        let row = |code: &WarningCode| format!("| `{}` | {code:?} | {} |", code.code(), code.doc());
+        crate::docs::check("warnings.md", &WarningCode::ALL.iter().map(row).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_documentation_names_every_code_that_is_more_or_less_than_a_warning() {
+        let text = include_str!("../../../docs/warnings.md");
+        for (severity, start) in [(Severity::Error, "- **error**"), (Severity::Info, "- **info**")] {
+            let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+            let named: Vec<&str> = line.split('`').filter(|part| part.starts_with("MESH")).collect();
+            let codes = WarningCode::ALL.iter().filter(|code| code.severity() == severity);
+            assert_eq!(named, codes.map(|code| code.code()).collect::<Vec<_>>(), "{severity:?}");
+        }
+    }
+
+    #[test]
+    fn codes_are_unique_numbered_in_order_and_documented() {
+        for (i, code) in WarningCode::ALL.iter().enumerate() {
+            assert_eq!(code.code(), format!("MESH01{:02}", i + 1));
+            assert!(code.doc().ends_with('.'), "{}", code.code());
+        }
+    }
+}

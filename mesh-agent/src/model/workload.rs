@@ -1,0 +1,93 @@
+//! Pods as the mesh sees them: identity, addresses, whether this agent captures them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct ObjectName {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Object name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// From its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a captured pod's new connections do while no agent serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailMode {
+    /// Refused.
+    #[default]
+    Closed,
+    /// Direct.
+    Open,
+}
+
+/// Whether a pod's traffic is captured, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Enrolment {
+    /// No label asks for it, or `none` does.
+    NotRequested,
+    /// Captured by the agent of the pod's node.
+    Enrolled,
+    /// Asked for, but this kind of pod can't be captured (host network); the text says why.
+    Refused(String),
+}
+
+/// One pod, from its Pod object. Labels follow Istio's telemetry conventions.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Pod namespace and name.
+    pub name: ObjectName,
+    /// Node it runs on (`spec.nodeName`).
+    pub node: String,
+    /// `spec.serviceAccountName`, `default` where empty.
+    pub service_account: String,
+    /// Name for the `*_workload` labels: the owner's name (ReplicaSet hash stripped), else the label `app`, else the pod's.
+    pub workload_name: String,
+    /// Label `app` (`app.kubernetes.io/name`), else `unknown`.
+    pub app: String,
+    /// Label `version` (`app.kubernetes.io/version`), else `unknown`.
+    pub version: String,
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the workload's name.
+    pub canonical_name: String,
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`, else `latest`.
+    pub canonical_revision: String,
+    /// All labels, for selectors.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// Where the directory source says the network namespace is.
+    pub netns: Option<PathBuf>,
+    /// Captured or not.
+    pub enrolment: Enrolment,
+    /// While no agent serves.
+    pub fail_mode: FailMode,
+    /// On the node's own network: its addresses are the node's.
+    pub host_network: bool,
+    /// Container ports by name, for Services' named targetPorts and protocol hints.
+    pub ports: Vec<(String, u16)>,
+}
+
+impl Workload {
+    /// True if an agent captures this pod.
+    pub fn is_enrolled(&self) -> bool {
+        self.enrolment == Enrolment::Enrolled
+    }
+}

@@ -1,0 +1,142 @@
+//! What holds for a service's traffic: compiled policies, and the mechanisms behind them. Immutable but for the state that
+//! requests share; no I/O, time and chance are arguments.
+//!
+//! `compile` makes a [`ClusterPolicy`] from a DestinationRule and the Service when one of them changes, for `balance` and
+//! `proxy`; `traffic` is TrafficPolicies compiled: a connection finds those of its service port once, a request those of
+//! its rule. State that requests share (buckets, breakers, limits) is atomics behind an `Arc` that outlives configuration
+//! changes which leave its part alone. Nothing here is looked up by name per request.
+
+pub mod backoff;
+pub mod breaker;
+pub mod budget;
+pub mod chance;
+mod compile;
+pub mod concurrency;
+pub mod fair;
+pub mod fault;
+pub mod gcra;
+pub mod hash;
+pub mod limiter;
+mod locality;
+pub mod traffic;
+mod window;
+
+use std::time::Duration;
+
+pub use compile::{Defaults, compile, warnings};
+pub use locality::{Localities, Locality, Pattern};
+
+use crate::model::{LoadBalancer, ObjectName};
+use crate::objects::Warmup;
+
+/// What holds for one service port, for one kind of client.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterPolicy {
+    /// The DestinationRule that it comes from.
+    pub rule: Option<ObjectName>,
+    /// How an endpoint is chosen.
+    pub load_balancer: LoadBalancer,
+    /// Entries of the ring or of Maglev's table.
+    pub table_size: u32,
+    /// What a ring or Maglev hashes. None: every request by chance.
+    pub hash: Option<HashKey>,
+    /// `sessionAffinity: ClientIP` with its timeout; not in force where the load balancer hashes.
+    pub client_ip_affinity: Option<Duration>,
+    /// Nearness, where it matters.
+    pub localities: Option<Localities>,
+    /// For endpoints that came up.
+    pub warmup: Option<Warmup>,
+    /// When endpoints are left alone.
+    pub outlier: Option<OutlierDetection>,
+    /// Bounds on connections and requests.
+    pub limits: PoolLimits,
+    /// Connections must not be made: why.
+    pub unusable: Option<Unusable>,
+}
+
+/// Why connections are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The rule asks for TLS, which isn't originated; plain text would give away what it protects.
+    TlsNotOriginated,
+}
+
+/// What consistent hashing goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// A header's value.
+    Header(http::HeaderName),
+    /// A cookie's value.
+    Cookie(Cookie),
+    /// The client's address.
+    SourceIp,
+    /// The value of a parameter in the query.
+    Query(String),
+}
+
+/// A cookie that is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Name.
+    pub name: String,
+    /// What is put behind `NAME=VALUE` when the agent gives one out. None: it gives none out.
+    pub attributes: Option<String>,
+}
+
+/// Envoy's consecutive-errors detectors (Envoy, "Outlier detection"), with Istio's defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// 5xx in a row until ejection; 0 for never. Default 5.
+    pub consecutive_5xx: u32,
+    /// 502, 503 and 504 in a row until ejection; 0 for never. Default 0.
+    pub consecutive_gateway: u32,
+    /// Failures to reach it in a row until ejection, where they are counted by themselves; 0 for never. Default 5.
+    pub consecutive_local_origin: u32,
+    /// Failures to reach it don't count as 5xx.
+    pub split: bool,
+    /// Statuses that count in place of 5xx; empty for 5xx.
+    pub codes: Vec<u16>,
+    /// A healthy time that makes good for one ejection. Default 10 s.
+    pub interval: Duration,
+    /// Of the first ejection in a row. Default 30 s.
+    pub base_ejection: Duration,
+    /// Of the endpoints, 1 to 100, rounded down, yet always one. Default 10.
+    pub max_ejection_percent: u32,
+    /// Below this share of healthy ones every endpoint is used (Envoy's panic threshold). Default 0: never.
+    pub min_health_percent: u32,
+}
+
+/// Bounds of a DestinationRule's `connectionPool`. None: the agent's own default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// HTTP/1 and opaque connections of the agent to the service port.
+    pub max_connections: Option<u32>,
+    /// Requests under way.
+    pub max_requests: Option<u32>,
+    /// For the TCP handshake.
+    pub connect_timeout: Option<Duration>,
+    /// An opaque connection without a byte; zero for ever.
+    pub tcp_idle: Option<Duration>,
+    /// A kept connection without a request.
+    pub http_idle: Option<Duration>,
+    /// Probes of silent connections.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// TCP keep-alive; None for the operating system's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Between two.
+    pub interval: Option<Duration>,
+    /// Unanswered ones until the connection counts as dead.
+    pub probes: Option<u32>,
+}
+
+impl ClusterPolicy {
+    /// True if the choice of an endpoint depends on who asks.
+    pub fn is_hashed(&self) -> bool {
+        self.hash.is_some() || self.client_ip_affinity.is_some()
+    }
+}

@@ -1,0 +1,41 @@
+//! The data path in user space, in the order a connection takes it.
+//!
+//! `listener` accepts in a pod's netns, `outbound` and `inbound` compose what follows: `detect` the protocol, `plan` what
+//! happens to a request (or `answer` it at once), pick a `backend`, reach it through an `upstream`, then copy (`tcp`) or exchange requests (`crate::http1`, `crate::http2`);
+//! `exchange` keeps the account of a request, `mirror` sends copies of it elsewhere. Each worker thread owns its state; nothing here is shared or locked.
+
+mod activation;
+pub mod answer;
+pub mod backend;
+pub mod carry;
+pub mod context;
+pub mod detect;
+pub mod drain;
+pub mod error;
+pub mod exchange;
+pub mod gate;
+pub mod headers;
+pub mod inbound;
+pub mod limits;
+pub mod listener;
+pub mod mirror;
+pub mod outbound;
+pub mod plan;
+pub mod retry;
+pub mod session;
+pub mod tcp;
+#[cfg(test)]
+pub mod testing;
+pub mod upstream;
+pub mod worker;
+
+pub use answer::LocalAnswer;
+pub use backend::{Backends, Picked};
+pub use context::{Connection, Direction, Pod, Worker};
+pub use error::{ErrorKind, Hostile, ProxyError, Side};
+pub use exchange::Exchange;
+pub use limits::Limits;
+pub use mirror::Copied;
+pub use plan::{Plan, TryDeadline};
+pub use retry::Tries;
+pub use upstream::Upstream;

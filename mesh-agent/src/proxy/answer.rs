@@ -1,0 +1,56 @@
+//! What the agent itself answers instead of an endpoint: errors, redirects, preflights, limits.
+//!
+//! Made by `plan`, or from an [`ErrorKind`] of the one table in `error`; put on the wire by `crate::http1` and
+//! `crate::http2`, each in its own form, gRPC's included. Never says more of a failure than its kind.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use super::error::{ErrorKind, grpc_status_for};
+
+/// An answer of the agent's own.
+#[derive(Clone, Debug)]
+pub struct LocalAnswer {
+    /// HTTP status; a gRPC client gets 200 and `grpc_status`.
+    pub status: StatusCode,
+    /// For gRPC clients.
+    pub grpc_status: u16,
+    /// Beside content type and length.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Plain text, or what a policy says; may be empty.
+    pub body: Cow<'static, str>,
+    /// The failure that it tells of; None if nothing failed.
+    pub why: Option<ErrorKind>,
+}
+
+impl LocalAnswer {
+    /// The answer to a failure; None where nobody is left to be answered.
+    pub fn to(why: ErrorKind) -> Option<Self> {
+        let status = why.status()?;
+        let body = Cow::Owned(why.label().replace('_', " ") + "\n");
+        Some(Self { status, grpc_status: why.grpc_status(), headers: Vec::new(), body, why: Some(why) })
+    }
+
+    /// The same with a map of headers.
+    pub fn with_headers(status: StatusCode, headers: HeaderMap) -> Self {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        Self::new(status, headers.collect())
+    }
+
+    /// True for what a client must not take for success.
+    pub fn is_error(&self) -> bool {
+        self.why.is_some() || self.status.is_client_error() || self.status.is_server_error()
+    }
+
+    /// True if a header says what the body is.
+    pub fn has_content_type(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == CONTENT_TYPE)
+    }
+
+    /// An answer that is no failure.
+    pub fn new(status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { status, grpc_status: grpc_status_for(status), headers, body: Cow::Borrowed(""), why: None }
+    }
+}

@@ -1,0 +1,266 @@
+//! Which endpoint a request or connection goes to. Configuration that changes meanwhile is followed between requests.
+//!
+//! Comes after detection, before `upstream`. Choosing is `crate::balance`; this file binds it to a connection.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request;
+
+use super::context::{Connection, Direction};
+use super::error::{ErrorKind, ProxyError};
+use super::plan::Plan;
+use super::session;
+use super::upstream::{Edges, Upstream};
+use crate::addr::EndpointAddr;
+use crate::balance::outlier::{self, Outcome};
+use crate::balance::usage::{Count, Place, Usage};
+use crate::balance::{self, InFlight};
+use crate::clock;
+use crate::model::{Endpoint, ServicePort, Target};
+use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
+
+/// Where a connection's requests may go.
+#[derive(Clone)]
+pub enum Backends {
+    /// Nowhere yet.
+    None,
+    /// To any endpoint of a service port.
+    Service(Arc<ServicePort>),
+    /// To one address only: a pod that was called directly, an unknown destination, the application behind an
+    /// inbound connection. The upstream is the connection's own, so that client and upstream connection pair up.
+    Single(Rc<Upstream>),
+}
+
+/// A chosen endpoint, counted as busy until dropped.
+pub struct Picked {
+    /// The way there.
+    pub upstream: Rc<Upstream>,
+    load: InFlight,
+    since_ns: u64,
+    /// What it was chosen from; None for an address of its own.
+    port: Option<Arc<ServicePort>>,
+}
+
+impl Picked {
+    fn new(upstream: Rc<Upstream>, port: Option<Arc<ServicePort>>) -> Self {
+        let load = InFlight::begin(&upstream.endpoint.load);
+        Self { upstream, load, since_ns: clock::now_ns(), port }
+    }
+
+    /// Feeds the balancer alone: of a failure that no client saw.
+    pub fn distrust(&self) {
+        let now = clock::now_ns();
+        self.load.fail(now.saturating_sub(self.since_ns), now);
+    }
+
+    /// Feeds the balancer: how long the endpoint took to answer, in nanoseconds.
+    pub fn observe(&self, latency_ns: u64) {
+        self.load.observe(latency_ns, clock::now_ns());
+    }
+
+    /// Feeds the balancer: the endpoint refused, broke off or gave no answer.
+    pub fn fail(&self, conn: &Connection) {
+        self.distrust();
+        self.outcome(conn, Outcome::LocalOrigin);
+    }
+
+    /// Feeds outlier detection, where the policy asks for it.
+    pub fn outcome(&self, conn: &Connection, outcome: Outcome) {
+        let Some(port) = &self.port else { return };
+        let endpoint = &self.upstream.endpoint;
+        let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns());
+        if let Some(ejection) = ejection {
+            tracing::warn!(
+                service = %port.service.host,
+                port = port.port,
+                endpoint = %endpoint.addr,
+                reason = ejection.reason.label(),
+                seconds = ejection.time.as_secs(),
+                "endpoint ejected"
+            );
+            let ejections = &conn.pod.worker.telemetry.metrics.agent().outlier_ejections;
+            ejections.with_label_values(&[ejection.reason.label()]).inc();
+        }
+    }
+
+    /// True if a request may belong to another endpoint than the connection that it came on.
+    fn chosen_without_request(&self) -> bool {
+        let key = self.port.as_ref().and_then(|port| port.policy.hash.as_ref());
+        key.is_some_and(|key| *key != HashKey::SourceIp)
+    }
+
+    /// Takes a place among the HTTP/1 and opaque connections.
+    ///
+    /// # Errors
+    /// If the policy allows no more.
+    pub fn connection(&self) -> Result<Option<Place>, ErrorKind> {
+        self.place(|limits| limits.max_connections, |usage| &usage.connections)
+    }
+
+    /// Bounds that the endpoint's policy sets.
+    pub fn limits(&self) -> PoolLimits {
+        self.port.as_ref().map(|port| port.policy.limits).unwrap_or_default()
+    }
+
+    /// Takes a place among the requests under way.
+    ///
+    /// # Errors
+    /// If the policy allows no more.
+    pub fn request(&self) -> Result<Option<Place>, ErrorKind> {
+        self.place(|limits| limits.max_requests, |usage| &usage.requests)
+    }
+
+    /// Nothing is counted where nothing is limited: the counts are shared by all workers.
+    fn place(
+        &self,
+        limit: impl Fn(&PoolLimits) -> Option<u32>,
+        count: impl Fn(&Usage) -> &Count,
+    ) -> Result<Option<Place>, ErrorKind> {
+        let Some(port) = &self.port else { return Ok(None) };
+        let Some(limit) = limit(&port.policy.limits) else { return Ok(None) };
+        count(&port.endpoints.usage).take(Some(limit)).map(Some).ok_or(ErrorKind::Overflow)
+    }
+}
+
+impl Connection {
+    /// Chooses an endpoint that isn't among `tried`, where `plan` sends the request with this `head`, or the connection.
+    pub fn pick(
+        &self,
+        plan: &Plan,
+        tried: &[EndpointAddr],
+        head: Option<&request::Parts>,
+    ) -> Result<Picked, ProxyError> {
+        let own = self.backends.borrow();
+        let backends = plan.backends().unwrap_or(&own);
+        // What detection chose is the connection's own backend, not the plan's.
+        if plan.backends().is_none()
+            && let Some(first) = self.first.take()
+            && !(head.is_some() && first.chosen_without_request())
+        {
+            return Ok(first);
+        }
+        match backends {
+            Backends::Single(upstream) if tried.is_empty() => Ok(Picked::new(upstream.clone(), None)),
+            Backends::Single(_) => Err(ErrorKind::ConnectFailed.into()),
+            Backends::None => Err(ErrorKind::Internal.into()),
+            Backends::Service(port) => self.pick_of(port, tried, head),
+        }
+    }
+
+    /// The endpoint at which `plan` keeps the client, if it does.
+    pub fn pick_kept(&self, plan: &Plan) -> Option<Picked> {
+        let Some(Backends::Service(port)) = &plan.backends else { return None };
+        let port = port.for_client(&self.pod.workload.borrow()).clone();
+        let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
+        let upstream = self.upstream(&port, endpoint);
+        Some(Picked::new(upstream, Some(port)))
+    }
+
+    /// Chooses among the endpoints of `port` those that aren't in `tried`.
+    pub fn pick_of(
+        &self,
+        port: &Arc<ServicePort>,
+        tried: &[EndpointAddr],
+        head: Option<&request::Parts>,
+    ) -> Result<Picked, ProxyError> {
+        let port = port.for_client(&self.pod.workload.borrow()).clone();
+        if let Some(Unusable::TlsNotOriginated) = port.policy.unusable {
+            return Err(ErrorKind::TlsNotOriginated.into());
+        }
+        let endpoint = balance::choose(
+            &port.endpoints,
+            &port.policy,
+            hash_of(&port.policy, head, self.client.ip()),
+            tried,
+            clock::now_ns(),
+            &mut fastrand::Rng::new(),
+        )
+        .ok_or(ErrorKind::NoHealthyUpstream)?;
+        let upstream = self.upstream(&port, endpoint);
+        Ok(Picked::new(upstream, Some(port)))
+    }
+
+    /// The next request goes to an endpoint that detection chose already.
+    pub fn pick_first(&self, picked: Picked) {
+        self.first.set(Some(picked));
+    }
+
+    /// Says where this connection's requests may go.
+    pub fn set_backends(&self, backends: Backends) {
+        self.backends.replace(backends);
+    }
+
+    /// How many endpoints are worth trying for one request.
+    pub fn attempts(&self, plan: &Plan) -> usize {
+        match plan.backends().unwrap_or(&self.backends.borrow()) {
+            Backends::Single(_) | Backends::None => 1,
+            Backends::Service(_) => self.limits().connect_attempts,
+        }
+    }
+
+    /// True if a request could go to an endpoint that isn't among `tried`.
+    pub fn has_other(&self, plan: &Plan, tried: &[EndpointAddr]) -> bool {
+        match plan.backends().unwrap_or(&self.backends.borrow()) {
+            Backends::Single(_) | Backends::None => false,
+            Backends::Service(port) => {
+                port.endpoints.available.iter().any(|endpoint| !tried.contains(&endpoint.addr))
+            }
+        }
+    }
+
+    /// A service's endpoints and routes may have changed since the last request.
+    pub(super) fn follow_configuration(&self) {
+        let snapshot = self.snapshot();
+        if self.generation.replace(snapshot.generation) == snapshot.generation {
+            return;
+        }
+        self.traffic.borrow_mut().clear();
+        if self.direction == Direction::Inbound {
+            self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
+        }
+        let mut backends = self.backends.borrow_mut();
+        if let (Backends::Service(_), Target::Service(port)) = (&*backends, snapshot.resolve(self.dst)) {
+            self.routes.replace(snapshot.routes_for(&port, self.namespace()));
+            *backends = Backends::Service(port);
+        }
+    }
+
+    fn upstream(&self, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
+        let key = Arc::as_ptr(&endpoint.load) as usize;
+        if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
+            && same_workload(&upstream.endpoint, endpoint)
+        {
+            return upstream.clone();
+        }
+        let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref());
+        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges));
+        self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
+        upstream
+    }
+}
+
+/// Another workload behind an address has other labels in every series, and connections to the former one are of no use.
+fn same_workload(one: &Arc<Endpoint>, other: &Arc<Endpoint>) -> bool {
+    Arc::ptr_eq(one, other)
+        || match (&one.workload, &other.workload) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+}
+
+/// What of a request or connection is hashed, where the policy hashes.
+fn hash_of(policy: &ClusterPolicy, head: Option<&request::Parts>, client: IpAddr) -> Option<u64> {
+    match (&policy.hash, head) {
+        (Some(key), Some(head)) => {
+            hash::of_request(key, &head.uri, &head.headers, client, fastrand::u64(..)).value()
+        }
+        (Some(key), None) => hash::of_connection(key, client),
+        (None, _) => policy.client_ip_affinity.map(|_| hash::of_address(client)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! One request's account: begun with its head, filled in on the way, reported once when it is dropped.
+//!
+//! Reporting is metrics of every reporter that this agent is, then the access log. A request whose task is cancelled
+//! is reported too: dropping is enough.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{HOST, HeaderValue, USER_AGENT};
+use http::{Method, StatusCode, Uri, Version, request};
+
+use super::backend::Picked;
+use super::context::Connection;
+use super::error::{ErrorKind, Side};
+use super::gate::{Ending, Held};
+use super::headers;
+use super::upstream::Upstream;
+use crate::balance::outlier::{self, Outcome};
+use crate::clock;
+use crate::flags::Flag;
+use crate::route::Rule;
+use crate::telemetry::{Protocol, RequestEntry, RequestReport};
+
+/// One HTTP request on its way.
+pub struct Exchange<'c> {
+    conn: &'c Connection,
+    /// Bytes of the request's body so far.
+    pub request_bytes: u64,
+    /// Bytes of the response's body so far.
+    pub response_bytes: u64,
+    /// gRPC messages of the request so far.
+    pub request_messages: u64,
+    /// gRPC messages of the response so far.
+    pub response_messages: u64,
+    started_ns: u64,
+    /// When it was sent to the endpoint that it is at now.
+    sent_ns: u64,
+    upstream_ns: Option<u64>,
+    upstream: Option<Rc<Upstream>>,
+    about: About,
+    status: Option<StatusCode>,
+    grpc_status: Option<u16>,
+    error: Option<ErrorKind>,
+    rule: Option<Arc<Rule>>,
+    exhausted: bool,
+    held: Option<Box<Held>>,
+}
+
+/// What the access log says of the request; cheap clones of the head's own bytes.
+struct About {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    authority: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    grpc: bool,
+}
+
+impl<'c> Exchange<'c> {
+    /// Starts the clock and sees to the request id.
+    pub fn begin(conn: &'c Connection, head: &mut request::Parts) -> Self {
+        headers::ensure_request_id(&mut head.headers);
+        conn.live.request();
+        conn.pod.worker.telemetry.metrics.agent().requests_active.inc();
+        let field = |name| head.headers.get(name).cloned();
+        let about = About {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            authority: field(HOST),
+            user_agent: field(USER_AGENT),
+            request_id: field(headers::X_REQUEST_ID),
+            traceparent: field(headers::TRACEPARENT),
+            grpc: headers::is_grpc(&head.headers),
+        };
+        let started_ns = clock::now_ns();
+        Self {
+            conn,
+            request_bytes: 0,
+            response_bytes: 0,
+            request_messages: 0,
+            response_messages: 0,
+            started_ns,
+            sent_ns: started_ns,
+            upstream_ns: None,
+            upstream: None,
+            about,
+            status: None,
+            grpc_status: None,
+            error: None,
+            rule: None,
+            exhausted: false,
+            held: None,
+        }
+    }
+
+    /// For what isn't a request, or was refused before it could be read: `-` where nothing is known.
+    pub fn unreadable(conn: &'c Connection, version: Version) -> Self {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = Method::from_bytes(b"-").unwrap_or_default();
+        parts.version = version;
+        Self::begin(conn, &mut parts)
+    }
+
+    /// True if the client speaks gRPC, so that answers of our own must too.
+    pub fn is_grpc(&self) -> bool {
+        self.about.grpc
+    }
+
+    /// True if the response has no body whatever its head says.
+    pub fn is_head(&self) -> bool {
+        self.about.method == Method::HEAD
+    }
+
+    /// True once the client was sent a final response head.
+    pub fn is_answered(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// Notes the rule that it goes by.
+    pub fn route(&mut self, rule: &Arc<Rule>) {
+        self.rule = Some(rule.clone());
+    }
+
+    /// Notes where the request is sent. A later call, after a failed try, replaces the earlier.
+    pub fn sent_to(&mut self, picked: &Picked) {
+        self.conn.live.set_endpoint(picked.upstream.endpoint.addr);
+        if self.upstream.replace(picked.upstream.clone()).is_some() {
+            // An endpoint isn't charged for the time that another one took to fail.
+            self.sent_ns = clock::now_ns();
+        }
+    }
+
+    /// Notes that the request had to wait and is sent only now: no endpoint is charged for that time.
+    pub fn sent_after_waiting(&mut self) {
+        self.sent_ns = clock::now_ns();
+    }
+
+    /// Notes that the final response head came, and tells the balancer how long it took.
+    pub fn answered(&mut self, picked: &Picked, status: StatusCode) {
+        self.status = Some(status);
+        let took = self.observe(picked);
+        // A gRPC response says how it ended behind its body, unless there is none.
+        if !(self.about.grpc && status == StatusCode::OK) {
+            picked.outcome(self.conn, Outcome::Status(status.as_u16()));
+        }
+        let failed = self.is_failure(status);
+        if let Some(held) = &mut self.held {
+            held.answered(failed, Duration::from_nanos(took));
+        }
+    }
+
+    /// As [`Self::answered`], of a response that the client won't see; `grpc` is the status that came with its head.
+    pub fn tried(&mut self, picked: &Picked, status: StatusCode, grpc: Option<u16>) {
+        self.observe(picked);
+        picked.outcome(self.conn, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
+    }
+
+    fn observe(&mut self, picked: &Picked) -> u64 {
+        let took = clock::now_ns().saturating_sub(self.sent_ns);
+        self.upstream_ns = Some(took);
+        picked.observe(took);
+        took
+    }
+
+    /// By its status, over gRPC by what that is in HTTP.
+    fn is_failure(&self, status: StatusCode) -> bool {
+        self.grpc_status.map_or(status.as_u16(), outlier::status_of_grpc) >= 500
+    }
+
+    /// Takes places that are given back when the request ends.
+    pub fn hold(&mut self, held: Held) {
+        self.held = Some(Box::new(held));
+    }
+
+    fn ending(&self) -> Ending {
+        match (self.error, self.status) {
+            (Some(error), _) if error.side() != Side::Upstream => Ending::Untold,
+            (Some(error), _) => Ending::Answered {
+                failed: true,
+                lost: matches!(
+                    error,
+                    ErrorKind::UpstreamTimeout | ErrorKind::RequestTimeout | ErrorKind::TryTimeout
+                ),
+            },
+            (None, Some(status)) => Ending::Answered {
+                failed: self.is_failure(status),
+                lost: status == StatusCode::SERVICE_UNAVAILABLE,
+            },
+            (None, None) => Ending::Untold,
+        }
+    }
+
+    /// Notes that every retry was used up.
+    pub fn exhausted(&mut self) {
+        self.exhausted = true;
+    }
+
+    /// Notes the gRPC status, from trailers or a trailers-only head.
+    pub fn grpc_status(&mut self, status: u16) {
+        self.grpc_status = Some(status);
+    }
+
+    /// Tells the balancer that the endpoint refused, broke off or gave no answer.
+    pub fn endpoint_failed(&self, picked: &Picked) {
+        picked.fail(self.conn);
+    }
+
+    /// Tells outlier detection how a gRPC request ended, once it has.
+    pub fn settled(&self, picked: &Picked) {
+        if let Some(status) = self.grpc_status {
+            picked.outcome(self.conn, Outcome::Grpc(status));
+        }
+    }
+
+    /// Notes an answer of the agent's own.
+    pub fn answered_locally(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// Notes what went wrong. The first failure counts.
+    pub fn fail(&mut self, error: ErrorKind) {
+        self.error.get_or_insert(error);
+        if let Some(label) = error.hostile_label() {
+            self.conn.pod.worker.count_protocol_error(label);
+        }
+    }
+
+    fn report(&self) {
+        let duration_ns = clock::now_ns().saturating_sub(self.started_ns);
+        let flag = match self.error {
+            _ if self.exhausted => Flag::RetriesExhausted,
+            error => error.map_or(Flag::None, ErrorKind::flag),
+        };
+        let report = RequestReport {
+            protocol: if self.about.grpc { Protocol::Grpc } else { Protocol::Http },
+            status: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
+            flag,
+            duration: Duration::from_nanos(duration_ns),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            request_messages: self.request_messages,
+            response_messages: self.response_messages,
+        };
+        match &self.upstream {
+            Some(upstream) => upstream.edges.iter().for_each(|edge| edge.request(&report)),
+            None => self.conn.edges_without_endpoint().iter().for_each(|edge| edge.request(&report)),
+        }
+        let log = &self.conn.pod.worker.telemetry.access_log;
+        if log.enabled() {
+            log.request(&self.entry(&report));
+        }
+    }
+
+    fn entry<'a>(&'a self, report: &'a RequestReport) -> RequestEntry<'a> {
+        let bytes =
+            |value: &'a Option<HeaderValue>| value.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+        let authority = self.about.uri.authority().map(|a| a.as_str().as_bytes());
+        let traceparent = self.about.traceparent.as_ref().and_then(|v| v.to_str().ok());
+        RequestEntry {
+            start: SystemTime::now() - report.duration,
+            peers: self.conn.peers(self.upstream.as_ref().map(|u| &*u.endpoint)),
+            method: self.about.method.as_str().as_bytes(),
+            path: self.about.uri.path_and_query().map_or("", |p| p.as_str()).as_bytes(),
+            protocol: version_name(self.about.version),
+            status: report.status,
+            grpc_status: report.grpc_status,
+            flag: report.flag,
+            details: self.error.map_or("", ErrorKind::label),
+            bytes_received: report.request_bytes,
+            bytes_sent: report.response_bytes,
+            duration: report.duration,
+            upstream_time: self.upstream_ns.map(Duration::from_nanos),
+            request_id: bytes(&self.about.request_id),
+            trace_id: traceparent.and_then(headers::trace_id_of).unwrap_or_default().as_bytes(),
+            user_agent: bytes(&self.about.user_agent),
+            authority: authority.unwrap_or_else(|| bytes(&self.about.authority)),
+            route: self.rule.as_ref().map_or("", |rule| &rule.name.label),
+        }
+    }
+}
+
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            let latency = self.upstream_ns.unwrap_or_else(|| clock::now_ns().saturating_sub(self.started_ns));
+            held.settle(self.ending(), Duration::from_nanos(latency));
+        }
+        self.conn.pod.worker.telemetry.metrics.agent().requests_active.dec();
+        self.report();
+    }
+}

@@ -1,0 +1,276 @@
+//! What is decided about a request before it is sent: its route, what that changes, where it may go and for how long.
+//!
+//! Made once per request by `crate::http1` and `crate::http2`, after the head was checked and before an endpoint is
+//! picked; `decide` makes it. What it says is asked at every step of the request's way.
+
+mod deadline;
+mod decide;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::sync::Arc;
+
+use http::{StatusCode, request};
+use tokio::time::{Instant, sleep_until};
+
+pub use self::deadline::TryDeadline;
+use super::answer::LocalAnswer;
+use super::backend::{Backends, Picked};
+use super::context::Connection;
+use super::error::ErrorKind;
+use super::gate;
+use super::session::Sticky;
+use crate::model::ServicePort;
+use crate::policy::budget::Budget;
+use crate::policy::fault::Injected;
+use crate::policy::traffic::{Fallback, Layers, Retry, TrafficPolicy};
+use crate::route::{HeaderEdits, RetryPolicy, Rule};
+
+/// A request with a longer body is sent once (Envoy's default for `per_request_buffer_limit_bytes` is of this size).
+const REPLAY_BUFFER: usize = 64 * 1024;
+
+/// What holds for one request.
+#[derive(Default)]
+pub struct Plan {
+    /// Where it may go as it was planned; None: wherever the connection's requests go.
+    pub backends: Option<Backends>,
+    /// End of the whole request, tries included.
+    pub deadline: Option<Instant>,
+    /// The target isn't the one that the client sent.
+    pub retargeted: bool,
+    /// Keeps the client at its endpoint.
+    pub session: Option<Box<Sticky>>,
+    routed: Option<Routed>,
+    /// Where copies go as well; None for a mirror that isn't there.
+    mirrors: RefCell<Vec<Option<Arc<ServicePort>>>>,
+    policed: Option<Box<Policed>>,
+}
+
+/// What TrafficPolicies say; most requests meet none.
+#[derive(Default)]
+struct Policed {
+    layers: Layers,
+    fault: Option<Injected>,
+    /// A service port without an endpoint, for which one is waited for.
+    empty: Option<Arc<ServicePort>>,
+    /// Where it goes after waiting.
+    awaited: OnceCell<Backends>,
+    waited: Cell<bool>,
+    /// The answer that says more than the kind of failure; few requests have one.
+    refusal: RefCell<Option<Box<LocalAnswer>>>,
+}
+
+/// The rule that a request goes by, and the backend that was drawn.
+struct Routed {
+    rule: Arc<Rule>,
+    backend: usize,
+    /// What CORS adds to the response.
+    cors: Option<Box<HeaderEdits>>,
+}
+
+impl Plan {
+    /// Where the request may go; None: wherever the connection's requests go.
+    pub fn backends(&self) -> Option<&Backends> {
+        let awaited = self.policed.as_ref().and_then(|policed| policed.awaited.get());
+        awaited.or(self.backends.as_ref())
+    }
+
+    /// True if it did wait, so that no endpoint is charged for that time.
+    pub fn waited(&self) -> bool {
+        self.policed.as_ref().is_some_and(|policed| policed.waited.get())
+    }
+
+    /// What is changed in the response's head, in this order.
+    pub fn response_edits(&self) -> impl DoubleEndedIterator<Item = &HeaderEdits> + Clone {
+        let of_rule = self.routed.as_ref().map(|routed| {
+            [&routed.rule.filters.response, &routed.rule.backends[routed.backend].filters.response]
+        });
+        let cors = self.routed.as_ref().and_then(|routed| routed.cors.as_deref());
+        let told = self.session.as_deref().and_then(Sticky::told);
+        of_rule.into_iter().flatten().chain(cors).chain(told).filter(|edits| !edits.is_empty())
+    }
+
+    /// Settles what the response's head says of the session, now that `picked` has answered.
+    pub fn settle(&self, picked: &Picked) {
+        if let Some(session) = &self.session {
+            session.settle(picked);
+        }
+    }
+
+    /// The rule, if the service has routes.
+    pub fn rule(&self) -> Option<&Arc<Rule>> {
+        self.routed.as_ref().map(|routed| &routed.rule)
+    }
+
+    /// When it may be sent again.
+    pub fn retry(&self) -> Option<&RetryPolicy> {
+        let of_traffic = self.traffic_retry().map(|retry| &retry.policy);
+        of_traffic.or_else(|| self.rule()?.retry.as_ref())
+    }
+
+    /// What bounds its retries together with those of others.
+    pub fn retry_budget(&self) -> Option<&Arc<Budget>> {
+        self.traffic_retry().map(|retry| &retry.budget)
+    }
+
+    fn traffic_retry(&self) -> Option<&Arc<Retry>> {
+        self.policed.as_ref()?.layers.retry()
+    }
+
+    fn fallback(&self) -> Option<&Arc<Fallback>> {
+        self.policed.as_ref()?.layers.fallback()
+    }
+
+    /// The answer to a failure: a limit's, a fallback's, or what the failure's kind says. None: nobody is left to be told,
+    /// or a reset says it.
+    pub fn answer_to(&self, conn: &Connection, why: ErrorKind) -> Option<LocalAnswer> {
+        if why == ErrorKind::RateLimited
+            && let Some(answer) = self.policed.as_ref().and_then(|policed| policed.refusal.take())
+        {
+            conn.count_policy("rate_limited");
+            return Some(*answer);
+        }
+        let fallback = self.fallback().and_then(|fallback| gate::fallback_answer(fallback, why));
+        if fallback.is_some() {
+            conn.count_policy("fallback_answer");
+        }
+        fallback.or_else(|| match why {
+            // A reset is passed on with its code.
+            ErrorKind::UpstreamReset(_) => None,
+            why => LocalAnswer::to(why),
+        })
+    }
+
+    /// True if a response of this status is kept from the client, who gets the fallback's answer.
+    pub fn replaces(&self, status: StatusCode) -> bool {
+        status.is_server_error() && self.fallback().is_some_and(|fallback| fallback.replaces_errors())
+    }
+
+    /// Counts the request against the limits that agents share.
+    ///
+    /// # Errors
+    /// With the answer to give instead.
+    pub async fn within_global_limits(
+        &self,
+        conn: &Connection,
+        head: &request::Parts,
+    ) -> Result<(), LocalAnswer> {
+        match &self.policed {
+            Some(policed) => conn.within_global_limits(&policed.layers, head).await,
+            None => Ok(()),
+        }
+    }
+
+    /// True if something is to be waited for before the request is sent.
+    pub fn may_wait(&self) -> bool {
+        let is_shared = |policy: &Arc<TrafficPolicy>| {
+            policy.rate_limits.as_ref().is_some_and(|limits| !limits.global.is_empty())
+        };
+        self.policed.as_ref().is_some_and(|policed| {
+            let Layers { rule, service } = &policed.layers;
+            policed.fault.is_some() || policed.empty.is_some() || rule.iter().chain(service).any(is_shared)
+        })
+    }
+
+    /// Waits for a first endpoint of a service that has none, where a policy asks for it.
+    ///
+    /// # Errors
+    /// With the answer to give instead, once the request's deadline has passed.
+    pub async fn await_endpoint(&self, conn: &Connection) -> Result<(), LocalAnswer> {
+        let Some(policed) = &self.policed else { return Ok(()) };
+        let (Some(activation), Some(port)) = (policed.layers.activation(), &policed.empty) else {
+            return Ok(());
+        };
+        policed.waited.set(true);
+        let found = conn.await_endpoint(activation, port, self.deadline).await;
+        if found.is_none() && self.deadline.is_some_and(|at| at <= Instant::now()) {
+            let why = ErrorKind::RequestTimeout;
+            return Err(self.answer_to(conn, why).unwrap_or_else(|| refuse(why)));
+        }
+        let goes_to = found.map(Backends::Service).or_else(|| conn.instead(&policed.layers, Some(port)));
+        if let Some(backends) = goes_to {
+            // Set here alone, and a request waits once.
+            let _ = policed.awaited.set(backends);
+        }
+        Ok(())
+    }
+
+    /// Lets the request suffer its fault, if it has one. It waits no longer than its deadline.
+    ///
+    /// # Errors
+    /// With the answer to give instead.
+    pub async fn suffer(&self, conn: &Connection) -> Result<(), LocalAnswer> {
+        let Some(fault) = self.policed.as_ref().and_then(|policed| policed.fault.as_ref()) else {
+            return Ok(());
+        };
+        if let Some(delay) = fault.delay {
+            conn.count_policy("fault_delay");
+            if let Some(policed) = &self.policed {
+                policed.waited.set(true);
+            }
+            let end = Instant::now() + delay;
+            match self.deadline.filter(|deadline| *deadline < end) {
+                Some(deadline) => {
+                    sleep_until(deadline).await;
+                    let why = ErrorKind::RequestTimeout;
+                    return Err(self.answer_to(conn, why).unwrap_or_else(|| refuse(why)));
+                }
+                None => sleep_until(end).await,
+            }
+        }
+        let Some(abort) = fault.abort else { return Ok(()) };
+        conn.count_policy("fault_abort");
+        Err(gate::aborted(abort))
+    }
+
+    /// Counts the request against the limits that hold at the endpoint it goes to.
+    pub(super) fn within_limits(
+        &self,
+        conn: &Connection,
+        head: &request::Parts,
+        picked: &Picked,
+    ) -> Result<(), ErrorKind> {
+        let Some(policed) = &self.policed else { return Ok(()) };
+        conn.within_limits(&policed.layers, head, picked).map_err(|answer| {
+            policed.refusal.replace(Some(Box::new(answer)));
+            ErrorKind::RateLimited
+        })
+    }
+
+    /// Bytes of the request's body to keep, so that it can be sent again or elsewhere too; 0 for none.
+    pub fn keeps_body(&self) -> usize {
+        if let Some(retry) = self.traffic_retry() {
+            return retry.buffer_limit;
+        }
+        match self.rule() {
+            Some(rule) if rule.retry.is_some() || self.is_mirrored() => REPLAY_BUFFER,
+            _ => 0,
+        }
+    }
+
+    /// True if copies of it are still to be sent.
+    pub fn is_mirrored(&self) -> bool {
+        !self.mirrors.borrow().is_empty()
+    }
+
+    /// Where copies of it go; nothing the second time.
+    pub fn take_mirrors(&self) -> Vec<Option<Arc<ServicePort>>> {
+        self.mirrors.take()
+    }
+
+    /// When a try that begins now has to end. It begins before its endpoint is connected to.
+    pub fn try_deadline(&self, now: Instant) -> TryDeadline {
+        let whole = self.deadline.map(|at| (at, ErrorKind::RequestTimeout));
+        let of_rule = self.rule().and_then(|rule| rule.timeouts.backend_request);
+        let limit = of_rule.or_else(|| self.retry()?.per_try);
+        let one = limit.map(|limit| (now + limit, ErrorKind::TryTimeout));
+        match (whole, one) {
+            (Some(whole), Some(one)) if one.0 < whole.0 => TryDeadline(Some(one)),
+            (whole, one) => TryDeadline(whole.or(one)),
+        }
+    }
+}
+
+/// The answer to a failure of deciding. Each of them has a status.
+fn refuse(why: ErrorKind) -> LocalAnswer {
+    LocalAnswer::to(why).unwrap_or_else(|| LocalAnswer::new(StatusCode::INTERNAL_SERVER_ERROR, Vec::new()))
+}

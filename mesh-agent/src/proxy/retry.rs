@@ -1,0 +1,206 @@
+//! The tries of one request: which endpoints it was at, and whether it may be sent once more.
+//!
+//! Used by `crate::http1` and `crate::http2` alike. An endpoint that can't be connected to is passed over at no charge;
+//! everything else needs the route's retry policy, a try left, budget left, time left, and a request that can be said
+//! again from its beginning. Envoy's conditions (router filter, `x-envoy-retry-on`), Gateway API's retry (GEP-1731).
+
+use std::time::Duration;
+
+use http::{StatusCode, request};
+use tokio::time::Instant;
+
+use super::backend::{Backends, Picked};
+use super::context::Connection;
+use super::error::ErrorKind;
+use super::plan::Plan;
+use crate::addr::EndpointAddr;
+use crate::clock;
+use crate::policy::backoff;
+use crate::policy::budget::Budget;
+use crate::route::RetryPolicy;
+
+/// One request's tries.
+pub struct Tries<'p> {
+    conn: &'p Connection,
+    plan: &'p Plan,
+    policy: Option<&'p RetryPolicy>,
+    /// Of the service that the request goes to.
+    budget: Option<&'p Budget>,
+    /// The client has given up by then.
+    client_deadline: Option<Instant>,
+    tried: Vec<EndpointAddr>,
+    passed_over: usize,
+    /// Why the last one was.
+    passed_over_for: Option<ErrorKind>,
+    retries: u32,
+    /// Any endpoint may be asked again.
+    retries_free: bool,
+    exhausted: bool,
+    /// The request was counted against rate limits.
+    counted: bool,
+}
+
+impl<'p> Tries<'p> {
+    /// None made yet.
+    pub fn new(conn: &'p Connection, plan: &'p Plan) -> Self {
+        let policy = plan.retry();
+        let budget = plan.retry_budget().map(|budget| &**budget).or(match plan.backends() {
+            Some(Backends::Service(port)) if policy.is_some() => Some(&port.retries.budget),
+            _ => None,
+        });
+        if let Some(budget) = budget {
+            budget.request(clock::now_ns());
+        }
+        Self {
+            conn,
+            plan,
+            policy,
+            budget,
+            client_deadline: None,
+            tried: Vec::new(),
+            passed_over: 0,
+            passed_over_for: None,
+            retries: 0,
+            retries_free: false,
+            exhausted: false,
+            counted: false,
+        }
+    }
+
+    /// The client waits no longer than this (gRPC's `grpc-timeout`).
+    pub fn until(self, client_deadline: Option<Instant>) -> Self {
+        Self { client_deadline, ..self }
+    }
+
+    /// What another try has to be told of the client's deadline; None for the first try, which says what the client said.
+    pub fn time_left(&self) -> Option<Duration> {
+        let deadline = self.client_deadline.filter(|_| !self.tried.is_empty())?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// True once nobody waits for the response.
+    pub fn is_too_late(&self, wait: Duration) -> bool {
+        let at = Instant::now() + wait;
+        [self.plan.deadline, self.client_deadline].into_iter().flatten().any(|deadline| at >= deadline)
+    }
+
+    /// The next endpoint: the client's own, else one that wasn't tried, or once all were, any of them if it was a retry that
+    /// was granted.
+    pub fn pick(&mut self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
+        let picked = self.next(head)?;
+        if let Some(head) = head.filter(|_| !self.counted) {
+            self.counted = true;
+            self.plan.within_limits(self.conn, head, &picked)?;
+        }
+        Ok(picked)
+    }
+
+    fn next(&self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
+        if self.tried.is_empty()
+            && let Some(kept) = self.conn.pick_kept(self.plan)
+        {
+            return Ok(kept);
+        }
+        match self.conn.pick(self.plan, &self.tried, head) {
+            Ok(picked) => Ok(picked),
+            Err(_) if self.retries > 0 || self.retries_free => {
+                self.conn.pick(self.plan, &[], head).map_err(|error| error.kind)
+            }
+            // What the last endpoint said is truer than "none left".
+            Err(_) if !self.tried.is_empty() => Err(self.passed_over_for.unwrap_or(ErrorKind::ConnectFailed)),
+            Err(error) => Err(error.kind),
+        }
+    }
+
+    /// What to wait for before another endpoint is asked, after one that couldn't be reached or certainly didn't take the
+    /// request up. The first few of these cost no retry.
+    pub fn pass_over(&mut self, picked: &Picked, why: ErrorKind) -> Option<Duration> {
+        self.passed_over += 1;
+        self.passed_over_for = Some(why);
+        self.note(picked);
+        let others =
+            self.passed_over < self.conn.attempts(self.plan) && self.conn.has_other(self.plan, &self.tried);
+        if !why.retryable() || !others {
+            return self.failed(picked, why);
+        }
+        if self.is_too_late(Duration::ZERO) {
+            return None;
+        }
+        self.conn.count_retry(why.label());
+        Some(Duration::ZERO)
+    }
+
+    /// An endpoint let the request go without taking it up, and another is asked at no charge.
+    pub fn untaken(&mut self, picked: &Picked, why: ErrorKind) {
+        self.conn.count_retry(why.label());
+        self.retries_free = true;
+        self.note(picked);
+    }
+
+    /// What to wait for before the request is sent again, after a try that ended without a response. None: it isn't.
+    pub fn failed(&mut self, picked: &Picked, why: ErrorKind) -> Option<Duration> {
+        let on = &self.policy?.on;
+        let asked = match why {
+            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout => {
+                on.connect_failure || on.server_error || on.gateway_error
+            }
+            ErrorKind::UpstreamClosed
+            | ErrorKind::UpstreamReset(_)
+            | ErrorKind::UpstreamTimeout
+            | ErrorKind::UpstreamProtocol(_)
+            | ErrorKind::TryTimeout => on.reset || on.server_error,
+            _ => false,
+        };
+        self.claim(picked, asked, why.label())
+    }
+
+    /// The same after a response's head, of which the client hasn't seen anything.
+    pub fn answered(&mut self, picked: &Picked, status: StatusCode, grpc: Option<u16>) -> Option<Duration> {
+        let on = &self.policy?.on;
+        let code = status.as_u16();
+        let asked = on.server_error && status.is_server_error()
+            || on.gateway_error && matches!(code, 502..=504)
+            || on.statuses.contains(&status)
+            || grpc.is_some_and(|grpc| on.grpc.contains(&grpc));
+        self.claim(picked, asked, "status")
+    }
+
+    /// Waits before the request is sent again.
+    pub async fn pause(wait: Duration) {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// True if the policy asked for another try and none was left.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    fn claim(&mut self, picked: &Picked, asked: bool, why: &'static str) -> Option<Duration> {
+        let policy = self.policy.filter(|_| asked)?;
+        if self.retries >= policy.attempts {
+            self.exhausted = true;
+            return None;
+        }
+        let wait = backoff::delay(policy.backoff, policy.max_backoff, self.retries + 1, fastrand::u64(..));
+        if self.is_too_late(wait) {
+            return None;
+        }
+        if self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
+            self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
+            return None;
+        }
+        self.retries += 1;
+        self.conn.count_retry(why);
+        self.note(picked);
+        Some(wait)
+    }
+
+    fn note(&mut self, picked: &Picked) {
+        let addr = picked.upstream.endpoint.addr;
+        if !self.tried.contains(&addr) {
+            self.tried.push(addr);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Keeps a client at its endpoint (GEP-1619): whether what it carries names one that still serves, and what it is told.
+//!
+//! Asked by `plan` before a backend is drawn, and when a response's head is known. Values are `route::session`'s. A
+//! session goes before weights and balancing, never before an endpoint's own state: one that no longer serves has no
+//! sessions left.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+
+use super::backend::Picked;
+use crate::addr::EndpointAddr;
+use crate::model::{Endpoint, ServicePort};
+use crate::route::{HeaderEdits, Session, SessionPersistence};
+
+/// The session of one request.
+pub struct Sticky {
+    how: Arc<SessionPersistence>,
+    /// What the client carries, if its endpoint serves.
+    kept: Option<Session>,
+    backend: u32,
+    told: OnceCell<HeaderEdits>,
+}
+
+impl Sticky {
+    /// What a request carries for one of several service ports: the place of the one that it names, if its endpoint
+    /// serves.
+    pub fn find<'p>(
+        how: &SessionPersistence,
+        headers: &HeaderMap,
+        ports: impl Iterator<Item = Option<&'p Arc<ServicePort>>>,
+    ) -> Option<(usize, Session)> {
+        let session = how.read(headers, now_ms())?;
+        let names = |port: &Arc<ServicePort>| {
+            tag(port) == session.backend && serving(port, session.endpoint).is_some()
+        };
+        let at = ports.enumerate().find(|(_, port)| port.is_some_and(names))?.0;
+        Some((at, session))
+    }
+
+    /// Of a request that goes to `port`; `kept` is what [`Self::find`] found.
+    pub fn new(how: Arc<SessionPersistence>, port: &ServicePort, kept: Option<Session>) -> Self {
+        Self { how, kept, backend: tag(port), told: OnceCell::new() }
+    }
+
+    /// Of a request that goes to `port`, if the port has a policy of its own.
+    pub fn of_port(port: &Arc<ServicePort>, headers: &HeaderMap) -> Option<Self> {
+        let how = port.session.as_ref()?;
+        let kept = Self::find(how, headers, std::iter::once(Some(port)));
+        Some(Self::new(how.clone(), port, kept.map(|(_, session)| session)))
+    }
+
+    /// The endpoint that the first try goes to.
+    pub fn endpoint(&self) -> Option<EndpointAddr> {
+        self.kept.map(|session| session.endpoint)
+    }
+
+    /// Settles what the client is told, now that an endpoint has answered.
+    pub fn settle(&self, picked: &Picked) {
+        let (now_ms, endpoint) = (now_ms(), picked.upstream.endpoint.addr);
+        let session = match self.kept {
+            Some(kept) if kept.endpoint == endpoint && !self.how.tells_use() => return,
+            Some(kept) if kept.endpoint == endpoint => Session { used_ms: now_ms, ..kept },
+            _ => Session { endpoint, backend: self.backend, begun_ms: now_ms, used_ms: now_ms },
+        };
+        self.told.get_or_init(|| self.how.tell(&session, now_ms));
+    }
+
+    /// What comes into the response's head.
+    pub fn told(&self) -> Option<&HeaderEdits> {
+        self.told.get()
+    }
+}
+
+/// The endpoint with this address, if it takes requests of sessions: it is available to everybody, or it drains and
+/// still serves.
+pub fn serving(port: &ServicePort, addr: EndpointAddr) -> Option<&Arc<Endpoint>> {
+    let all = &port.endpoints.all;
+    let endpoint = &all[all.binary_search_by_key(&addr, |endpoint| endpoint.addr).ok()?];
+    let available = || port.endpoints.available.iter().any(|other| Arc::ptr_eq(other, endpoint));
+    (endpoint.serving && endpoint.terminating || available()).then_some(endpoint)
+}
+
+/// Tells the backends of a rule apart, some of which may share endpoints; the same in every agent (FNV-1a).
+fn tag(port: &ServicePort) -> u32 {
+    let name = &port.service.name;
+    let bytes = name.namespace.bytes().chain([b'/']).chain(name.name.bytes()).chain(port.port.to_be_bytes());
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

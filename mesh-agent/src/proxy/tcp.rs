@@ -1,0 +1,381 @@
+//! Bytes that nobody looks into: both directions copied until both ended, half-close and reset carried to the other
+//! side.
+//!
+//! An idle connection holds no buffer: bytes pass through the worker's scratch space within one poll, and only what
+//! the other side didn't take at once is kept, which stops reading until it is gone. A reset is noticed meanwhile, and
+//! after a half-close too. Comes after `backend`.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::backend::Picked;
+use super::context::{Connection, Worker};
+use super::error::{ErrorKind, ProxyError};
+use super::upstream::reset;
+use crate::balance::outlier::Outcome;
+use crate::balance::usage::Place;
+use crate::flags::Flag;
+use crate::model::Endpoint;
+use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
+
+/// What never comes within anybody's uptime, and can be added to a clock.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Copies between `client` and a connection to one of the endpoints, until both directions ended.
+///
+/// `prefix` was read from the client while its protocol was being detected. `ready` is a connection that detection
+/// already made.
+pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: Option<Dialled>) {
+    let dialled = match ready {
+        Some(dialled) => dialled,
+        None => match dial(conn, &client).await {
+            Ok(dialled) => dialled,
+            Err(error) => return refused(conn, client, error.kind),
+        },
+    };
+    let Dialled { picked, stream, place: _place } = dialled;
+    picked.outcome(conn, Outcome::Connected);
+    let idle = picked.limits().tcp_idle;
+    conn.live.set_endpoint(picked.upstream.endpoint.addr);
+    let series: Vec<_> = picked.upstream.edges.iter().map(|edge| edge.tcp()).collect();
+    series.iter().for_each(|s| s.opened());
+    let mut account =
+        Account { conn, picked, series, moved: Moved::default(), end: Err(ErrorKind::Draining) };
+    let early = Early { from_client: prefix, ..Early::default() };
+    account.end = tunnel(&conn.pod.worker, client, stream, early, idle, |moved| account.add(moved)).await;
+}
+
+/// One connection's account, settled on drop: also when the agent's drain time is over before the connection is.
+struct Account<'c> {
+    conn: &'c Connection,
+    picked: Picked,
+    series: Vec<Arc<TcpSeries>>,
+    moved: Moved,
+    end: Result<(), ErrorKind>,
+}
+
+impl Account<'_> {
+    fn add(&mut self, moved: Moved) {
+        self.moved.from_client += moved.from_client;
+        self.moved.from_upstream += moved.from_upstream;
+        self.conn.live.received(moved.from_client);
+        self.conn.live.sent(moved.from_upstream);
+        for series in &self.series {
+            series.received(moved.from_client);
+            series.sent(moved.from_upstream);
+        }
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        let error = self.end.err();
+        self.series.iter().for_each(|s| s.closed(error.map_or(Flag::None, ErrorKind::flag)));
+        log(self.conn, Some(&self.picked.upstream.endpoint), error, &self.moved);
+    }
+}
+
+/// Resets a client that can't be served, and says so in log and metrics.
+pub fn refused(conn: &Connection, client: TcpStream, why: ErrorKind) {
+    reset(client);
+    for edge in conn.edges_without_endpoint().iter() {
+        let series = edge.tcp();
+        series.opened();
+        series.closed(why.flag());
+    }
+    log(conn, conn.last_dialled.take().as_ref(), Some(why), &Moved::default());
+}
+
+fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorKind>, moved: &Moved) {
+    let log = &conn.pod.worker.telemetry.access_log;
+    if !log.enabled() {
+        return;
+    }
+    let sni = conn.sni.borrow();
+    log.connection(&ConnectionEntry {
+        start: conn.started,
+        peers: conn.peers(endpoint.map(|e| &**e)),
+        protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
+        server_name: sni.as_deref().unwrap_or_default().as_bytes(),
+        flag: error.map_or(Flag::None, ErrorKind::flag),
+        details: error.map_or("", ErrorKind::label),
+        bytes_received: moved.from_client,
+        bytes_sent: moved.from_upstream,
+        // The wall clock may have been set back meanwhile.
+        duration: conn.started.elapsed().unwrap_or_default(),
+    });
+}
+
+/// A connection to a chosen endpoint.
+pub struct Dialled {
+    /// Which.
+    pub picked: Picked,
+    /// The connection.
+    pub stream: TcpStream,
+    /// Among the connections whose number is limited.
+    pub place: Option<Place>,
+}
+
+impl Dialled {
+    /// It turned out to carry requests: the first of them goes to this endpoint, over this connection.
+    pub fn keep_for_requests(self, conn: &Connection) {
+        self.picked.upstream.stash(self.stream);
+        conn.pick_first(self.picked);
+    }
+}
+
+/// Connects to an endpoint; one that can't be reached is passed over for another before the client notices.
+pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, ProxyError> {
+    let mut plan = conn.plan_stream()?;
+    if conn.has_traffic_policies() {
+        // Boxed: few connections wait, and all would carry what waiting takes.
+        Box::pin(conn.activate(&mut plan, client)).await;
+    }
+    let mut tried = Vec::new();
+    loop {
+        let picked = match conn.pick(&plan, &tried, None) {
+            Ok(picked) => picked,
+            // What the last endpoint said is truer than "none left".
+            Err(_) if !tried.is_empty() => return Err(ErrorKind::ConnectFailed.into()),
+            Err(error) => return Err(error),
+        };
+        let place = picked.connection()?;
+        let started = Instant::now();
+        conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
+        match picked.upstream.connect(&conn.pod, Some(conn.client), &picked.limits()).await {
+            Ok(stream) => {
+                picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                return Ok(Dialled { picked, stream, place });
+            }
+            Err(error) => {
+                picked.fail(conn);
+                if !error.kind.retryable() || tried.len() + 1 >= conn.attempts(&plan) {
+                    return Err(error);
+                }
+                tracing::debug!(endpoint = %picked.upstream.endpoint.addr, error = %error.kind.label(), "trying another");
+                conn.count_retry(error.kind.label());
+                tried.push(picked.upstream.endpoint.addr);
+            }
+        }
+    }
+}
+
+/// Bytes carried so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moved {
+    /// Towards the upstream.
+    pub from_client: u64,
+    /// Towards the client.
+    pub from_upstream: u64,
+}
+
+/// What was read from either side before the tunnel began; sent on first.
+#[derive(Default)]
+pub struct Early {
+    /// Towards the upstream.
+    pub from_client: Bytes,
+    /// Towards the client.
+    pub from_upstream: Bytes,
+}
+
+/// Copies both ways until both ended. On failure both sockets are reset, as the two ends would see it without us.
+///
+/// `idle` is how long nothing may move, zero for ever; None for the worker's limit.
+/// `progress` is told of bytes as they are carried: the increase since it was last told.
+pub async fn tunnel(
+    worker: &Worker,
+    client: TcpStream,
+    upstream: TcpStream,
+    early: Early,
+    idle: Option<Duration>,
+    mut progress: impl FnMut(Moved),
+) -> Result<(), ErrorKind> {
+    let (mut client, mut upstream) = (ResetOnDrop(Some(client)), ResetOnDrop(Some(upstream)));
+    let result = match (&mut client.0, &mut upstream.0) {
+        (Some(client), Some(upstream)) => {
+            both_ways(worker, client, upstream, early, idle, &mut progress).await
+        }
+        _ => Ok(()),
+    };
+    if result.is_ok() {
+        client.0.take();
+        upstream.0.take();
+    }
+    result
+}
+
+async fn both_ways(
+    worker: &Worker,
+    client: &mut TcpStream,
+    upstream: &mut TcpStream,
+    early: Early,
+    idle: Option<Duration>,
+    progress: &mut impl FnMut(Moved),
+) -> Result<(), ErrorKind> {
+    let (from_client, to_client) = client.split();
+    let (from_upstream, to_upstream) = upstream.split();
+    let (there, back) = (Way::new(worker), Way::new(worker));
+    let mut sending = pin!(there.carry(from_client, to_upstream, early.from_client));
+    let mut answering = pin!(back.carry(from_upstream, to_client, early.from_upstream));
+    let limit = idle.unwrap_or(worker.limits.tcp_idle);
+    let mut idle = Idle::new(if limit.is_zero() { FOREVER } else { limit });
+    poll_fn(|cx| {
+        let broken = match (sending.as_mut().poll(cx), answering.as_mut().poll(cx)) {
+            (Poll::Ready(broken), _) => Some(broken.seen_from(true)),
+            (_, Poll::Ready(broken)) => Some(broken.seen_from(false)),
+            _ => None,
+        };
+        let moved = Moved { from_client: there.moved.take(), from_upstream: back.moved.take() };
+        if moved.from_client + moved.from_upstream > 0 {
+            idle.active = true;
+            progress(moved);
+        }
+        match broken {
+            _ if there.ended.get() && back.ended.get() => Poll::Ready(Ok(())),
+            Some(kind) => Poll::Ready(Err(kind)),
+            None if idle.expired(cx) => Poll::Ready(Err(ErrorKind::BodyTimeout)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// A socket whose peer sees a reset unless it is taken out first: an end that isn't clean is never shown as one, also
+/// when the task is dropped because the drain time is over.
+struct ResetOnDrop(Option<TcpStream>);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            reset(stream);
+        }
+    }
+}
+
+/// One direction.
+struct Way<'w> {
+    worker: &'w Worker,
+    /// Written since it was last asked.
+    moved: Cell<u64>,
+    /// The reader's end was passed on.
+    ended: Cell<bool>,
+}
+
+/// Which socket failed.
+enum Broken {
+    Reader,
+    Writer,
+}
+
+impl Broken {
+    fn seen_from(self, reader_is_client: bool) -> ErrorKind {
+        match (self, reader_is_client) {
+            (Self::Reader, true) | (Self::Writer, false) => ErrorKind::DownstreamClosed,
+            (Self::Reader, false) | (Self::Writer, true) => ErrorKind::UpstreamClosed,
+        }
+    }
+}
+
+impl<'w> Way<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        Self { worker, moved: Cell::default(), ended: Cell::default() }
+    }
+
+    /// Carries bytes to their end, then watches for the reader's reset. Returns only once a socket failed.
+    async fn carry(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut kept: Bytes) -> Broken {
+        loop {
+            while !kept.is_empty() {
+                tokio::select! {
+                    biased;
+                    written = to.write(&kept) => match written {
+                        Ok(written) => self.wrote(&mut kept, written),
+                        Err(_) => return Broken::Writer,
+                    },
+                    // Nothing is read meanwhile, so that reading can't tell.
+                    _ = from.ready(Interest::ERROR) => return Broken::Reader,
+                }
+            }
+            match poll_fn(|cx| self.pass(cx, &mut from, &mut to)).await {
+                Ok(Some(rest)) => kept = rest,
+                Ok(None) => break,
+                Err(broken) => return broken,
+            }
+        }
+        if to.shutdown().await.is_err() {
+            return Broken::Writer;
+        }
+        self.ended.set(true);
+        let _ = from.ready(Interest::ERROR).await;
+        Broken::Reader
+    }
+
+    fn wrote(&self, kept: &mut Bytes, written: usize) {
+        kept.advance(written);
+        self.moved.set(self.moved.get() + written as u64);
+    }
+
+    /// Passes on what is there. Ready with what the other side didn't take, or None at the end.
+    fn pass(
+        &self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+    ) -> Poll<Result<Option<Bytes>, Broken>> {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            if ready!(Pin::new(&mut *from).poll_read(cx, &mut buf)).is_err() {
+                return Poll::Ready(Err(Broken::Reader));
+            }
+            let read = buf.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            let written = match Pin::new(&mut *to).poll_write(cx, read) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Writer)),
+                Poll::Pending => 0,
+            };
+            self.moved.set(self.moved.get() + written as u64);
+            if written < read.len() {
+                return Poll::Ready(Ok(Some(Bytes::copy_from_slice(&read[written..]))));
+            }
+        }
+    }
+}
+
+/// A deadline that costs a timer only once per period: it looks whether anything moved since it last fired.
+struct Idle {
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    period: Duration,
+    active: bool,
+}
+
+impl Idle {
+    fn new(period: Duration) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(period)), period, active: false }
+    }
+
+    fn expired(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.active) {
+                return true;
+            }
+            let next = tokio::time::Instant::now() + self.period;
+            self.sleep.as_mut().reset(next);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! A connection to handle in unit tests of the protocol modules: no kernel, one endpoint on loopback.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::backend::Backends;
+use super::context::{Connection, Direction, Pod, Worker};
+use super::drain::Drain;
+use super::limits::Limits;
+use super::upstream::{Edges, SocketStock, Upstream};
+use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
+use crate::kernel::Flows;
+use crate::model::{
+    Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, ServiceMeta, ServicePort, Snapshot, Target,
+    Workload,
+};
+use crate::route::{
+    Backend, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule, RuleName, Timeouts,
+};
+use crate::telemetry::Telemetry;
+
+/// An outbound connection whose only backend is `endpoint`.
+pub fn connection(endpoint: SocketAddr) -> Connection {
+    connection_with(endpoint, Limits::default())
+}
+
+/// As [`connection`], with limits that a test can reach.
+pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
+    let pod = pod(limits, Telemetry::quiet());
+    let client = ClientAddr::from(SocketAddr::from(([127, 0, 0, 1], 40000)));
+    let conn = Connection::open(&pod, Direction::Outbound, client, OrigDst::from(endpoint), &Target::Unknown);
+    let edges = Edges::outbound(&conn, None, None);
+    conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
+    conn
+}
+
+/// A share of a rule's requests for the service port numbered `at`.
+pub fn backend(at: usize, weight: u32) -> Backend {
+    Backend { target: BackendTarget::Service(at), weight, filters: Filters::default() }
+}
+
+/// A rule that sends everything to the service ports numbered `backends`, to each alike.
+pub fn rule(backends: &[usize]) -> Rule {
+    Rule {
+        name: RuleName::new("HTTPRoute", ObjectName::new("test", "route"), 0, None),
+        filters: Filters::default(),
+        backends: backends.iter().map(|at| backend(*at, 1)).collect::<Vec<_>>().into(),
+        timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
+    }
+}
+
+/// Makes every request of a connection go by `rule`, among whose backends and mirrors `ports` are numbered.
+pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
+    let (route, rule) = (rule.name.route.clone(), Arc::new(rule));
+    let entry = RouteEntry { matches: Vec::new(), rule, created: None, route, rule_index: 0 };
+    let target = |port: &Arc<ServicePort>| BackendPort { v4: Some(port.clone()), v6: Some(port.clone()) };
+    conn.routes.replace(Some(Arc::new(Routes {
+        requests: Some(Arc::new(RouteTable::new(vec![entry]))),
+        streams: None,
+        targets: ports.iter().map(target).collect(),
+        names: ports.iter().map(|port| (port.service.name.clone(), port.port)).collect(),
+    })));
+}
+
+/// A service port with ready endpoints at these addresses, in whatever order.
+pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
+    let endpoint = |addr: &SocketAddr| {
+        Arc::new(Endpoint {
+            addr: EndpointAddr::from(*addr),
+            workload: None,
+            node: None,
+            zone: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            load: Arc::default(),
+        })
+    };
+    let mut all: Vec<_> = endpoints.iter().map(endpoint).collect();
+    all.sort_by_key(|endpoint| endpoint.addr);
+    let host = format!("{name}.test.svc.cluster.local");
+    Arc::new(ServicePort {
+        service: Arc::new(ServiceMeta { name: ObjectName::new("test", name), host }),
+        name: String::new(),
+        port: 80,
+        protocol: Default::default(),
+        protocol_from: Default::default(),
+        policy: Arc::default(),
+        variants: Vec::new(),
+        retries: Default::default(),
+        session: None,
+        endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
+    })
+}
+
+/// A pod in this process's network namespace, on a worker of its own.
+#[expect(clippy::unwrap_used, reason = "test support")]
+pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
+    let worker = Rc::new(Worker {
+        id: 0,
+        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+        changed: watch::Sender::new(0),
+        telemetry,
+        flows: Flows::detached(),
+        limits,
+        registry_only: false,
+        drain: Drain::default(),
+        idle_shown: Cell::new(0),
+        redis: RefCell::default(),
+        mirrors: Cell::new(0),
+        scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),
+    });
+    Rc::new(Pod {
+        worker,
+        workload: RefCell::new(Arc::new(workload())),
+        cookie: 0,
+        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
+        sockets: SocketStock::default(),
+        upstreams: RefCell::default(),
+        connections: Cell::new(0),
+    })
+}
+
+/// Any pod.
+pub fn workload() -> Workload {
+    Workload {
+        name: ObjectName::new("test", "client"),
+        node: "node".into(),
+        service_account: "default".into(),
+        workload_name: "client".into(),
+        app: "client".into(),
+        version: "v1".into(),
+        canonical_name: "client".into(),
+        canonical_revision: "v1".into(),
+        labels: Default::default(),
+        addresses: Vec::new(),
+        netns: None,
+        enrolment: Enrolment::Enrolled,
+        host_network: false,
+        fail_mode: FailMode::Closed,
+        ports: Vec::new(),
+    }
+}

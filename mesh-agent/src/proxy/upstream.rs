@@ -1,0 +1,298 @@
+//! The way to one endpoint from one pod: connecting in the right network namespace, and connections kept for reuse.
+//!
+//! Comes after `backend`; hands sockets to `tcp`, `crate::http1` and `crate::http2`.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::context::{Connection, Pod};
+use super::error::{ErrorKind, ProxyError};
+use crate::addr::{ClientAddr, EndpointAddr};
+use crate::clock;
+use crate::http1;
+use crate::http2;
+use crate::kernel::netns;
+use crate::model::{Endpoint, LoadState, ServiceMeta, Workload};
+use crate::policy::{Keepalive, PoolLimits};
+use crate::telemetry::{Edge, EdgeKey, Reporter, Security};
+
+/// Sockets made ahead, so that entering the pod's network namespace is paid once for several connections.
+const STOCK: usize = 8;
+/// A peer that vanished without a word is noticed after about two minutes.
+pub const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// One endpoint as reached from one pod.
+pub struct Upstream {
+    /// Where to.
+    pub endpoint: Arc<Endpoint>,
+    /// What is counted.
+    pub edges: Edges,
+    /// Open HTTP/2 connections.
+    pub http2: RefCell<http2::Pool>,
+    http1: RefCell<Vec<Idle>>,
+    stashed: RefCell<Option<TcpStream>>,
+    pooled: bool,
+    used_at: Cell<u64>,
+    /// How long an unused connection is kept, where a DestinationRule says so.
+    idle: Cell<Option<Duration>>,
+}
+
+struct Idle {
+    conn: http1::Conn,
+    since_ns: u64,
+}
+
+/// Metric series of one pair: the source's, and the destination's if this agent serves both.
+pub struct Edges {
+    /// `reporter="source"`, or none on the inbound side.
+    pub source: Option<Arc<Edge>>,
+    /// `reporter="destination"`.
+    pub destination: Option<Arc<Edge>>,
+}
+
+impl Edges {
+    /// Both reporters, where the destination is a pod that this agent captures too.
+    pub fn outbound(
+        conn: &Connection,
+        service: Option<&Arc<ServiceMeta>>,
+        to: Option<&Arc<Workload>>,
+    ) -> Self {
+        let from = conn.pod.workload();
+        let both = to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
+        let edge = |reporter| {
+            conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
+                reporter,
+                source: Some(from.clone()),
+                destination: to.cloned(),
+                service: service.cloned(),
+                fallback_service: if to.is_some() { "unknown" } else { "PassthroughCluster" },
+                security: Security::None,
+            })
+        };
+        Self { source: Some(edge(Reporter::Source)), destination: both.then(|| edge(Reporter::Destination)) }
+    }
+
+    /// What arrives from outside the agent: only the destination reports.
+    pub fn inbound(conn: &Connection, service: Option<&Arc<ServiceMeta>>) -> Self {
+        let source = conn.snapshot().workload_at(conn.client.ip()).cloned();
+        let edge = conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
+            reporter: Reporter::Destination,
+            source,
+            destination: Some(conn.pod.workload()),
+            service: service.cloned(),
+            fallback_service: "InboundPassthroughCluster",
+            security: Security::None,
+        });
+        Self { source: None, destination: Some(edge) }
+    }
+
+    /// Every series that counts this traffic.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Edge>> {
+        self.source.iter().chain(self.destination.iter())
+    }
+}
+
+impl Upstream {
+    /// Shared by all connections of a pod on this worker; its connections are kept for reuse.
+    pub fn pooled(endpoint: Arc<Endpoint>, edges: Edges) -> Self {
+        Self::new(endpoint, edges, true)
+    }
+
+    /// Belongs to one downstream connection: the upstream side sees that one's client.
+    pub fn paired(addr: EndpointAddr, workload: Option<Arc<Workload>>, edges: Edges) -> Self {
+        let endpoint = Endpoint {
+            addr,
+            workload,
+            node: None,
+            zone: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            load: Arc::new(LoadState::default()),
+        };
+        Self::new(Arc::new(endpoint), edges, false)
+    }
+
+    fn new(endpoint: Arc<Endpoint>, edges: Edges, pooled: bool) -> Self {
+        Self {
+            endpoint,
+            edges,
+            http2: RefCell::default(),
+            http1: RefCell::default(),
+            stashed: RefCell::default(),
+            pooled,
+            used_at: Cell::new(clock::now_ns()),
+            idle: Cell::new(None),
+        }
+    }
+
+    /// Opens a connection from the pod's network namespace to the endpoint's own address and port.
+    ///
+    /// The socket is marked as the agent's own before it connects, so that no hook captures it. Where one client
+    /// connection stands behind it (`client`), the application is shown that client's address.
+    pub async fn connect(
+        &self,
+        pod: &Pod,
+        client: Option<ClientAddr>,
+        limits: &PoolLimits,
+    ) -> Result<TcpStream, ProxyError> {
+        self.used_at.set(clock::now_ns());
+        self.idle.set(limits.http_idle);
+        let result = self.try_connect(pod, client, limits).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(error) => error.kind.label(),
+        };
+        pod.worker.telemetry.metrics.agent().upstream_connects.with_label_values(&[outcome]).inc();
+        result
+    }
+
+    /// As [`Self::connect`], for requests: connections that several clients share show none of them.
+    pub async fn connect_for_requests(
+        &self,
+        pod: &Pod,
+        client: ClientAddr,
+        limits: &PoolLimits,
+    ) -> Result<TcpStream, ProxyError> {
+        if let Some(stream) = self.take_stashed() {
+            return Ok(stream);
+        }
+        self.connect(pod, (!self.pooled).then_some(client), limits).await
+    }
+
+    /// Keeps a connection that detection made for the request that follows.
+    pub fn stash(&self, stream: TcpStream) {
+        self.stashed.replace(Some(stream));
+    }
+
+    /// The connection that detection made, if there is one. It goes before those kept from earlier requests: a server
+    /// with few threads may hold one for it.
+    pub fn take_stashed(&self) -> Option<TcpStream> {
+        self.stashed.take()
+    }
+
+    async fn try_connect(
+        &self,
+        pod: &Pod,
+        client: Option<ClientAddr>,
+        limits: &PoolLimits,
+    ) -> Result<TcpStream, ProxyError> {
+        let addr = self.endpoint.addr;
+        let internal = |error: io::Error| ProxyError::new(ErrorKind::Internal, error);
+        let socket = pod.sockets.take(addr.ip(), pod.netns.as_fd()).map_err(internal)?;
+        if let Some(keepalive) = &limits.keepalive {
+            socket.set_tcp_keepalive(&probes(keepalive)).map_err(internal)?;
+        }
+        // Without the mark the connection would be captured again: refuse rather than loop.
+        pod.worker.flows.mark_own(socket.as_fd(), client).map_err(internal)?;
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(addr.socket_addr());
+        let limit = limits.connect_timeout.unwrap_or(pod.worker.limits.connect_timeout);
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(ProxyError::new(ErrorKind::ConnectFailed, error)),
+            Err(elapsed) => Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
+        }
+    }
+
+    /// A connection kept from an earlier request, newest first. One that the endpoint has closed isn't handed out.
+    pub fn take_http1(&self) -> Option<http1::Conn> {
+        self.used_at.set(clock::now_ns());
+        let mut idle = self.http1.borrow_mut();
+        while let Some(Idle { conn, .. }) = idle.pop() {
+            if !conn.idle_is_closed() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, unless enough are kept already.
+    pub fn keep_http1(&self, conn: http1::Conn, limit: usize) {
+        let mut idle = self.http1.borrow_mut();
+        if idle.len() < limit {
+            idle.push(Idle { conn, since_ns: clock::now_ns() });
+        }
+    }
+
+    /// Closes what is idle for too long; false once nothing is left and nobody came for a while.
+    pub(super) fn sweep_idle(&self, idle_limit: Duration) -> bool {
+        let idle_limit = self.idle.get().unwrap_or(idle_limit);
+        let oldest = clock::now_ns().saturating_sub(idle_limit.as_nanos() as u64);
+        let mut idle = self.http1.borrow_mut();
+        idle.retain(|kept| kept.since_ns >= oldest && !kept.conn.idle_is_closed());
+        let http2 = self.http2.borrow_mut().sweep(oldest);
+        self.stashed.take();
+        !idle.is_empty() || http2 || self.used_at.get() >= oldest
+    }
+
+    /// Connections that no request is on, for the metric.
+    pub fn idle_count(&self) -> usize {
+        self.http1.borrow().len() + self.http2.borrow().idle_count()
+    }
+}
+
+/// Unconnected sockets of one pod's network namespace.
+#[derive(Default)]
+pub struct SocketStock {
+    v4: RefCell<Vec<Socket>>,
+    v6: RefCell<Vec<Socket>>,
+}
+
+impl SocketStock {
+    fn take(&self, like: IpAddr, netns: BorrowedFd<'_>) -> io::Result<Socket> {
+        let (stock, domain) =
+            if like.is_ipv4() { (&self.v4, Domain::IPV4) } else { (&self.v6, Domain::IPV6) };
+        let mut stock = stock.borrow_mut();
+        if let Some(socket) = stock.pop() {
+            return Ok(socket);
+        }
+        netns::enter(netns, || {
+            for _ in 0..STOCK {
+                stock.push(new_socket(domain)?);
+            }
+            io::Result::Ok(())
+        })??;
+        stock.pop().ok_or_else(|| io::Error::other("no socket made"))
+    }
+
+    pub(super) fn clear(&self) {
+        self.v4.borrow_mut().clear();
+        self.v6.borrow_mut().clear();
+    }
+}
+
+fn new_socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(socket)
+}
+
+/// What a DestinationRule asks for; what it leaves out is the agent's own.
+fn probes(keepalive: &Keepalive) -> TcpKeepalive {
+    let mut probes = KEEPALIVE;
+    if let Some(time) = keepalive.time {
+        probes = probes.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    keepalive.probes.map_or_else(|| probes.clone(), |count| probes.clone().with_retries(count))
+}
+
+/// Makes the peer see a reset rather than an orderly end.
+pub fn reset(stream: TcpStream) {
+    // Failing to set it means the peer is gone already; closing is all that is left.
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    drop(stream);
+}

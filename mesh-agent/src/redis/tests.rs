@@ -1,0 +1,136 @@
+//! Against a real redis-server (apt package redis-server): agents share a bucket, and one that is gone is noticed.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use super::*;
+
+/// A redis-server of our own on a free port, without files; ends with the guard.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(port: u16) -> Option<Self> {
+        let arguments = [
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--bind",
+            "127.0.0.1",
+            "--requirepass",
+            "secret",
+        ];
+        let child = Command::new("redis-server").args(arguments).stdout(Stdio::null()).spawn();
+        match child {
+            Ok(child) => Some(Self { child, port }),
+            Err(error) => {
+                eprintln!(
+                    "skipped: redis-server can't be started ({error}): install the package redis-server"
+                );
+                None
+            }
+        }
+    }
+
+    fn client(&self) -> Redis {
+        let (address, password) = (format!("127.0.0.1:{}", self.port), Some("secret".to_owned()));
+        Redis::start(RedisOptions { address, username: None, password })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn two_agents_share_a_bucket_and_keys_dont() {
+    let Some(server) = Server::start(free_port()) else { return };
+    let (one, other) = (server.client(), server.client());
+    eventually("connected", || one.is_connected() && other.is_connected()).await;
+    let rate = Rate::new(5, Duration::from_secs(3600), 5);
+    let mut passed = 0;
+    for _ in 0..5 {
+        for agent in [&one, &other] {
+            passed += u32::from(agent.take(b"a".to_vec(), rate, LONG).await.unwrap().passes());
+        }
+    }
+    assert_eq!(passed, 5);
+    match one.take(b"a".to_vec(), rate, LONG).await.unwrap() {
+        Verdict::Limited { retry_after } => {
+            assert!(
+                retry_after > Duration::from_secs(600) && retry_after <= Duration::from_secs(720),
+                "{retry_after:?}"
+            );
+        }
+        pass => panic!("{pass:?}"),
+    }
+    assert!(other.take(b"b".to_vec(), rate, LONG).await.unwrap().passes());
+}
+
+#[tokio::test]
+async fn pipelined_questions_get_their_own_answers() {
+    let Some(server) = Server::start(free_port()) else { return };
+    let redis = server.client();
+    eventually("connected", || redis.is_connected()).await;
+    let rate = Rate::new(1, Duration::from_secs(3600), 1);
+    let ask = |key: usize| redis.take(key.to_string().into_bytes(), rate, LONG);
+    let asked = (0..200).map(|i| ask(i / 2)).collect::<Vec<_>>();
+    let answers = futures_util::future::join_all(asked).await;
+    for (i, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.unwrap().passes(), i % 2 == 0, "question {i}");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_nobody_waits_and_it_is_found_again() {
+    let port = free_port();
+    let Some(server) = Server::start(port) else { return };
+    let redis = server.client();
+    let rate = Rate::new(5, Duration::from_secs(3600), 5);
+    eventually("connected", || redis.is_connected()).await;
+    drop(server);
+    eventually("noticed", || !redis.is_connected()).await;
+    assert_eq!(redis.take(b"a".to_vec(), rate, LONG).await, Err(Unavailable));
+    let _server = Server::start(port);
+    eventually("connected again", || redis.is_connected()).await;
+    assert!(redis.take(b"a".to_vec(), rate, LONG).await.unwrap().passes());
+}
+
+#[tokio::test]
+async fn a_server_that_doesnt_answer_costs_the_timeout_and_no_more() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let redis = Redis::start(RedisOptions { address, username: None, password: None });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.write_all(b"$4\r\nname\r\n").await.unwrap();
+    eventually("connected", || redis.is_connected()).await;
+    let rate = Rate::new(5, Duration::from_secs(1), 5);
+    assert_eq!(redis.take(b"a".to_vec(), rate, Duration::from_millis(20)).await, Err(Unavailable));
+    // What comes late is taken for nobody else's answer.
+    stream.write_all(b"*2\r\n:0\r\n:7\r\n*2\r\n:1\r\n:9\r\n").await.unwrap();
+    let second = redis.take(b"b".to_vec(), rate, LONG).await;
+    assert!(second == Err(Unavailable) || second.is_ok_and(Verdict::passes), "{second:?}");
+}

@@ -1,0 +1,236 @@
+//! The agent's settings: flags over environment over file over defaults, resolved once at start.
+//!
+//! Every setting is text until it is resolved, whichever way it came, so that one parser judges all three and every
+//! complaint names the key and where its value came from.
+
+mod args;
+mod layers;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use args::RunArgs;
+pub use layers::Origin;
+pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
+
+use self::layers::Layers;
+use crate::model::FailMode;
+use crate::model::build::BuildOptions;
+use crate::source::Source;
+use crate::telemetry::AccessLogMode;
+
+/// Read if it is there and `--config` names no other.
+pub const DEFAULT_CONFIG: &str = "/etc/mesh-agent/config.yaml";
+/// Default of `--state-dir`; the CLI's too.
+pub const DEFAULT_STATE_DIR: &str = "/run/mesh-agent";
+
+/// Everything that `mesh-agent run` can be told, valid.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The configuration file that was read.
+    pub config: Option<PathBuf>,
+    /// Whose pods this agent serves.
+    pub node_name: String,
+    /// Where the objects come from.
+    #[serde(serialize_with = "value::as_text")]
+    pub source: Source,
+    /// Admin socket and state.
+    pub state_dir: PathBuf,
+    /// Pinned maps and links.
+    pub bpffs_dir: PathBuf,
+    /// Subtree at which the programs attach; none for the root.
+    pub cgroup: Option<PathBuf>,
+    /// `/metrics`, `/livez`, `/readyz`.
+    pub metrics_address: SocketAddr,
+    /// Data path threads.
+    pub workers: usize,
+    /// For pods without the annotation.
+    pub fail_mode: FailMode,
+    /// For destinations that nothing knows.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// How pods of one node talk to each other.
+    pub same_node: SameNode,
+    /// Of SPIFFE identities.
+    pub trust_domain: String,
+    /// Who signs certificates.
+    pub ca: Ca,
+    /// Access log.
+    pub access_log: AccessLogMode,
+    /// How long connections may go on after SIGTERM.
+    #[serde(serialize_with = "value::as_duration")]
+    pub drain_time: Duration,
+    /// `tracing`'s filter.
+    pub log: String,
+    /// In-pod listener for outbound connections.
+    pub outbound_port: u16,
+    /// In-pod listener for inbound connections.
+    pub inbound_port: u16,
+    /// In-pod listener for HBONE.
+    pub hbone_port: u16,
+}
+
+/// Why the agent doesn't start. Exit code 64 for flags, 65 for the file.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("can't read the configuration file {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file isn't valid YAML, or has a key that doesn't exist.
+    #[error("{}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Which key or line, and what was expected.
+        message: String,
+    },
+    /// One or more values are not acceptable.
+    #[error("{}", complaints(.0))]
+    Values(Vec<BadValue>),
+}
+
+/// One value that isn't acceptable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadValue {
+    /// camelCase, as in the file.
+    pub key: &'static str,
+    /// Where the value came from.
+    pub origin: Origin,
+    /// What it is and what was expected.
+    pub message: String,
+}
+
+impl std::fmt::Display for BadValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.origin, self.message)
+    }
+}
+
+fn complaints(values: &[BadValue]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Settings {
+    /// From flags, the process's environment and the file.
+    ///
+    /// # Errors
+    /// Names every key that is wrong and where it came from.
+    pub fn resolve(flags: &RunArgs) -> Result<Self, SettingsError> {
+        Self::resolve_with(flags, |name| std::env::var(name).ok())
+    }
+
+    /// [`Settings::resolve`] with another environment.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn resolve_with(
+        flags: &RunArgs,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let mut layers = Layers::read(flags, &env)?;
+        let in_cluster = env("KUBERNETES_SERVICE_HOST").is_some();
+        let settings = Self {
+            config: layers.config(),
+            node_name: layers.get("nodeName", |a| &a.node_name, host_name, value::node_name),
+            source: layers.get("source", |a| &a.source, || value::default_source(in_cluster), value::source),
+            state_dir: layers.get("stateDir", |a| &a.state_dir, || DEFAULT_STATE_DIR.into(), value::absolute),
+            bpffs_dir: layers.get(
+                "bpffsDir",
+                |a| &a.bpffs_dir,
+                || "/sys/fs/bpf/mesh-agent".into(),
+                value::absolute,
+            ),
+            cgroup: layers.optional("cgroup", |a| &a.cgroup, value::absolute),
+            metrics_address: layers.get(
+                "metricsAddress",
+                |a| &a.metrics_address,
+                || "0.0.0.0:15020".into(),
+                value::address,
+            ),
+            workers: layers.get("workers", |a| &a.workers, default_workers, value::workers),
+            fail_mode: layers.get("failMode", |a| &a.fail_mode, || "closed".into(), value::fail_mode),
+            outbound_traffic_policy: layers.get(
+                "outboundTrafficPolicy",
+                |a| &a.outbound_traffic_policy,
+                || "allowAny".into(),
+                value::outbound_traffic_policy,
+            ),
+            same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
+            trust_domain: layers.get(
+                "trustDomain",
+                |a| &a.trust_domain,
+                || "cluster.local".into(),
+                value::trust_domain,
+            ),
+            ca: layers.get("ca", |a| &a.ca, || "dev".into(), value::ca),
+            access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
+            drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
+            log: layers.get("log", |a| &a.log, || "info".into(), value::log_filter),
+            outbound_port: layers.get(
+                "outboundPort",
+                |a| &a.outbound_port,
+                || port(mesh_common::OUTBOUND_PORT),
+                value::port,
+            ),
+            inbound_port: layers.get(
+                "inboundPort",
+                |a| &a.inbound_port,
+                || port(mesh_common::INBOUND_PORT),
+                value::port,
+            ),
+            hbone_port: layers.get(
+                "hbonePort",
+                |a| &a.hbone_port,
+                || port(mesh_common::HBONE_PORT),
+                value::port,
+            ),
+        };
+        settings.check_ports(&mut layers);
+        layers.finish(settings)
+    }
+
+    /// What the builder needs of them.
+    pub fn build_options(&self) -> BuildOptions {
+        BuildOptions {
+            node: self.node_name.clone(),
+            fail_mode: self.fail_mode,
+            netns_annotation: matches!(self.source, Source::Dir(_)),
+            ..BuildOptions::default()
+        }
+    }
+
+    fn check_ports(&self, layers: &mut Layers) {
+        let ports = [
+            ("outboundPort", self.outbound_port),
+            ("inboundPort", self.inbound_port),
+            ("hbonePort", self.hbone_port),
+        ];
+        for (i, (key, port)) in ports.iter().enumerate() {
+            if let Some((other, _)) = ports[..i].iter().find(|(_, taken)| taken == port) {
+                layers.complain(key, format!("{port} is {other} too: each listener needs a port of its own"));
+            }
+        }
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+fn default_workers() -> String {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)).to_string()
+}
+
+fn port(port: u16) -> String {
+    port.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! The flags of `mesh-agent run`, which are the keys of the configuration file too.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+/// Flags of `run`. Each is also a key of the configuration file (camelCase) and an environment variable
+/// (MESH_AGENT_ and the flag in capitals): a flag beats the environment, the environment beats the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RunArgs {
+    /// Configuration file [default: /etc/mesh-agent/config.yaml if it is there]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Whose pods this agent serves [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub node_name: Option<String>,
+
+    /// Where the objects come from: a directory of YAML files, dir:PATH (kube is not supported by this version)
+    #[arg(long, value_name = "SOURCE")]
+    #[serde(deserialize_with = "scalar")]
+    pub source: Option<String>,
+
+    /// Directory of the admin socket, one per agent [default: /run/mesh-agent]
+    #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "scalar")]
+    pub state_dir: Option<String>,
+
+    /// Where maps and links are pinned, one per agent [default: /sys/fs/bpf/mesh-agent]
+    #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "scalar")]
+    pub bpffs_dir: Option<String>,
+
+    /// Subtree at which the programs attach [default: the cgroup2 root]
+    #[arg(long, value_name = "PATH")]
+    #[serde(deserialize_with = "scalar")]
+    pub cgroup: Option<String>,
+
+    /// Address of /metrics, /livez and /readyz [default: 0.0.0.0:15020]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(deserialize_with = "scalar")]
+    pub metrics_address: Option<String>,
+
+    /// Data path threads [default: one per core, at most 4]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub workers: Option<String>,
+
+    /// What pods without the annotation do while no agent serves: closed or open [default: closed]
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "scalar")]
+    pub fail_mode: Option<String>,
+
+    /// Destinations that nothing knows: allowAny or registryOnly [default: allowAny]
+    #[arg(long, value_name = "POLICY")]
+    #[serde(deserialize_with = "scalar")]
+    pub outbound_traffic_policy: Option<String>,
+
+    /// Between pods of this node: direct (mtls is not supported by this version) [default: direct]
+    #[arg(long, value_name = "HOW")]
+    #[serde(deserialize_with = "scalar")]
+    pub same_node: Option<String>,
+
+    /// Trust domain of SPIFFE identities [default: cluster.local]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub trust_domain: Option<String>,
+
+    /// Who signs certificates: dev (files:DIR, istio:URL and spiffe:SOCKET are not supported by this version) [default: dev]
+    #[arg(long, value_name = "CA")]
+    #[serde(deserialize_with = "scalar")]
+    pub ca: Option<String>,
+
+    /// Access log: off, text or json, with :FILE for another place than stdout [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(deserialize_with = "scalar")]
+    pub access_log: Option<String>,
+
+    /// How long connections may go on after SIGTERM, such as 25s, 500ms or 1m [default: 25s]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "scalar")]
+    pub drain_time: Option<String>,
+
+    /// Log filter, such as info or mesh_agent::source=debug [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(deserialize_with = "scalar")]
+    pub log: Option<String>,
+
+    /// In-pod port of the outbound listener [default: 15001]
+    #[arg(long, value_name = "PORT", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub outbound_port: Option<String>,
+
+    /// In-pod port of the inbound listener [default: 15006]
+    #[arg(long, value_name = "PORT", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub inbound_port: Option<String>,
+
+    /// In-pod port kept for HBONE [default: 15008]
+    #[arg(long, value_name = "PORT", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub hbone_port: Option<String>,
+}
+
+/// A number or text; YAML reads `workers: 2` as one and `log: info` as the other.
+fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Scalar;
+    impl Visitor<'_> for Scalar {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a single value")
+        }
+        fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+            Ok(Some(value.to_owned()))
+        }
+        fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+        fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+        fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+        // `accessLog: off` is text in YAML 1.2, but people who know 1.1 may write `false`.
+        fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+            Ok(Some(value.to_string()))
+        }
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(Scalar)
+}

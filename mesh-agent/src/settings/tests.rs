@@ -1,0 +1,198 @@
+//! Precedence, complaints and every value's own rules.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crate::telemetry::{AccessLogMode, Format, Output};
+use std::collections::HashMap;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+struct Case {
+    flags: Vec<String>,
+    env: HashMap<String, String>,
+    dir: tempfile::TempDir,
+}
+
+impl Case {
+    fn new(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        if let Some(text) = file {
+            let path = dir.path().join("config.yaml");
+            std::fs::write(&path, text).unwrap();
+            flags.extend(["--config".into(), path.display().to_string()]);
+        }
+        let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Self { flags, env, dir }
+    }
+
+    fn resolve(&self) -> Result<Settings, String> {
+        let cli = Cli::try_parse_from(std::iter::once("x".to_owned()).chain(self.flags.clone())).unwrap();
+        Settings::resolve_with(&cli.run, |name| self.env.get(name).cloned())
+            .map_err(|error| error.to_string().replace(&self.dir.path().display().to_string(), "DIR"))
+    }
+}
+
+fn ok(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Settings {
+    let mut flags = flags.to_vec();
+    if !flags.contains(&"--source") {
+        flags.extend(["--source", "dir:/objects"]);
+    }
+    Case::new(&flags, env, file).resolve().unwrap()
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let settings = ok(&["--node-name", "node-a"], &[], Some(""));
+    assert_eq!(settings.source, Source::Dir("/objects".into()));
+    assert_eq!(settings.state_dir, PathBuf::from("/run/mesh-agent"));
+    assert_eq!(settings.bpffs_dir, PathBuf::from("/sys/fs/bpf/mesh-agent"));
+    assert_eq!(settings.cgroup, None);
+    assert_eq!(settings.metrics_address, "0.0.0.0:15020".parse().unwrap());
+    assert!((1..=4).contains(&settings.workers));
+    assert_eq!(settings.fail_mode, FailMode::Closed);
+    assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
+    assert_eq!(settings.same_node, SameNode::Direct);
+    assert_eq!((settings.trust_domain.as_str(), settings.ca), ("cluster.local", Ca::Dev));
+    assert_eq!(settings.access_log, AccessLogMode::On(Format::Text, Output::Stdout));
+    assert_eq!(settings.drain_time, Duration::from_secs(25));
+    assert_eq!(settings.log, "info");
+    assert_eq!((settings.outbound_port, settings.inbound_port, settings.hbone_port), (15001, 15006, 15008));
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file() {
+    fn check(flag: Option<&str>, env: Option<&str>, file: Option<&str>, want: &str) {
+        let flags: Vec<&str> = flag.iter().flat_map(|value| ["--node-name", value]).collect();
+        let env: Vec<(&str, &str)> = env.iter().map(|value| ("MESH_AGENT_NODE_NAME", *value)).collect();
+        let file = file.map(|value| format!("nodeName: {value}\n")).unwrap_or_default();
+        assert_eq!(ok(&flags, &env, Some(&file)).node_name, want);
+    }
+    check(Some("flag"), Some("env"), Some("file"), "flag");
+    check(None, Some("env"), Some("file"), "env");
+    check(None, Some(""), Some("file"), "file");
+    check(None, None, Some("file"), "file");
+    check(None, None, Some("5"), "5");
+}
+
+#[test]
+fn every_flag_is_a_key_and_a_variable() {
+    use clap::CommandFactory;
+    for argument in
+        Cli::command().get_arguments().filter(|a| !["config", "help"].contains(&a.get_id().as_str()))
+    {
+        let flag = argument.get_long().unwrap();
+        let mut key = String::new();
+        let mut upper = false;
+        for c in flag.chars() {
+            if c == '-' {
+                upper = true;
+            } else {
+                key.push(if std::mem::take(&mut upper) { c.to_ascii_uppercase() } else { c });
+            }
+        }
+        assert_eq!(layers::flag(&key), format!("--{flag}"));
+        // No value of any setting begins with a question mark.
+        let file = format!("{key}: \"?\"");
+        let error = Case::new(&[], &[], Some(&file)).resolve().unwrap_err();
+        assert!(error.contains(&format!("{key} in DIR/config.yaml: ")), "{error}");
+        let variable = layers::variable(&key);
+        let error = Case::new(&[], &[(&variable, "?")], Some("")).resolve().unwrap_err();
+        assert!(error.contains(&format!("{variable} (environment): ")), "{error}");
+        let error = Case::new(&[&format!("--{flag}"), "?"], &[], Some("")).resolve().unwrap_err();
+        assert!(error.contains(&format!("--{flag}: ")), "{error}");
+    }
+}
+
+#[test]
+fn complaints_name_the_key_its_origin_and_what_was_expected() {
+    fn check(flags: &[&str], env: &[(&str, &str)], file: &str, want: &[&str]) {
+        let error = Case::new(flags, env, Some(file)).resolve().unwrap_err();
+        for part in want {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    }
+    let dir = ["--source", "dir:/x"];
+    check(&dir, &[], "nodName: a\n", &["DIR/config.yaml: ", "unknown field `nodName`", "`nodeName`"]);
+    check(&dir, &[], "config: a\n", &["unknown field `config`"]);
+    check(&dir, &[], "workers: [1]\n", &["workers", "a single value"]);
+    check(&dir, &[], "workers: 0\n", &["workers in DIR/config.yaml: \"0\" isn't a number of threads"]);
+    check(&dir, &[("MESH_AGENT_WORKERS", "many")], "", &["MESH_AGENT_WORKERS (environment): \"many\""]);
+    check(&["--source", "kube"], &[], "", &["--source: kube is not supported by this version"]);
+    check(
+        &[],
+        &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")],
+        "",
+        &["default of --source: kube is not supported"],
+    );
+    let missing = Case::new(&[], &[], Some("")).resolve().unwrap_err();
+    assert!(missing.starts_with("--source: no source is given"), "{missing}");
+    check(&["--source", "file:/x"], &[], "", &["expected dir:PATH"]);
+    check(
+        &dir,
+        &[],
+        "sameNode: mtls\nca: files:/x\n",
+        &["sameNode in DIR", "mtls is not supported", "ca in DIR", "files: is not supported"],
+    );
+    check(&dir, &[], "ca: vault\n", &["expected dev"]);
+    check(&dir, &[], "log: \"a=b=c=d\"\n", &["log in DIR", "isn't a log filter"]);
+    check(&dir, &[], "inboundPort: 15001\n", &["15001 is outboundPort too"]);
+}
+
+#[test]
+fn a_named_file_must_be_there_and_the_default_one_need_not() {
+    let case = Case::new(&["--source", "dir:/x", "--config", "/nonexistent/c.yaml"], &[], None);
+    assert_eq!(case.resolve().unwrap_err(), "can't read the configuration file /nonexistent/c.yaml");
+    let case = Case::new(&["--source", "dir:/x"], &[("MESH_AGENT_CONFIG", "/nonexistent/d.yaml")], None);
+    assert_eq!(case.resolve().unwrap_err(), "can't read the configuration file /nonexistent/d.yaml");
+}
+
+#[test]
+fn values_are_read_by_their_own_rules() {
+    fn check<T: PartialEq + std::fmt::Debug>(got: Result<T, String>, want: Option<T>) {
+        assert_eq!(got.as_ref().ok(), want.as_ref(), "{got:?}");
+    }
+    for (text, want) in
+        [("25s", 25_000), ("500ms", 500), ("1m", 60_000), ("1.5s", 1500), ("0s", 0), ("24h", 86_400_000)]
+    {
+        check(duration(text), Some(Duration::from_millis(want)));
+    }
+    for text in ["", "25", "s", "-1s", "1d", "25 s", "1e3s", "25h", "1..2s", ".s"] {
+        check(duration(text), None);
+    }
+    check(
+        value::access_log("json:/var/log/a:b"),
+        Some(AccessLogMode::On(Format::Json, Output::File("/var/log/a:b".into()))),
+    );
+    check(value::access_log("off"), Some(AccessLogMode::Off));
+    check(value::access_log("off:/x"), None);
+    check(value::access_log("json:"), None);
+    check(value::access_log("xml"), None);
+    check(value::trust_domain("td.example"), Some("td.example".into()));
+    check(value::trust_domain("Td"), None);
+    check(value::trust_domain("a/b"), None);
+    check(value::address("[::1]:80"), Some("[::1]:80".parse().unwrap()));
+    check(value::address("15020"), None);
+    check(value::absolute("run/x"), None);
+}
+
+#[test]
+fn access_log_may_be_off_in_a_file_without_quotes() {
+    assert_eq!(ok(&[], &[], Some("accessLog: off\nworkers: 2\n")).access_log, AccessLogMode::Off);
+}
+
+#[test]
+fn settings_dump_as_the_keys_of_the_file() {
+    let settings = ok(&["--drain-time", "1500ms"], &[], Some("nodeName: a"));
+    let dumped = serde_json::to_value(settings).unwrap();
+    assert_eq!(dumped["drainTime"], "1500ms");
+    assert_eq!(dumped["source"], "dir:/objects");
+    assert_eq!(dumped["outboundTrafficPolicy"], "allowAny");
+}

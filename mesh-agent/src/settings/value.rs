@@ -1,0 +1,189 @@
+//! What each setting's text may be. What a later version implements is refused by name, never ignored.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::model::FailMode;
+use crate::source::Source;
+use crate::telemetry::AccessLogMode;
+
+/// Destinations that nothing knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutboundTrafficPolicy {
+    /// Passed through untouched.
+    #[default]
+    AllowAny,
+    /// Refused.
+    RegistryOnly,
+}
+
+/// How pods of one node talk to each other (DESIGN 7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SameNode {
+    /// In plain text across the node's own links.
+    #[default]
+    Direct,
+}
+
+/// Who signs certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ca {
+    /// The agent itself, for trying out.
+    #[default]
+    Dev,
+}
+
+type Parsed<T> = Result<T, String>;
+
+pub fn node_name(text: &str) -> Parsed<String> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if text.is_empty() || text.len() > 253 || !text.chars().all(ok) {
+        return Err(format!("{text:?} isn't a node name: give the name that pods have as spec.nodeName"));
+    }
+    Ok(text.to_owned())
+}
+
+/// `kube` inside a cluster; outside there is none.
+pub fn default_source(in_cluster: bool) -> String {
+    if in_cluster { "kube".into() } else { String::new() }
+}
+
+pub fn source(text: &str) -> Parsed<Source> {
+    match text.split_once(':') {
+        Some(("dir", "")) => Err("dir: needs a path, as in dir:/etc/mesh-agent/objects".into()),
+        Some(("dir", path)) => Ok(Source::Dir(path.into())),
+        _ if text == "kube" => Err(later("kube", "give dir:PATH, a directory of YAML files")),
+        _ if text.is_empty() => Err("no source is given: give dir:PATH, a directory of YAML files".into()),
+        _ => Err(format!("{text:?} isn't a source: expected dir:PATH")),
+    }
+}
+
+pub fn absolute(text: &str) -> Parsed<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} isn't an absolute path")) }
+}
+
+pub fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| {
+        format!("{text:?} isn't an address: expected IP:PORT, as in 0.0.0.0:15020 or [::]:15020")
+    })
+}
+
+pub fn port(text: &str) -> Parsed<u16> {
+    text.parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| format!("{text:?} isn't a port: expected 1 to 65535"))
+}
+
+pub fn workers(text: &str) -> Parsed<usize> {
+    let count = text.parse().ok().filter(|count| (1..=256).contains(count));
+    count.ok_or_else(|| format!("{text:?} isn't a number of threads: expected 1 to 256"))
+}
+
+pub fn fail_mode(text: &str) -> Parsed<FailMode> {
+    match text {
+        "closed" => Ok(FailMode::Closed),
+        "open" => Ok(FailMode::Open),
+        _ => Err(unknown(text, "closed or open")),
+    }
+}
+
+pub fn outbound_traffic_policy(text: &str) -> Parsed<OutboundTrafficPolicy> {
+    match text {
+        "allowAny" => Ok(OutboundTrafficPolicy::AllowAny),
+        "registryOnly" => Ok(OutboundTrafficPolicy::RegistryOnly),
+        _ => Err(unknown(text, "allowAny or registryOnly")),
+    }
+}
+
+pub fn same_node(text: &str) -> Parsed<SameNode> {
+    match text {
+        "direct" => Ok(SameNode::Direct),
+        "mtls" => Err(later("mtls", "only direct is; pods of one node would talk in plain text")),
+        _ => Err(unknown(text, "direct")),
+    }
+}
+
+/// A DNS name in lower case (SPIFFE ID, 2.1).
+pub fn trust_domain(text: &str) -> Parsed<String> {
+    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
+    if text.is_empty() || text.len() > 255 || !text.chars().all(ok) {
+        return Err(format!(
+            "{text:?} isn't a trust domain: expected lower-case letters, digits, '.', '-' and '_'"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+pub fn ca(text: &str) -> Parsed<Ca> {
+    match text.split_once(':').map_or(text, |(kind, _)| kind) {
+        "dev" if text == "dev" => Ok(Ca::Dev),
+        kind @ ("files" | "istio" | "spiffe") => Err(later(&format!("{kind}:"), "only dev is")),
+        _ => Err(unknown(text, "dev")),
+    }
+}
+
+pub fn access_log(text: &str) -> Parsed<AccessLogMode> {
+    // What `off` is called by parsers of YAML 1.1.
+    let text = if text == "false" { "off" } else { text };
+    text.parse().map_err(|error: crate::telemetry::ParseModeError| error.to_string())
+}
+
+pub fn log_filter(text: &str) -> Parsed<String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{text:?} isn't a log filter ({error}): expected, for example, info or mesh_agent=debug"
+        )),
+    }
+}
+
+/// A number and one of `ms`, `s`, `m`, `h`; at most a day.
+///
+/// # Errors
+/// Says what was expected.
+pub fn duration(text: &str) -> Parsed<Duration> {
+    let bad = || format!("{text:?} isn't a duration: expected a number with ms, s, m or h, as in 25s");
+    let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(bad()),
+    } * number.parse::<f64>().map_err(|_| bad())?;
+    if seconds > 86400.0 {
+        return Err(format!("{text:?} is too long: at most 24h"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
+}
+
+/// For `config dump`.
+pub fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// In the form that [`duration`] reads.
+pub fn as_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.subsec_millis() == 0 {
+        serializer.collect_str(&format_args!("{}s", value.as_secs()))
+    } else {
+        serializer.collect_str(&format_args!("{}ms", value.as_millis()))
+    }
+}
+
+fn unknown(text: &str, expected: &str) -> String {
+    format!("{text:?} means nothing: expected {expected}")
+}
+
+fn later(text: &str, instead: &str) -> String {
+    format!("{text} is not supported by this version: {instead}")
+}

@@ -1,0 +1,150 @@
+//! From changes to what everybody reads: builds, swaps, tells, and logs what is newly wrong or right again.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::history::{Entry, History, is_kept};
+use crate::model::Warning;
+use crate::model::build::Builder;
+use crate::source::force::{Force, Refusal, Step};
+use crate::source::{Changes, Directory, Published};
+
+/// The end of the source's thread.
+#[derive(Debug)]
+pub struct Publisher {
+    builder: Builder,
+    published: Published,
+    force: Force,
+}
+
+/// One look at the source.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// What changed.
+    pub changes: &'a Changes,
+    /// When that was noticed.
+    pub noticed: Instant,
+    /// What is wrong at the source.
+    pub warnings: Vec<Warning>,
+    /// Where objects and their words are found.
+    pub directory: &'a Directory,
+}
+
+impl Publisher {
+    pub fn new(builder: Builder, published: Published) -> Self {
+        Self { builder, published, force: Force::default() }
+    }
+
+    /// Puts in force what the source says.
+    pub fn publish(&mut self, look: Look<'_>) {
+        let Look { changes, directory, .. } = look;
+        // Copied only where it is needed: most looks are churn.
+        let history = if self.force.has_begun() { History::default() } else { self.published.history.get() };
+        let step = self.force.follow(changes, directory.is_available(), &history, |key| directory.text(key));
+        self.put_in_force(step, look);
+    }
+
+    /// Does what an operator asks for: a rollback to a generation, or a release.
+    pub fn obey(&mut self, generation: Option<u64>, look: Look<'_>) -> Result<(), Refusal> {
+        let step = match generation {
+            Some(generation) => self.force.roll_back(generation, &self.published.history.get())?,
+            None => self.force.release()?,
+        };
+        self.put_in_force(step, look);
+        // Whoever asked may kill the agent next.
+        self.published.history.flush();
+        Ok(())
+    }
+
+    /// When the history wants to be written.
+    pub fn due(&self) -> Option<Instant> {
+        self.published.history.due()
+    }
+
+    /// Writes the history if that is due.
+    pub fn save(&self, now: Instant) {
+        self.published.history.save(now);
+    }
+
+    /// Writes what the history has not written yet: the thread ends.
+    pub fn finish(&self) {
+        self.published.history.flush();
+    }
+
+    fn put_in_force(&mut self, step: Step, look: Look<'_>) {
+        let started = Instant::now();
+        let before = *self.published.changed.borrow();
+        if before == 0 {
+            let next =
+                || self.published.history.with(|history| history.newest().map_or(1, |e| e.generation + 1));
+            self.builder.resume_at(step.resume.unwrap_or_else(next));
+        }
+        let mut snapshot = self.builder.apply(&step.changes);
+        if step.draft.is_some() && snapshot.generation == before {
+            snapshot = self.builder.advance();
+        }
+        let mut warnings = look.warnings;
+        let put_back = self.force.put_back();
+        warnings.extend(self.builder.warnings(|key| match put_back.filter(|_| is_kept(key.kind)) {
+            Some(generation) => Some(format!("generation {generation}")),
+            None => look.directory.origin(key),
+        }));
+        warnings.sort_unstable();
+        warnings.dedup();
+        self.remember(&step, snapshot.generation, warnings.len());
+        self.swap_warnings(warnings);
+        if snapshot.generation != before {
+            let generation = snapshot.generation;
+            self.published.snapshot.store(snapshot);
+            self.published.noticed.put(look.noticed);
+            self.published.changed.send_replace(generation);
+            tracing::debug!(
+                generation,
+                changed = step.changes.upserts.len(),
+                deleted = step.changes.deletes.len(),
+                build_us = started.elapsed().as_micros(),
+                "configuration in force"
+            );
+        }
+    }
+
+    fn remember(&self, step: &Step, generation: u64, warnings: usize) {
+        match &step.draft {
+            Some(draft) => self.published.history.record(Entry {
+                generation,
+                time: SystemTime::now(),
+                cause: draft.cause,
+                changes: draft.changes.clone(),
+                warnings,
+                discovery: 0,
+            }),
+            None => self.published.history.note(warnings, step.discovery),
+        }
+    }
+
+    fn swap_warnings(&self, now: Vec<Warning>) {
+        let before = self.published.warnings.load();
+        if **before == now {
+            return;
+        }
+        for warning in now.iter().filter(|warning| before.binary_search(warning).is_err()) {
+            tracing::warn!(
+                code = warning.code,
+                object = warning.object,
+                field = warning.field,
+                origin = warning.origin,
+                "{}",
+                warning.message
+            );
+        }
+        for warning in before.iter().filter(|warning| now.binary_search(warning).is_err()) {
+            tracing::info!(
+                code = warning.code,
+                object = warning.object,
+                origin = warning.origin,
+                "no longer so"
+            );
+        }
+        self.published.warnings.store(Arc::new(now));
+    }
+}

@@ -1,0 +1,261 @@
+//! The agent's own metrics, `mesh_agent_*`: what it did to connections, what it knows, how it is.
+//!
+//! Names follow Prometheus's rules (base units, `_total`). Fields are handles: clone one where it is used often.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesh_common::Reason;
+use prometheus::{
+    CounterVec, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+use super::Reporter;
+use super::process::ProcessCollector;
+
+macro_rules! agent_metrics {
+    ($( $(#[$doc:meta])* $field:ident: $kind:ident = $name:literal $([$($label:literal),+])?, $help:literal; )+) => {
+        /// Handles of the agent's own metrics.
+        #[derive(Clone, Debug)]
+        pub struct AgentMetrics {
+            registry: Registry,
+            $( $(#[$doc])* pub $field: $kind, )+
+        }
+
+        /// Name, type, labels and help of each, for the documentation.
+        #[cfg(test)]
+        pub(super) const TABLE: &[(&str, &str, &[&str], &str)] =
+            &[$( ($name, stringify!($kind), &[$($($label),+)?], $help), )+];
+
+        impl AgentMetrics {
+            pub(super) fn new() -> Self {
+                let registry = Registry::new();
+                $( let $field: $kind = register(&registry, Make::make($name, $help, &[$($($label),+)?])); )+
+                let metrics = Self { registry, $($field),+ };
+                metrics.start();
+                metrics
+            }
+        }
+    };
+}
+
+agent_metrics! {
+    /// Always 1.
+    build_info: IntGaugeVec = "mesh_agent_build_info" ["version"], "Always 1; the label says which build runs.";
+    /// Always 1; what Istio's mesh dashboard lists as a component.
+    istio_build: IntGaugeVec = "istio_build" ["component", "tag"], "Always 1; Istio's name for the build.";
+    /// Set once.
+    start_time: Gauge = "mesh_agent_start_time_seconds", "When this process began, in Unix time.";
+    /// [`crate::model::Snapshot::generation`] in force.
+    config_generation: IntGauge = "mesh_agent_config_generation", "Generation of the configuration in force.";
+    /// When the configuration in force was published.
+    config_changed: Gauge = "mesh_agent_config_changed_timestamp_seconds",
+        "When the configuration in force was published, in Unix time.";
+    /// Objects left out or read only in part.
+    config_warnings: IntGaugeVec = "mesh_agent_config_warnings" ["code"], "Configuration warnings, by code.";
+    /// Set with the generation.
+    config_rollback: IntGauge = "mesh_agent_config_rollback",
+        "Generation that an operator put back in force; 0 while the source decides.";
+    /// From a change noticed to a snapshot in force.
+    config_apply: Histogram = "mesh_agent_config_apply_seconds", "From a change noticed to it being in force.";
+    /// `captured`, `pending`, `refused`.
+    enrolled_pods: IntGaugeVec = "mesh_agent_enrolled_pods" ["state"], "Pods of this node that ask to be captured.";
+    /// See [`AgentMetrics::set_kernel_decisions`].
+    kernel_decisions: IntCounterVec = "mesh_agent_kernel_decisions_total" ["reason"],
+        "What the kernel programs decided, by reason.";
+    /// Refreshed at every scrape by the control loop.
+    bpf_map_entries: IntGaugeVec = "mesh_agent_bpf_map_entries" ["map"], "Entries in a kernel map.";
+    /// Set at start.
+    bpf_map_max_entries: IntGaugeVec = "mesh_agent_bpf_map_max_entries" ["map"], "Capacity of a kernel map.";
+    /// Kept by [`super::Connections`].
+    connections_active: IntGaugeVec = "mesh_agent_connections_active" ["direction"], "Captured connections open.";
+    /// Kept by [`super::Connections`].
+    connections_total: IntCounterVec = "mesh_agent_connections_total" ["direction"], "Captured connections accepted.";
+    /// Closed by the agent before a byte was carried.
+    connections_refused: IntCounterVec = "mesh_agent_connections_refused_total" ["reason"],
+        "Captured connections that the agent closed at once.";
+    /// Hostile or broken input, by what was wrong with it.
+    protocol_errors: IntCounterVec = "mesh_agent_protocol_errors_total" ["reason"],
+        "Messages refused for what they are, by what is wrong with them.";
+    /// What detection or declaration came to.
+    detect: IntCounterVec = "mesh_agent_detect_total" ["protocol"], "Connections, by the protocol found on them.";
+    /// `ok`, `refused`, `timeout`, `unreachable`, `failed`.
+    upstream_connects: IntCounterVec = "mesh_agent_upstream_connects_total" ["result"],
+        "Connections that the agent opened to endpoints.";
+    /// Idle connections kept for the next request.
+    upstream_pool_idle: IntGauge = "mesh_agent_upstream_pool_idle", "Idle upstream connections kept for reuse.";
+    /// Requests tried again on another connection or endpoint.
+    upstream_retries: IntCounterVec = "mesh_agent_upstream_retries_total" ["reason"],
+        "Requests or connections tried again on another connection or endpoint.";
+    /// See [`crate::balance::outlier`].
+    outlier_ejections: IntCounterVec = "mesh_agent_outlier_ejections_total" ["reason"],
+        "Endpoints left alone for a while, by the threshold that they reached.";
+    /// Refreshed at every look of the control loop.
+    outlier_ejected: IntGauge = "mesh_agent_outlier_ejected_endpoints", "Endpoints that outlier detection leaves alone now.";
+    /// See docs/trafficpolicy.md.
+    traffic_policy: IntCounterVec = "mesh_agent_traffic_policy_decisions_total" ["decision"],
+        "Requests that a TrafficPolicy had something to say to, by what it was.";
+    /// `sent`, `too_large`, `no_endpoint`, `overflow`, `failed`.
+    mirrored_requests: IntCounterVec = "mesh_agent_mirrored_requests_total" ["outcome"],
+        "Copies of requests for mirrors, by what became of them.";
+    /// Retries that a policy asked for.
+    retry_budget_exhausted: IntCounter = "mesh_agent_retry_budget_exhausted_total",
+        "Retries that weren't made because the service's retry budget was used up.";
+    /// By the service's host name; counted by those that wait.
+    activation_waiting: IntGaugeVec = "mesh_agent_activation_waiting_requests" ["service"],
+        "Requests and connections that wait for a first endpoint of a service.";
+    /// `activated`, `timeout`, `too_many`, `gone`.
+    activation_requests: IntCounterVec = "mesh_agent_activation_requests_total" ["service", "result"],
+        "Requests and connections to a service without an endpoint, by what came of waiting for one.";
+    /// Requests under way.
+    requests_active: IntGauge = "mesh_agent_requests_active", "Requests under way.";
+    /// See [`AgentMetrics::worker_busy_so_far`].
+    worker_busy: CounterVec = "mesh_agent_worker_busy_seconds_total" ["worker"],
+        "CPU time of a data path thread; its rate is the share of one core that it uses.";
+    /// Lines that the log's reader was too slow for.
+    access_log_dropped: IntCounter = "mesh_agent_access_log_dropped_total", "Access-log lines dropped, the writer being behind.";
+    /// Edges known.
+    edges: IntGauge = "mesh_agent_metrics_edges", "Edges (source, destination, reporter) with metrics.";
+    /// Request series of all edges.
+    series: IntGauge = "mesh_agent_metrics_request_series", "Request series of all edges.";
+    /// Look-ups that hit the cap.
+    series_overflowed: IntCounter = "mesh_agent_metrics_overflow_total",
+        "Times that figures went to an overflow series, the cap being reached.";
+}
+
+impl AgentMetrics {
+    /// The agent closed a captured connection before a byte was carried.
+    pub fn connection_refused(&self, reason: &str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A message was refused for what it is.
+    pub fn protocol_error(&self, reason: &str) {
+        self.protocol_errors.with_label_values(&[reason]).inc();
+    }
+
+    /// A connection turned out to carry this.
+    pub fn detected(&self, protocol: &str) {
+        self.detect.with_label_values(&[protocol]).inc();
+    }
+
+    /// A connection to an endpoint was tried.
+    pub fn upstream_connect(&self, result: &str) {
+        self.upstream_connects.with_label_values(&[result]).inc();
+    }
+
+    /// A request or connection is tried again on another connection or endpoint.
+    pub fn upstream_retry(&self, reason: &str) {
+        self.upstream_retries.with_label_values(&[reason]).inc();
+    }
+
+    /// CPU time that worker `worker` has used up so far; told by itself, from time to time.
+    pub fn worker_busy_so_far(&self, worker: &str, cpu: std::time::Duration) {
+        let counter = self.worker_busy.with_label_values(&[worker]);
+        counter.inc_by((cpu.as_secs_f64() - counter.get()).max(0.0));
+    }
+
+    /// Takes over the kernel's counters, which count on while agents come and go.
+    pub fn set_kernel_decisions(&self, counts: impl IntoIterator<Item = (Reason, u64)>) {
+        for (reason, count) in counts {
+            let counter = self.kernel_decisions.with_label_values(&[reason.label()]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// A configuration came into force now.
+    pub fn config_published(&self, generation: u64) {
+        self.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.config_changed.set(unix_now());
+    }
+
+    /// Takes over what is in force and what is wrong with it. Does nothing for a generation that it knows but count
+    /// warnings anew, so that it may be called at every scrape as well as at every change.
+    pub fn set_config<'w>(&self, generation: u64, warning_codes: impl IntoIterator<Item = &'w str>) {
+        if u64::try_from(self.config_generation.get()).ok() != Some(generation) {
+            self.config_published(generation);
+        }
+        self.config_warnings.reset();
+        for code in warning_codes {
+            self.config_warnings.with_label_values(&[code]).inc();
+        }
+    }
+
+    /// Shows a rollback: the generation and since when, or none.
+    pub fn set_rollback(&self, rollback: Option<(u64, SystemTime)>) {
+        let generation = rollback.map_or(0, |(generation, _)| generation);
+        self.config_rollback.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// The text of these metrics.
+    pub(super) fn encode(&self) -> String {
+        let mut text = Vec::with_capacity(16 * 1024);
+        // Writing to memory can't fail; a family that can't be encoded is left out.
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics are incomplete");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Figures that never change, and series that shall be there from the start so that rates over them work.
+    fn start(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        self.build_info.with_label_values(&[version]).set(1);
+        self.istio_build.with_label_values(&["mesh-agent", version]).set(1);
+        self.start_time.set(unix_now());
+        self.set_kernel_decisions(Reason::ALL.iter().map(|reason| (*reason, 0)));
+        for reporter in [Reporter::Source, Reporter::Destination] {
+            self.connections_active.with_label_values(&[reporter.direction()]).set(0);
+            self.connections_total.with_label_values(&[reporter.direction()]).reset();
+        }
+        for state in ["captured", "pending", "refused"] {
+            self.enrolled_pods.with_label_values(&[state]).set(0);
+        }
+        register(&self.registry, Ok(ProcessCollector::new()));
+    }
+}
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// Registers what was made. Names and labels are constants, checked by a test, so that this can't fail in the field.
+#[expect(clippy::expect_used, reason = "constant names; the test `metrics_text` runs through every one")]
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
+    let collector = made.expect("a metric's constant name is valid");
+    registry.register(Box::new(collector.clone())).expect("a metric's constant name is unique");
+    collector
+}
+
+/// Metrics with and without labels, made alike.
+trait Make: Sized {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+macro_rules! make {
+    ($($plain:ident)+; $($labelled:ident)+) => {
+        $(impl Make for $plain {
+            fn make(name: &str, help: &str, _labels: &[&str]) -> prometheus::Result<Self> {
+                $plain::new(name, help)
+            }
+        })+
+        $(impl Make for $labelled {
+            fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+                $labelled::new(Opts::new(name, help), labels)
+            }
+        })+
+    };
+}
+make!(Gauge IntCounter IntGauge; CounterVec IntCounterVec IntGaugeVec);
+
+impl Make for Histogram {
+    fn make(name: &str, help: &str, _labels: &[&str]) -> prometheus::Result<Self> {
+        // A change takes a millisecond or so; what takes longer than ten seconds is broken.
+        let bounds =
+            vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds))
+    }
+}

@@ -1,0 +1,163 @@
+//! The labels of an edge, by Istio's standard metrics (istio.io, reference/config/metrics): every label on every
+//! series, `unknown` for what isn't known.
+
+use super::{EdgeKey, Reporter, Security};
+use crate::model::Workload;
+
+const UNKNOWN: &str = "unknown";
+
+/// What the labels need beyond the edge itself.
+#[derive(Clone, Debug)]
+pub(super) struct LabelContext {
+    pub(super) trust_domain: String,
+    pub(super) cluster: String,
+}
+
+impl LabelContext {
+    /// Labels of `key` in exposition form, without braces.
+    pub(super) fn render(&self, key: &EdgeKey) -> String {
+        let mut labels = Labels(String::with_capacity(1024));
+        labels.add("reporter", key.reporter.label());
+        self.peer(&mut labels, &SOURCE, key.source.as_deref(), key.security);
+        self.peer(&mut labels, &DESTINATION, key.destination.as_deref(), key.security);
+        service(&mut labels, key);
+        labels.add("connection_security_policy", security_policy(key));
+        labels.0
+    }
+
+    /// Labels of what exceeds the cap: one edge per reporter.
+    pub(super) fn overflow(&self, reporter: Reporter) -> String {
+        let overflow = "overflow";
+        let mut labels = Labels(String::with_capacity(1024));
+        labels.add("reporter", reporter.label());
+        for names in [&SOURCE, &DESTINATION] {
+            for name in names.all() {
+                labels.add(name, overflow);
+            }
+        }
+        for name in SERVICE {
+            labels.add(name, overflow);
+        }
+        labels.add("connection_security_policy", UNKNOWN);
+        labels.0
+    }
+
+    fn peer(&self, labels: &mut Labels, names: &PeerNames, peer: Option<&Workload>, security: Security) {
+        let of = |value: fn(&Workload) -> &str| peer.map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN);
+        labels.add(names.workload, of(|w| &w.workload_name));
+        labels.add(names.namespace, of(|w| &w.name.namespace));
+        match (security, peer) {
+            (Security::MutualTls, Some(w)) => labels.add(names.principal, &self.principal(w)),
+            _ => labels.add(names.principal, UNKNOWN),
+        }
+        labels.add(names.app, of(|w| &w.app));
+        labels.add(names.version, of(|w| &w.version));
+        labels.add(names.cluster, if peer.is_some() { &self.cluster } else { UNKNOWN });
+        labels.add(names.canonical_service, of(|w| &w.canonical_name));
+        // Istio: a known workload without a revision is `latest`.
+        labels.add(names.canonical_revision, of(|w| &w.canonical_revision));
+    }
+
+    fn principal(&self, workload: &Workload) -> String {
+        let Workload { name, service_account, .. } = workload;
+        format!("spiffe://{}/ns/{}/sa/{service_account}", self.trust_domain, name.namespace)
+    }
+}
+
+fn service(labels: &mut Labels, key: &EdgeKey) {
+    let [host, name, namespace] = SERVICE;
+    match &key.service {
+        Some(service) => {
+            labels.add(host, &service.host);
+            labels.add(name, &service.name.name);
+            labels.add(namespace, &service.name.namespace);
+        }
+        None => {
+            labels.add(host, UNKNOWN);
+            labels.add(name, key.fallback_service);
+            labels.add(namespace, key.destination.as_ref().map_or(UNKNOWN, |w| &w.name.namespace));
+        }
+    }
+}
+
+/// Istio leaves it to the server's side: the client's says `unknown`.
+fn security_policy(key: &EdgeKey) -> &'static str {
+    match (key.reporter, key.security) {
+        (Reporter::Source, _) => UNKNOWN,
+        (Reporter::Destination, Security::MutualTls) => "mutual_tls",
+        (Reporter::Destination, Security::None) => "none",
+    }
+}
+
+const SERVICE: [&str; 3] =
+    ["destination_service", "destination_service_name", "destination_service_namespace"];
+
+struct PeerNames {
+    workload: &'static str,
+    namespace: &'static str,
+    principal: &'static str,
+    app: &'static str,
+    version: &'static str,
+    cluster: &'static str,
+    canonical_service: &'static str,
+    canonical_revision: &'static str,
+}
+
+impl PeerNames {
+    fn all(&self) -> [&'static str; 8] {
+        [
+            self.workload,
+            self.namespace,
+            self.principal,
+            self.app,
+            self.version,
+            self.cluster,
+            self.canonical_service,
+            self.canonical_revision,
+        ]
+    }
+}
+
+const SOURCE: PeerNames = PeerNames {
+    workload: "source_workload",
+    namespace: "source_workload_namespace",
+    principal: "source_principal",
+    app: "source_app",
+    version: "source_version",
+    cluster: "source_cluster",
+    canonical_service: "source_canonical_service",
+    canonical_revision: "source_canonical_revision",
+};
+
+const DESTINATION: PeerNames = PeerNames {
+    workload: "destination_workload",
+    namespace: "destination_workload_namespace",
+    principal: "destination_principal",
+    app: "destination_app",
+    version: "destination_version",
+    cluster: "destination_cluster",
+    canonical_service: "destination_canonical_service",
+    canonical_revision: "destination_canonical_revision",
+};
+
+/// Labels under way, comma-separated.
+struct Labels(String);
+
+impl Labels {
+    fn add(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                c => self.0.push(c),
+            }
+        }
+        self.0.push('"');
+    }
+}

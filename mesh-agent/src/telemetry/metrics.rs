@@ -1,0 +1,136 @@
+//! The registry of edges: one per combination of labels, shared, bounded, and let go when idle.
+//!
+//! Looked up once per connection or upstream, never per request. Expired series are removed, never reset: a counter
+//! that comes back starts at nought, which Prometheus takes for a restart.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::edge::Budget;
+use super::labels::LabelContext;
+use super::{AgentMetrics, Edge, EdgeKey, Exposition, Options, Reporter};
+
+/// Bounds of what is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Edges (source, destination, reporter); beyond that one overflow edge per reporter takes all.
+    pub edges: usize,
+    /// Request series of all edges together; beyond that statuses are counted by class.
+    pub series: usize,
+    /// An edge that nothing holds and nobody used for this long goes.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    /// About 10 MB when all used; ten minutes as Linkerd's proxy keeps idle metrics.
+    fn default() -> Self {
+        Self { edges: 4096, series: 16_384, idle: Duration::from_secs(600) }
+    }
+}
+
+/// Istio's standard metrics and the agent's own.
+#[derive(Debug)]
+pub struct Metrics {
+    edges: Mutex<HashMap<Box<str>, Entry>>,
+    overflow: [Arc<Edge>; 2],
+    budget: Arc<Budget>,
+    labels: LabelContext,
+    limits: Limits,
+    agent: AgentMetrics,
+}
+
+#[derive(Debug)]
+struct Entry {
+    edge: Arc<Edge>,
+    /// [`Edge::activity`] at the last sweep, and since when it is that.
+    seen: u64,
+    since: Instant,
+}
+
+impl Metrics {
+    pub(super) fn new(options: &Options) -> Self {
+        let agent = AgentMetrics::new();
+        let budget = Arc::new(Budget {
+            open: AtomicUsize::new(0),
+            limit: options.limits.series,
+            overflowed: agent.series_overflowed.clone(),
+        });
+        let labels =
+            LabelContext { trust_domain: options.trust_domain.clone(), cluster: options.cluster.clone() };
+        let overflow = [Reporter::Source, Reporter::Destination]
+            .map(|reporter| Arc::new(Edge::new(labels.overflow(reporter).into(), budget.clone())));
+        Self { edges: Mutex::default(), overflow, budget, labels, limits: options.limits, agent }
+    }
+
+    /// The edge with these labels. Not for the request path: renders the labels and takes a lock.
+    ///
+    /// Two keys whose labels agree (two pods of one workload) share an edge.
+    pub fn edge(&self, key: &EdgeKey) -> Arc<Edge> {
+        let labels = self.labels.render(key);
+        let mut edges = self.lock();
+        if let Some(entry) = edges.get(labels.as_str()) {
+            return entry.edge.clone();
+        }
+        if edges.len() >= self.limits.edges {
+            self.agent.series_overflowed.inc();
+            let [source, destination] = &self.overflow;
+            return match key.reporter {
+                Reporter::Source => source.clone(),
+                Reporter::Destination => destination.clone(),
+            };
+        }
+        let labels: Box<str> = labels.into();
+        let edge = Arc::new(Edge::new(labels.clone(), self.budget.clone()));
+        edges.insert(labels, Entry { edge: edge.clone(), seen: 0, since: Instant::now() });
+        edge
+    }
+
+    /// The agent's own metrics.
+    pub fn agent(&self) -> &AgentMetrics {
+        &self.agent
+    }
+
+    /// Lets go of edges that nothing holds and nobody used for [`Limits::idle`]. To be called every minute or so;
+    /// returns how many went.
+    pub fn expire(&self, now: Instant) -> usize {
+        let mut edges = self.lock();
+        let before = edges.len();
+        edges.retain(|_, entry| !entry.is_idle(now, self.limits.idle));
+        before - edges.len()
+    }
+
+    /// The text of `/metrics`, piece by piece.
+    pub fn exposition(&self) -> Exposition {
+        let mut edges: Vec<_> = self.lock().values().map(|entry| entry.edge.clone()).collect();
+        edges.extend(self.overflow.iter().cloned());
+        edges.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        self.agent.edges.set(i64::try_from(edges.len() - self.overflow.len()).unwrap_or(i64::MAX));
+        self.agent.series.set(i64::try_from(self.budget.open.load(Relaxed)).unwrap_or(i64::MAX));
+        Exposition::new(self.agent.encode(), edges)
+    }
+
+    /// All of [`Metrics::exposition`] in one string.
+    pub fn text(&self) -> String {
+        self.exposition().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Entry>> {
+        // Every change to the map is one call: a panic elsewhere can't leave it half done.
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_idle(&mut self, now: Instant, idle: Duration) -> bool {
+        let activity = self.edge.activity();
+        let held = Arc::strong_count(&self.edge) > 1
+            || self.edge.tcp_series().is_some_and(|tcp| Arc::strong_count(tcp) > 1);
+        if held || activity != self.seen {
+            self.seen = activity;
+            self.since = now;
+        }
+        now.duration_since(self.since) >= idle
+    }
+}
