@@ -1,0 +1,71 @@
+//! The bars that the project sets itself, each held against what this run measured.
+
+use std::fmt::Write as _;
+
+use crate::load::Work;
+use crate::others::WITH;
+use crate::rows::{AGENT, FAST, Figures, HOOKED, PLAIN, REDIRECT};
+use crate::run::Results;
+
+/// A table with a row for each bar that this run has figures for.
+pub fn table(results: &Results) -> String {
+    let mut text = String::new();
+    let mut row = |figure: &str, measured: String, bar: &str, met: bool| {
+        if text.is_empty() {
+            text.push_str("| figure | measured | bar | met |\n|---|---:|---:|---|\n");
+        }
+        let _ = writeln!(text, "| {figure} | {measured} | {bar} | {} |", if met { "yes" } else { "**no**" });
+    };
+    let figures = |work, name: &str| -> Option<Figures> {
+        results.rows.iter().find(|row| row.work == work && row.name == name)?.figures()
+    };
+    let mut cpu = |work, what: &str, peer: &str, bar: f64| {
+        if let (Some(ours), Some(theirs)) = (figures(work, AGENT), figures(work, peer)) {
+            let ratio = ours.proxy_micros / theirs.proxy_micros;
+            let figure = format!("CPU per {what} against {peer}");
+            row(&figure, format!("{ratio:.2}"), &format!("at most {bar}"), ratio <= bar);
+        }
+    };
+    cpu(Work::Http1, "HTTP/1.1 request", "bare hyper", 1.3);
+    cpu(Work::Http1, "HTTP/1.1 request", "Envoy", 0.65);
+    cpu(Work::Tcp, "request as opaque TCP", "bare tokio copy", 1.15);
+    let mut with = |work, figure: &str, (name, without): (&str, &str), of: fn(&Figures) -> f64, bar: f64| {
+        if let (Some(with), Some(without)) = (figures(work, name), figures(work, without)) {
+            let ratio = of(&with) / of(&without);
+            row(figure, format!("{ratio:.2}"), &format!("at most {bar}"), ratio <= bar);
+        }
+    };
+    let cpu = |figures: &Figures| figures.proxy_micros;
+    let what = "CPU per HTTP/1.1 request with 100 routes and policies against none";
+    with(Work::Policies, what, (AGENT, PLAIN), cpu, 1.15);
+    let what = "CPU per HTTP/1.1 request with 10,000 routes of other services against none";
+    with(Work::Others, what, (WITH, AGENT), cpu, 1.05);
+    let what = "99th percentile with a third endpoint 50 ms slower against the two fast ones";
+    with(Work::Slow, what, (AGENT, FAST), |figures| figures.p99_micros, 1.5);
+    for (ours, what) in [(HOOKED, "our hooks, the same bare proxy"), (AGENT, "our hooks, the agent")] {
+        if let (Some(ours), Some(theirs)) = (figures(Work::Connect, ours), figures(Work::Connect, REDIRECT)) {
+            let ratio = ours.per_second / theirs.per_second;
+            let figure = format!("new connections per second, {what}, against iptables REDIRECT");
+            row(&figure, format!("{ratio:.2}"), "at least 1", ratio >= 1.0);
+        }
+    }
+    if let Some(ours) = results.memory.iter().find(|memory| memory.name == AGENT) {
+        let megabytes = ours.idle as f64 / 1e6;
+        row(
+            "resident memory, idle with 10 pods",
+            format!("{megabytes:.1} MB"),
+            "under 25 MB",
+            megabytes < 25.0,
+        );
+        for (what, bytes) in &ours.per_connection {
+            let figure = format!("memory of an open {what} connection");
+            row(&figure, format!("{:.1} kB", bytes / 1e3), "under 12 kB", *bytes < 12e3);
+        }
+    }
+    if let Some(changes) = &results.changes {
+        let (worst, core) = (changes.p99_micros / 1e3, changes.core * 100.0);
+        row("a change in force, 99th percentile", format!("{worst:.1} ms"), "within 100 ms", worst <= 100.0);
+        row("CPU of 10 changes a second", format!("{core:.2} %"), "under 5 % of one core", core < 5.0);
+    }
+    text
+}

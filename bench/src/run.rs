@@ -1,0 +1,145 @@
+//! One run: builds the scene, measures memory in fresh processes, then rows in turn for several rounds, then changes of
+//! configuration, and reports.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::changes::{self, Changes};
+use crate::cpu;
+use crate::memory::{self, Memory};
+use crate::others;
+use crate::peers;
+use crate::report;
+use crate::rows::{self, Row};
+use crate::scene::Scene;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The agent's binary; without it only the peers are measured
+    #[arg(long)]
+    agent: Option<PathBuf>,
+    /// Directory for the table and the plots
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Rounds; medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of load for each row in each round
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, others, memory, changes; nothing is written
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only rows whose name contains this; nothing is written
+    #[arg(long)]
+    row: Option<String>,
+    /// One round of one second; nothing is written
+    #[arg(long)]
+    quick: bool,
+    /// Configuration changes to make
+    #[arg(long, default_value_t = 100)]
+    changes: usize,
+}
+
+/// Everything that was measured.
+pub struct Results {
+    pub rows: Vec<Row>,
+    pub memory: Vec<Memory>,
+    pub changes: Option<Changes>,
+    /// Peers that aren't here, and what failed, each with its reason.
+    pub absent: Vec<String>,
+    pub rounds: u32,
+    pub seconds: u32,
+    /// Cores that others kept busy before the run began.
+    pub background: f64,
+}
+
+const PARTS: [&str; 9] =
+    ["http1", "http2", "tcp", "connect", "policies", "slow", "others", "memory", "changes"];
+
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(unknown) = args.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("no part is called {unknown}: there are {}", PARTS.join(", "));
+    }
+    let results = measure(args)?;
+    let text = report::tables(&results);
+    println!("{text}");
+    let partial = args.quick || !args.only.is_empty() || args.row.is_some() || args.agent.is_none();
+    match &args.out {
+        Some(out) if !partial => report::write(out, &results, &text),
+        _ => Ok(()),
+    }
+}
+
+fn measure(args: &Args) -> Result<Results> {
+    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|only| only == part);
+    let (rounds, seconds) = if args.quick { (1, 1) } else { (args.rounds, args.seconds) };
+    let background = cpu::background()?;
+    if background > 0.1 {
+        say(&format!("this machine is not idle: other work keeps {background:.1} cores busy"));
+    }
+    say("building pods");
+    let mut scene = Scene::new(args.agent.as_deref())?;
+    let (peers, mut absent) = peers::start(&scene);
+    let (captured, more) = peers::capture(&scene);
+    absent.extend(more);
+    let mut memory = Vec::new();
+    if wanted("memory") {
+        say("memory");
+        memory = memory::measure(&mut scene, &peers).with_context(|| agent_log(&scene))?;
+    }
+    scene.put_policies().with_context(|| agent_log(&scene))?;
+    let mut rows = rows::all(&scene, &peers, &captured);
+    rows.retain(|row| {
+        wanted(row.work.part()) && args.row.as_ref().is_none_or(|name| row.name.contains(name))
+    });
+    let scratch = scene.topology.scratch().to_owned();
+    rows.retain(|row| match row.warm_up(&scratch) {
+        Ok(()) => true,
+        Err(error) => {
+            absent.push(format!("{} ({}): {error:#}", row.name, row.work.part()));
+            false
+        }
+    });
+    for round in 1..=rounds {
+        say(&format!("round {round} of {rounds}, {} rows of {seconds} s", rows.len()));
+        for row in &mut rows {
+            row.measure(seconds, &scratch).with_context(|| format!("{} ({})", row.name, row.work.part()))?;
+        }
+    }
+    if wanted("others") && args.row.is_none() && scene.mesh.is_some() {
+        say("routes of other services");
+        match others::measure(&scene, rounds, seconds) {
+            Ok(measured) => rows.extend(measured),
+            Err(error) => absent.push(format!("routes of other services: {error:#}")),
+        }
+    }
+    drop((peers, captured, scene));
+    let changes = match &args.agent {
+        Some(agent) if wanted("changes") => {
+            say("configuration changes");
+            changes::measure(agent, args.changes)
+                .map_err(|e| absent.push(format!("configuration changes: {e:#}")))
+                .ok()
+        }
+        _ => None,
+    };
+    Ok(Results { rows, memory, changes, absent, rounds, seconds, background })
+}
+
+/// What the agent said last, for a failure in which it had a part.
+fn agent_log(scene: &Scene) -> String {
+    let log = scene.mesh.as_ref().map(|mesh| mesh.agent.log()).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    let last = lines[lines.len().saturating_sub(15)..].join("\n");
+    if last.is_empty() {
+        "the agent said nothing".to_owned()
+    } else {
+        format!("the agent's last words:\n{last}\n")
+    }
+}
+
+fn say(text: &str) {
+    eprintln!("bench: {text}");
+}

@@ -1,0 +1,65 @@
+//! What the suites share: hosts whose sockets a test holds itself, small servers and clients, and the shop topology.
+//!
+//! Namespaces, cgroups, processes and the agent come from `mesh_agent::lab`; here is what only tests need. The suites
+//! are black-box: they assert on what clients and servers saw, on /metrics, on the access log and on the CLI.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod h2raw;
+pub mod http1;
+pub mod http2;
+pub mod peers;
+pub mod policy;
+pub mod routes;
+pub mod server;
+pub mod shop;
+pub mod sockets;
+
+pub use mesh_agent::lab;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lab::AgentOptions;
+
+/// How long anything that should happen at once may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+/// Below the shortest of the agent's deadlines that would show (5 s for a connect) and above a busy machine's stalls:
+/// what took less didn't wait for one.
+pub const AT_ONCE: Duration = Duration::from_secs(4);
+/// How long a client waits before a hang is called one.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to start agents here, or `None` with the reason printed where they can't run.
+///
+/// # Panics
+/// They can't run and `MESH_TESTS_REQUIRE_KERNEL=1` says that they must; or there is no binary.
+pub fn agent_options() -> Option<AgentOptions> {
+    if let Some(why) = lab::missing() {
+        assert!(
+            std::env::var("MESH_TESTS_REQUIRE_KERNEL").as_deref() != Ok("1"),
+            "can't be skipped here: {why}"
+        );
+        println!("SKIPPED: {why}");
+        return None;
+    }
+    Some(AgentOptions::built().expect("the agent's binary"))
+}
+
+/// The agent's binary, for commands that need no running agent.
+///
+/// # Errors
+/// It isn't built.
+pub fn agent_binary() -> anyhow::Result<PathBuf> {
+    Ok(AgentOptions::built()?.binary().to_owned())
+}
+
+/// Leaves the test where agents can't run; otherwise gives their options.
+#[macro_export]
+macro_rules! need_agent {
+    () => {
+        match $crate::agent_options() {
+            Some(options) => options,
+            None => return,
+        }
+    };
+}
