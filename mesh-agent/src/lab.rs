@@ -6,6 +6,7 @@
 //! Nothing of this is on a connection's way; the agent is run as a child process, as anybody would run it.
 
 mod agent;
+mod loopback;
 mod metrics;
 mod netns;
 mod objects;
@@ -16,6 +17,7 @@ mod topology;
 mod wait;
 
 pub use agent::{Agent, AgentOptions};
+pub use loopback::own_address;
 pub use metrics::{MetricsText, Sample};
 pub use netns::Netns;
 pub use objects::{

@@ -1,14 +1,14 @@
 //! TrafficPolicy: rate limits, by whom they are counted, and how policies come, change and go.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use http::Request;
 use mesh_tests::http1::{Client, Message, echo_server};
 use mesh_tests::http2::{Answer, H2Server, answer, whole, with_client};
-use mesh_tests::lab::{MetricsText, Object, PodObject, Running, eventually};
+use mesh_tests::lab::{MetricsText, Object, PodObject, Running, eventually, own_address};
 use mesh_tests::policy::traffic_policy;
 use mesh_tests::shop::{NAMESPACE, Service, Shop};
 use mesh_tests::sockets::Host;
@@ -256,22 +256,22 @@ fn a_service_is_counted_once_and_by_the_agent_of_the_endpoints_node() {
 /// redis-server beside the agents.
 struct Redis {
     running: Running,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Redis {
     fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { running: Self::run(port), port }
+        let address = own_address();
+        Self { running: Self::run(address), address }
     }
 
-    fn run(port: u16) -> Running {
+    fn run(address: SocketAddr) -> Running {
         let mut command = Command::new("redis-server");
         command.args([
             "--port",
-            &port.to_string(),
+            &address.port().to_string(),
             "--bind",
-            "127.0.0.1",
+            &address.ip().to_string(),
             "--save",
             "",
             "--appendonly",
@@ -279,17 +279,17 @@ impl Redis {
         ]);
         let running = Running::start(command).unwrap();
         eventually(PATIENCE, || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).context("no Redis")
+            std::net::TcpStream::connect(address).map(drop).context("no Redis")
         })
         .unwrap();
         running
     }
 }
 
-fn global(name: &str, port: u16, more: &str) -> String {
+fn global(name: &str, redis: SocketAddr, more: &str) -> String {
     format!(
         "rateLimit: {{global: [{{name: {name}, requests: 1, per: 1h, burst: 4, \
-         redis: {{address: '127.0.0.1:{port}', timeout: 5s{more}}}}}]}}"
+         redis: {{address: '{redis}', timeout: 5s{more}}}}}]}}"
     )
 }
 
@@ -298,10 +298,10 @@ fn agents_share_a_global_limit_and_follow_on_unavailable_without_redis() {
     let shop = need_shop!();
     let mut redis = Redis::start();
     let (agent, other) = elsewhere(shop, "other");
-    let service = shop.http_under_policy("shared", 1, &global("shared", redis.port, "")).unwrap();
+    let service = shop.http_under_policy("shared", 1, &global("shared", redis.address, "")).unwrap();
     let open = ["allow", "deny", "local"].map(|what| {
         let name = format!("without-{what}");
-        let spec = global(&name, redis.port, &format!(", onUnavailable: {what}"));
+        let spec = global(&name, redis.address, &format!(", onUnavailable: {what}"));
         shop.http_under_policy(&name, 1, &spec).unwrap()
     });
     known_to(&agent, &open[2]);
@@ -339,7 +339,7 @@ fn agents_share_a_global_limit_and_follow_on_unavailable_without_redis() {
     })
     .unwrap();
 
-    redis.running = Redis::run(redis.port);
+    redis.running = Redis::run(redis.address);
     eventually(PATIENCE, || {
         let status = get(&shop.web, deny).status();
         ensure!(status == 200, "{status} with Redis back");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::loopback::own_address;
 use super::metrics::MetricsText;
 use super::pod::in_cgroup;
 use super::process::{Finished, Running};
@@ -114,7 +115,7 @@ impl Agent {
         let cgroup = Cgroup::create(parent.join(format!("agent-{number}")))?;
         let state = topology.scratch().join(format!("{}-{number}", node.name()));
         let bpffs = topology.bpffs().join(format!("{}-{number}", node.name()));
-        let metrics = free_address()?;
+        let metrics = own_address();
         let command = command(node, &options, &cgroup, &state, &bpffs, metrics);
         let running = Running::start(command)?;
         Ok(Self { running, node: node.clone(), options, cgroup, state, bpffs, metrics })
@@ -243,11 +244,6 @@ fn command(
     command.args(&options.flags);
     command.envs(options.env.iter().map(|(k, v)| (k, v)));
     command
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr())?)
 }
 
 /// One HTTP/1.0 exchange; the answer ends with the connection.

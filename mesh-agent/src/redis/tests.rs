@@ -1,37 +1,39 @@
 //! Against a real redis-server (apt package redis-server): agents share a bucket, and one that is gone is noticed.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::lab::own_address;
 
-/// A redis-server of our own on a free port, without files; ends with the guard.
+/// A redis-server of our own on an address of its own, without files; ends with the guard.
 struct Server {
     child: Child,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Server {
-    fn start(port: u16) -> Option<Self> {
+    fn start(address: SocketAddr) -> Option<Self> {
         let arguments = [
             "--port",
-            &port.to_string(),
+            &address.port().to_string(),
             "--save",
             "",
             "--appendonly",
             "no",
             "--bind",
-            "127.0.0.1",
+            &address.ip().to_string(),
             "--requirepass",
             "secret",
         ];
         let child = Command::new("redis-server").args(arguments).stdout(Stdio::null()).spawn();
         match child {
-            Ok(child) => Some(Self { child, port }),
+            Ok(child) => Some(Self { child, address }),
             Err(error) => {
-                eprintln!(
-                    "skipped: redis-server can't be started ({error}): install the package redis-server"
+                println!(
+                    "SKIPPED: redis-server can't be started ({error}): install the package redis-server"
                 );
                 None
             }
@@ -39,7 +41,7 @@ impl Server {
     }
 
     fn client(&self) -> Redis {
-        let (address, password) = (format!("127.0.0.1:{}", self.port), Some("secret".to_owned()));
+        let (address, password) = (self.address.to_string(), Some("secret".to_owned()));
         Redis::start(RedisOptions { address, username: None, password })
     }
 }
@@ -49,10 +51,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -67,7 +65,7 @@ const LONG: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn two_agents_share_a_bucket_and_keys_dont() {
-    let Some(server) = Server::start(free_port()) else { return };
+    let Some(server) = Server::start(own_address()) else { return };
     let (one, other) = (server.client(), server.client());
     eventually("connected", || one.is_connected() && other.is_connected()).await;
     let rate = Rate::new(5, Duration::from_secs(3600), 5);
@@ -92,7 +90,7 @@ async fn two_agents_share_a_bucket_and_keys_dont() {
 
 #[tokio::test]
 async fn pipelined_questions_get_their_own_answers() {
-    let Some(server) = Server::start(free_port()) else { return };
+    let Some(server) = Server::start(own_address()) else { return };
     let redis = server.client();
     eventually("connected", || redis.is_connected()).await;
     let rate = Rate::new(1, Duration::from_secs(3600), 1);
@@ -106,15 +104,15 @@ async fn pipelined_questions_get_their_own_answers() {
 
 #[tokio::test]
 async fn without_redis_nobody_waits_and_it_is_found_again() {
-    let port = free_port();
-    let Some(server) = Server::start(port) else { return };
+    let address = own_address();
+    let Some(server) = Server::start(address) else { return };
     let redis = server.client();
     let rate = Rate::new(5, Duration::from_secs(3600), 5);
     eventually("connected", || redis.is_connected()).await;
     drop(server);
     eventually("noticed", || !redis.is_connected()).await;
     assert_eq!(redis.take(b"a".to_vec(), rate, LONG).await, Err(Unavailable));
-    let _server = Server::start(port);
+    let _server = Server::start(address);
     eventually("connected again", || redis.is_connected()).await;
     assert!(redis.take(b"a".to_vec(), rate, LONG).await.unwrap().passes());
 }
