@@ -7,6 +7,7 @@
 mod affinity;
 mod load;
 pub mod outlier;
+pub mod queue;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;

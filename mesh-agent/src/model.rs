@@ -15,7 +15,7 @@ pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
 pub use service::{
     AppProtocol, Endpoint, EndpointSet, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance, Service,
-    ServiceMeta, ServicePort, Variant,
+    ServiceMeta, ServicePort, Subset, Variant,
 };
 pub use snapshot::{Snapshot, SnapshotHandle, Target};
 pub use warning::{Severity, Warning, WarningCode};

@@ -19,6 +19,7 @@ use super::views::endpoint;
 use super::views::rules::{self, Place};
 use crate::addr::OrigDst;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
+use crate::policy::Unusable;
 use crate::route::{Backends, Before, Filters, RouteTable, RuleName, StreamTable, Verdict};
 
 /// Why a question can't be answered.
@@ -70,7 +71,7 @@ pub fn answer(
             answer.address = dialled.to_string();
             match snapshot.resolve(OrigDst::from(dialled)) {
                 Target::Service(port) => {
-                    let request = Requested { snapshot, asked: &asked, port: &port, dialled };
+                    let request = Requested { snapshot, asked: &asked, pod, port: &port, dialled };
                     request.decide(&mut answer)?;
                     answer.warnings = of_routes(snapshot, &port, warnings);
                 }
@@ -90,6 +91,7 @@ pub fn answer(
 struct Requested<'a> {
     snapshot: &'a Snapshot,
     asked: &'a Asked,
+    pod: &'a Workload,
     port: &'a Arc<ServicePort>,
     dialled: SocketAddr,
 }
@@ -219,7 +221,7 @@ impl Requested<'_> {
 
     fn backends(self, place: Place<'_>, backends: &Backends, answer: &mut RouteAnswer) {
         let served = |target: Option<&Arc<ServicePort>>, view: RouteBackend| {
-            let view = with_endpoints(target, view);
+            let view = self.with_endpoints(target, view);
             let status = if place.routes.requests.is_some() { ": answered with 500" } else { ": refused" };
             let problem = match (target.is_none(), view.problem.as_str()) {
                 (true, "") => format!("it has no address of this family{status}"),
@@ -240,13 +242,28 @@ impl Requested<'_> {
         let view = RouteBackend {
             service: self.port.service.name.to_string(),
             port: self.port.port,
+            subset: String::new(),
             weight: 1,
             filters: Vec::new(),
             problem: String::new(),
             request: None,
             endpoints: Vec::new(),
         };
-        answer.backends = vec![with_endpoints(Some(self.port), view)];
+        answer.backends = vec![self.with_endpoints(Some(self.port), view)];
+    }
+
+    /// The endpoints as this pod has them.
+    fn with_endpoints(self, target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
+        let Some(port) = target.map(|port| port.for_client(self.pod)) else { return view };
+        view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
+        if port.policy.unusable == Some(Unusable::NoSuchSubset) {
+            view.problem = "the pod's DestinationRule has no such subset: answered with 500".to_owned();
+        } else if port.policy.passthrough {
+            view.problem = "PASSTHROUGH: sent to the address that was dialled".to_owned();
+        } else if port.endpoints.available.is_empty() {
+            view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
+        }
+        view
     }
 
     /// The request after these filters; None if they make none of it.
@@ -263,16 +280,6 @@ impl Requested<'_> {
 fn by(place: Place<'_>, name: &RuleName) -> String {
     let role = if place.clients.is_some() { "consumer" } else { "producer" };
     format!(" by {} {}, rule {} ({role} route)", name.kind, name.route, rules::rule_name(name))
-}
-
-fn with_endpoints(target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
-    if let Some(port) = target {
-        view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
-        if port.endpoints.available.is_empty() {
-            view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
-        }
-    }
-    view
 }
 
 fn own(answer: &mut RouteAnswer, status: StatusCode, headers: &HeaderMap) {

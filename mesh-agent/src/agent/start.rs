@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::control::Control;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
@@ -130,11 +130,13 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     })?;
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
     let flows = kernel.flows()?;
+    let crowded = watch::Sender::new(0);
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
                 snapshot: published.snapshot.clone(),
                 changed: published.changed.clone(),
+                crowded: crowded.clone(),
                 telemetry: telemetry.clone(),
                 flows: kernel.flows()?,
                 limits: Limits::default(),

@@ -34,6 +34,8 @@ pub struct Worker {
     pub snapshot: SnapshotHandle,
     /// Tells of a newer one, for what waits for a change.
     pub changed: watch::Sender<u64>,
+    /// Asks every worker to close idle connections whose places others wait for.
+    pub crowded: watch::Sender<u64>,
     /// Metrics, access log, live connections.
     pub telemetry: Arc<Telemetry>,
     /// Original destinations, and the marks of the agent's own sockets.
@@ -121,6 +123,8 @@ pub struct Connection {
     /// TrafficPolicies by the address of the rule or service port that they hold for, as far as they were asked for.
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
     pub(super) first: Cell<Option<Picked>>,
+    /// The way to where the client meant to go, for the service under whose policy that was asked for.
+    pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
     /// For the log line of a connection that no endpoint took.
     pub(super) last_dialled: Cell<Option<Arc<Endpoint>>>,
     pub(super) generation: Cell<u64>,
@@ -239,6 +243,7 @@ impl Connection {
             behind: RefCell::new(behind),
             traffic: RefCell::default(),
             first: Cell::new(None),
+            original: RefCell::default(),
             last_dialled: Cell::new(None),
             generation: Cell::new(snapshot.generation),
         }

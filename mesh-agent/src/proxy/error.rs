@@ -80,6 +80,8 @@ pub enum ErrorKind {
     HeadTimeout,
     /// No byte of a body for too long.
     BodyTimeout,
+    /// An opaque connection is as old as its DestinationRule lets it become.
+    ConnectionDuration,
     /// The agent drains.
     Draining,
     /// The agent itself failed.
@@ -118,6 +120,7 @@ impl ErrorKind {
             | Self::TlsNotOriginated
             | Self::Overflow
             | Self::TooManyConnections
+            | Self::ConnectionDuration
             | Self::Draining
             | Self::Internal => Side::Internal,
         }
@@ -147,6 +150,7 @@ impl ErrorKind {
                 Flag::DownstreamProtocolError
             }
             Self::HeadTimeout | Self::BodyTimeout => Flag::StreamIdleTimeout,
+            Self::ConnectionDuration => Flag::DurationTimeout,
             Self::TooManyConnections | Self::Draining => Flag::Overload,
             Self::Internal => Flag::Internal,
         }
@@ -161,6 +165,7 @@ impl ErrorKind {
             | Self::Overflow
             | Self::TooManyConnections
             | Self::TlsNotOriginated
+            | Self::ConnectionDuration
             | Self::Draining
             | Self::UpstreamClosed
             | Self::UpstreamReset(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -243,6 +248,7 @@ impl ErrorKind {
             Self::UriTooLong => "uri_too_long",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
+            Self::ConnectionDuration => "connection_duration",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }

@@ -14,6 +14,7 @@ use super::context::Connection;
 use super::error::ErrorKind;
 use super::plan::Plan;
 use crate::addr::EndpointAddr;
+use crate::balance::usage::Place;
 use crate::clock;
 use crate::policy::backoff;
 use crate::policy::budget::Budget;
@@ -38,6 +39,8 @@ pub struct Tries<'p> {
     exhausted: bool,
     /// The request was counted against rate limits.
     counted: bool,
+    /// Among the retries under way, where their number is limited.
+    place: Option<Place>,
 }
 
 impl<'p> Tries<'p> {
@@ -64,6 +67,7 @@ impl<'p> Tries<'p> {
             retries_free: false,
             exhausted: false,
             counted: false,
+            place: None,
         }
     }
 
@@ -187,10 +191,14 @@ impl<'p> Tries<'p> {
         if self.is_too_late(wait) {
             return None;
         }
-        if self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
+        // The place of the retry that failed is free for this one (Envoy, `max_retries`).
+        self.place = None;
+        let place = picked.retry().ok();
+        if place.is_none() || self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
             self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
             return None;
         }
+        self.place = place.flatten();
         self.retries += 1;
         self.conn.count_retry(why);
         self.note(picked);

@@ -20,8 +20,10 @@ use crate::model::{
     Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, ServiceMeta, ServicePort, Snapshot, Target,
     Workload,
 };
+use crate::policy::{ClusterPolicy, PoolLimits};
 use crate::route::{
-    Backend, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule, RuleName, Timeouts,
+    Backend, BackendName, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule,
+    RuleName, Timeouts,
 };
 use crate::telemetry::Telemetry;
 
@@ -38,6 +40,23 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let edges = Edges::outbound(&conn, None, None);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
     conn
+}
+
+/// Another connection of the same pod.
+pub fn another(conn: &Connection) -> Connection {
+    let other = Connection::open(&conn.pod, Direction::Outbound, conn.client, conn.dst, &Target::Unknown);
+    other.set_backends(conn.backends.borrow().clone());
+    other
+}
+
+/// A service port under these limits, with ready endpoints at these addresses.
+pub fn limited_port(endpoints: &[SocketAddr], limits: PoolLimits) -> Arc<ServicePort> {
+    let mut port = service_port("limited", endpoints);
+    if let Some(port) = Arc::get_mut(&mut port) {
+        port.policy = Arc::new(ClusterPolicy { limits, ..ClusterPolicy::default() });
+    }
+    port.endpoints.usage.connections.set_limits(limits.max_connections, limits.max_pending);
+    port
 }
 
 /// A share of a rule's requests for the service port numbered `at`.
@@ -66,8 +85,12 @@ pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
         requests: Some(Arc::new(RouteTable::new(vec![entry]))),
         streams: None,
         targets: ports.iter().map(target).collect(),
-        names: ports.iter().map(|port| (port.service.name.clone(), port.port)).collect(),
+        names: ports.iter().map(|port| name_of(port)).collect(),
     })));
+}
+
+fn name_of(port: &ServicePort) -> BackendName {
+    BackendName { service: port.service.name.clone(), port: port.port, subset: None }
 }
 
 /// A service port with ready endpoints at these addresses, in whatever order.
@@ -95,6 +118,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         protocol_from: Default::default(),
         policy: Arc::default(),
         variants: Vec::new(),
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
@@ -108,6 +132,7 @@ pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
         id: 0,
         snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
         changed: watch::Sender::new(0),
+        crowded: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
         limits,

@@ -100,7 +100,7 @@ agent_metrics! {
         "Copies of requests for mirrors, by what became of them.";
     /// Retries that a policy asked for.
     retry_budget_exhausted: IntCounter = "mesh_agent_retry_budget_exhausted_total",
-        "Retries that weren't made because the service's retry budget was used up.";
+        "Retries that weren't made because the service's retry budget, or its DestinationRule's number of retries, was used up.";
     /// By the service's host name; counted by those that wait.
     activation_waiting: IntGaugeVec = "mesh_agent_activation_waiting_requests" ["service"],
         "Requests and connections that wait for a first endpoint of a service.";

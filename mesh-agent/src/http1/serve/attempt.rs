@@ -2,17 +2,21 @@
 //!
 //! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another.
 
+use std::cell::Cell;
+
 use bytes::BytesMut;
 use http::Version;
 use tokio::time::Instant;
 
+use super::unless_gone;
+use crate::balance::queue::Asked;
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
 use crate::http1::message::RequestHead;
 use crate::http1::timer::Timer;
 use crate::http1::upload::Upload;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
-use crate::proxy::upstream::{Upstream, reset};
+use crate::proxy::upstream::reset;
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
 
 /// What an exchange left behind on the upstream side.
@@ -61,11 +65,17 @@ async fn try_out<'c>(
         account.sent_to(&picked);
         let _place = picked.request().map_err(Failure::before_sending)?;
         let until = plan.try_deadline(Instant::now());
-        let connecting = connection_to(&picked, conn, request, fresh);
-        let (mut up, reused) = match until.bound(connecting).await {
+        let wait = Wait::default();
+        let found = match kept_connection(&picked, request, fresh) {
+            Some(kept) => Ok((kept, true)),
+            // On the heap: most requests find a connection, and all would carry what making one takes.
+            None => Box::pin(until.bound(new_connection(&picked, conn, down, fresh, &wait))).await,
+        };
+        let (mut up, reused) = match found {
             Ok(found) => found,
             Err(error) => {
-                if error.kind.side() == Side::Upstream {
+                // An endpoint isn't charged for the time before its turn.
+                if error.kind.side() == Side::Upstream && !wait.lasts() {
                     picked.fail(conn);
                 }
                 let again = tries.pass_over(&picked, error.kind);
@@ -74,12 +84,15 @@ async fn try_out<'c>(
                 continue;
             }
         };
+        if wait.begun.get() {
+            account.sent_after_waiting();
+        }
         let forward = Forward { conn, request, plan, picked: &picked, until, account, upload, tries };
         match forward.run(down, &mut up, timer).await {
             Ok(done) if done.switched => return Ok(Carried::Switched(up, picked)),
             Ok(Done { again: Some(wait), .. }) => Tries::pause(wait).await,
             Ok(done) => {
-                keep(&picked.upstream, conn, up, done);
+                keep(&picked, conn, up, done);
                 return Ok(Carried::Settled(done.keep_downstream));
             }
             // It was closed while it lay idle: not this request's failure.
@@ -101,37 +114,72 @@ async fn try_out<'c>(
     }
 }
 
-/// A connection made by detection or kept from an earlier request, or a new one. True if it isn't new.
-async fn connection_to(
-    picked: &Picked,
-    conn: &Connection,
-    request: &RequestHead,
-    fresh: bool,
-) -> Result<(Conn, bool), ProxyError> {
-    let upstream = &picked.upstream;
+/// Whether a request has to wait for its turn.
+#[derive(Default)]
+struct Wait {
+    begun: Cell<bool>,
+    over: Cell<bool>,
+}
+
+impl Wait {
+    fn lasts(&self) -> bool {
+        self.begun.get() && !self.over.get()
+    }
+}
+
+/// A connection made by detection or kept from an earlier request.
+fn kept_connection(picked: &Picked, request: &RequestHead, fresh: bool) -> Option<Conn> {
+    let (upstream, limits) = (&picked.upstream, picked.limits());
     let once = !request.parts.method.is_idempotent() || !request.body.is_done();
     // It may have been closed since, like a kept one.
-    if !fresh && let Some(stream) = upstream.take_stashed() {
+    if let Some((stream, place)) = upstream.take_stashed() {
         let made = Conn::new(stream, BytesMut::new());
         if !made.is_closed_now() {
-            return Ok((made.hold(picked.connection()?), true));
+            return Some(made.hold(place));
         }
     }
-    while let Some(kept) = if fresh { None } else { upstream.take_http1() } {
+    // Those that wait come first.
+    let reuses = !fresh && !picked.is_crowded();
+    while let Some(kept) = if reuses { upstream.take_http1(limits) } else { None } {
         // What can't be sent again is worth a system call that leaves only the flight time to chance.
         if !(once && kept.is_closed_now()) {
-            return Ok((kept, true));
+            return Some(kept);
         }
     }
-    let place = picked.connection()?;
-    let stream = upstream.connect_for_requests(&conn.pod, conn.client, &picked.limits()).await?;
+    None
+}
+
+/// A new connection, or one that was passed on to a request that had to wait for it. True if it isn't new.
+async fn new_connection(
+    picked: &Picked,
+    conn: &Connection,
+    down: &mut Conn,
+    fresh: bool,
+    wait: &Wait,
+) -> Result<(Conn, bool), ProxyError> {
+    let place = match picked.ask_for_connection() {
+        None => None,
+        Some(Asked::Taken(place)) => Some(place),
+        Some(Asked::Full) => return Err(ErrorKind::Overflow.into()),
+        Some(Asked::Waiting(waiting)) => {
+            wait.begun.set(true);
+            let turn = unless_gone(down, conn.await_turn(picked, waiting)).await;
+            wait.over.set(matches!(turn, Some(Ok(_))));
+            let (place, handed) = turn.ok_or(ErrorKind::DownstreamClosed)??;
+            match handed {
+                Some(kept) if !fresh && !kept.is_closed_now() => return Ok((kept.hold(Some(place)), true)),
+                _ => Some(place),
+            }
+        }
+    };
+    let stream = picked.upstream.connect_for_requests(&conn.pod, conn.client, picked.limits()).await?;
     Ok((Conn::new(stream, BytesMut::new()).hold(place), false))
 }
 
-fn keep(upstream: &Upstream, conn: &Connection, mut up: Conn, done: Done) {
+fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
-        upstream.keep_http1(up, conn.limits().max_idle_per_upstream);
+        picked.upstream.keep_http1(up, picked.limits(), conn.limits().max_idle_per_upstream);
     }
 }
 

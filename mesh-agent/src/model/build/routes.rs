@@ -5,6 +5,7 @@
 
 mod compile;
 mod edits;
+mod extension;
 mod group;
 mod matches;
 mod refs;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 pub use self::compile::session;
 use self::group::{Group, targets};
-use self::view::RouteView;
+use self::view::{RouteView, backend_name};
 use super::Builder;
 use crate::model::{AppProtocol, ObjectName, Service, ServicePort, Snapshot};
 use crate::objects::{Kind, Object, ObjectKey};
@@ -159,6 +160,20 @@ impl Builder {
         keys.filter_map(|key| RouteView::of(self.objects.get(key)?))
     }
 
+    /// True if a route names this subset of a service that `host` is about.
+    pub(super) fn names_subset(&self, host: &str, subset: &str) -> bool {
+        self.services_of(host).iter().any(|service| {
+            let parents = self.routes.users.get(service).into_iter().flatten();
+            let mut routes = parents.flat_map(|parent| self.routes_of(parent));
+            routes.any(|view| {
+                view.references().into_iter().any(|reference| {
+                    reference.subset.as_deref() == Some(subset)
+                        && backend_name(&reference.target, view.namespace()) == *service
+                })
+            })
+        })
+    }
+
     /// True if a ReferenceGrant lets a route of `kind` in `from` name the Service `to`.
     fn granted(&self, kind: &str, from: &str, to: &ObjectName) -> bool {
         self.names_in(Kind::ReferenceGrant, &to.namespace).any(|name| {
@@ -170,9 +185,14 @@ impl Builder {
     }
 }
 
-/// What of a service decides how routes are compiled.
-fn shape(service: Option<&Arc<Service>>) -> Option<(bool, Vec<(u16, AppProtocol)>)> {
-    let port = |port: &Arc<ServicePort>| (port.port, port.protocol);
+/// Port, protocol, subsets.
+type PortShape<'s> = (u16, AppProtocol, Vec<&'s str>);
+
+/// What of a service decides how routes are compiled: whether it is headless, and each port's.
+fn shape(service: Option<&Arc<Service>>) -> Option<(bool, Vec<PortShape<'_>>)> {
+    fn port(port: &Arc<ServicePort>) -> PortShape<'_> {
+        (port.port, port.protocol, port.subsets.iter().map(|subset| &*subset.name).collect())
+    }
     service.map(|service| (service.headless, service.ports.iter().map(port).collect()))
 }
 

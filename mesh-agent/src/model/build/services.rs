@@ -10,7 +10,8 @@ use super::variants::{Source, variant_of};
 use super::{Builder, Dirty, endpoints, ports, ports_of, service_key};
 use crate::balance::tiers;
 use crate::model::{
-    EndpointSet, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Variant, Warning, WarningCode,
+    EndpointSet, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Subset, Variant, Warning,
+    WarningCode,
 };
 use crate::objects::{
     self, AddressType, EndpointSlice, Kind, Object, ObjectKey, ServiceKind, TransportProtocol,
@@ -149,6 +150,10 @@ impl Builder {
                 let old = old.and_then(|old| variant_of(old, &variant.namespace, &variant.labels));
                 Variant { port: self.family_part(&variant.port, v4, old), ..variant.clone() }
             };
+            let subset = |subset: &Subset| {
+                let old = old.and_then(|old| old.subset(&subset.name));
+                Subset { port: self.family_part(&subset.port, v4, old), name: subset.name.clone() }
+            };
             Arc::new(ServicePort {
                 service: port.service.clone(),
                 name: port.name.clone(),
@@ -156,6 +161,7 @@ impl Builder {
                 retries: port.retries.clone(),
                 session: port.session.clone(),
                 variants: port.variants.iter().map(variant).collect(),
+                subsets: port.subsets.iter().map(subset).collect(),
                 endpoints,
                 ..**port
             })
@@ -262,6 +268,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && old.protocol_from == new.protocol_from
         && Arc::ptr_eq(&old.policy, &new.policy)
         && same_variants(&old.variants, &new.variants)
+        && same_subsets(&old.subsets, &new.subsets)
         && Arc::ptr_eq(&old.retries, &new.retries)
         && old.session == new.session
         && endpoints::same(&old.endpoints, &new.endpoints)
@@ -271,6 +278,11 @@ fn same_variants(old: &[Variant], new: &[Variant]) -> bool {
     let same = |(old, new): (&Variant, &Variant)| {
         old.namespace == new.namespace && old.labels == new.labels && Arc::ptr_eq(&old.port, &new.port)
     };
+    old.len() == new.len() && old.iter().zip(new).all(same)
+}
+
+fn same_subsets(old: &[Subset], new: &[Subset]) -> bool {
+    let same = |(old, new): (&Subset, &Subset)| old.name == new.name && Arc::ptr_eq(&old.port, &new.port);
     old.len() == new.len() && old.iter().zip(new).all(same)
 }
 

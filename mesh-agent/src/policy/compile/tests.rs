@@ -16,7 +16,7 @@ fn at(region: &str, zone: &str) -> Defaults<'static> {
 }
 
 fn policy(text: &str) -> ClusterPolicy {
-    compile(Some(&rule(text)), 80, &at("eu", "a"))
+    compile(Some(&rule(text)), None, 80, &at("eu", "a"))
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn limits_that_are_zero_or_not_given_are_the_agents_own() {
 fn hashing_takes_the_place_of_the_services_affinity_and_nothing_else_does() {
     fn check(text: &str, want: LoadBalancer, affinity: bool) {
         let defaults = Defaults { client_ip_affinity: Some(Duration::from_secs(9)), ..Defaults::default() };
-        let policy = compile(Some(&rule(text)), 80, &defaults);
+        let policy = compile(Some(&rule(text)), None, 80, &defaults);
         assert_eq!((policy.load_balancer, policy.client_ip_affinity.is_some()), (want, affinity), "{text}");
     }
     check("", LoadBalancer::PeakEwma, true);

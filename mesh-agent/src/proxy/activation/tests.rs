@@ -29,6 +29,7 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(ClusterPolicy::default()),
         variants: Vec::new(),
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         endpoints: testing::set(endpoints, 0),

@@ -28,6 +28,7 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(ClusterPolicy::default()),
         variants: Vec::new(),
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         endpoints: testing::set(2, 0),

@@ -156,7 +156,8 @@ impl Connection {
             retargeted |= filters.change(head, prefix).map_err(|_| refuse(ErrorKind::Internal))?;
         }
         let deadline = rule.timeouts.request.map(|limit| Instant::now() + limit);
-        let mirrors = RefCell::new(self.mirrors(routes, &rule, drawn, head));
+        let mirrors = self.mirrors(routes, &rule, drawn, head);
+        let mirrors = (!mirrors.is_empty()).then(|| Box::new(RefCell::new(mirrors)));
         let routed = Some(Routed { rule, backend: drawn, cors: (!cors.is_empty()).then(|| Box::new(cors)) });
         Ok(Plan { backends, deadline, retargeted, session, routed, mirrors, ..Plan::default() })
     }

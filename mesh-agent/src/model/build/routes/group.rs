@@ -9,7 +9,7 @@ use super::refs::Outcome;
 use super::view::RouteView;
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::objects::Object;
-use crate::route::{BackendPort, BackendTarget, RouteTable, Routes, Sources, StreamTable};
+use crate::route::{BackendName, BackendPort, BackendTarget, RouteTable, Routes, Sources, StreamTable};
 
 /// One set of routes, compiled.
 #[derive(Debug)]
@@ -96,8 +96,7 @@ impl Builder {
         let inputs = views.into_iter().filter_map(|view| {
             let object = self.objects.get(&view.key())?.clone();
             let references = view.references();
-            let outcome =
-                |reference: &super::view::Reference| self.outcome(view, parent, &reference.target, next);
+            let outcome = |reference: &super::view::Reference| self.outcome(view, parent, reference, next);
             let outcomes = references.iter().map(outcome).collect();
             Some(Input { object, outcomes })
         });
@@ -129,7 +128,7 @@ fn group(port: u16, client: Option<&str>, inputs: Vec<Input>, old: &[Group], nex
     for Input { object, outcomes } in &inputs {
         let mut outcomes = outcomes.iter();
         let mut next_target = || match outcomes.next().and_then(Outcome::service_port) {
-            Some((name, port)) => BackendTarget::Service(place(&mut sources, name, port)),
+            Some(name) => BackendTarget::Service(place(&mut sources, name)),
             None => BackendTarget::Invalid,
         };
         match &**object {
@@ -151,11 +150,11 @@ fn group(port: u16, client: Option<&str>, inputs: Vec<Input>, old: &[Group], nex
     Group { port, client: client.map(str::to_owned), routes: Arc::new(routes), sources, inputs }
 }
 
-fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
-    match sources.iter().position(|(other, number)| other == name && *number == port) {
+fn place(sources: &mut Sources, name: BackendName) -> usize {
+    match sources.iter().position(|other| *other == name) {
         Some(place) => place,
         None => {
-            sources.push((name.clone(), port));
+            sources.push(name);
             sources.len() - 1
         }
     }
@@ -163,9 +162,15 @@ fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
 
 /// What `sources` stand for in `next`. A service without an address of a family is reached at all of its endpoints.
 pub fn targets(sources: &Sources, next: &Snapshot) -> Vec<BackendPort> {
-    let target = |(name, number): &(ObjectName, u16)| {
-        let Some(service) = next.services.get(name) else { return BackendPort::default() };
-        let find = |ports: &[Arc<ServicePort>]| ports.iter().find(|port| port.port == *number).cloned();
+    let target = |name: &BackendName| {
+        let Some(service) = next.services.get(&name.service) else { return BackendPort::default() };
+        let find = |ports: &[Arc<ServicePort>]| {
+            let port = ports.iter().find(|port| port.port == name.port)?;
+            match &name.subset {
+                Some(subset) => port.subset(subset).cloned(),
+                None => Some(port.clone()),
+            }
+        };
         let any = || find(&service.ports);
         BackendPort { v4: find(&service.ports_v4).or_else(any), v6: find(&service.ports_v6).or_else(any) }
     };
