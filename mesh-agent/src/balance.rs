@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use fastrand::Rng;
 
+use self::load::Expected;
 use self::table::Tables;
 use self::tiers::Tier;
 use crate::addr::EndpointAddr;
@@ -72,11 +73,24 @@ fn ejecting(set: &EndpointSet, policy: &ClusterPolicy, now_ns: u64) -> bool {
         || healthy * 100 >= set.available.len() * outlier.min_health_percent as usize
 }
 
-/// The share of choices between two that goes to the one that costs `cost`: by the cube of the costs, so that equals
-/// are treated equally, a small difference tilts the choice and a tenfold one settles it. Always taking the cheaper
-/// one would starve an endpoint for every hiccup of the network.
-fn preference(cost: f64, other: f64) -> f64 {
-    let (own, other) = (cost.powi(3), other.powi(3));
+/// An endpoint that answers so many times later than the other of two, and at least [`LEFT_ALONE_NS`] later, is left
+/// alone until that is forgotten: a share of its turns, however small, would be the client's slowest requests.
+const LEFT_ALONE: f64 = 4.0;
+/// Well above the hiccups of a network or scheduler, for which nobody is to be starved.
+const LEFT_ALONE_NS: f64 = 25e6;
+
+/// The share of choices between two that goes to the one of which `own` is expected: by the cube of the costs, so that
+/// equals are treated equally, a small difference tilts the choice and a tenfold one settles it. Always taking the cheaper
+/// one would starve an endpoint for every hiccup of the network; never, a few requests in a thousand wait for one that is slow.
+fn preference(own: Expected, other: Expected) -> f64 {
+    let far_behind = |one: f64, other: f64| one >= other * LEFT_ALONE && one >= other + LEFT_ALONE_NS;
+    if far_behind(own.latency, other.latency) {
+        return 0.0;
+    }
+    if far_behind(other.latency, own.latency) {
+        return 1.0;
+    }
+    let (own, other) = (own.cost.powi(3), other.cost.powi(3));
     if own + other == 0.0 { 0.5 } else { other / (own + other) }
 }
 
@@ -133,7 +147,7 @@ impl<'a> Candidates<'a, '_> {
         let prefer_first = match policy.load_balancer {
             LoadBalancer::PeakEwma => {
                 let now_ns = self.rules.now_ns;
-                rng.f64() < preference(load::cost(first, now_ns), load::cost(second, now_ns))
+                rng.f64() < preference(load::expect(first, now_ns), load::expect(second, now_ns))
             }
             _ => load::in_flight(first) <= load::in_flight(second),
         };

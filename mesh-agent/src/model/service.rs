@@ -235,6 +235,8 @@ pub struct LoadState {
     pub ewma_ns: AtomicU64,
     /// Nanoseconds (of the process's clock) at which `ewma_ns` was last changed.
     pub ewma_at: AtomicU64,
+    /// Nanoseconds (of the process's clock) at which the last of `in_flight` began.
+    pub begun_at: AtomicU64,
     /// When it came up, in nanoseconds of the process's clock; 0 for before anybody looked.
     pub born_ns: AtomicU64,
     /// What outlier detection knows.

@@ -45,8 +45,9 @@ pub struct Picked {
 
 impl Picked {
     fn new(upstream: Rc<Upstream>, port: Option<Arc<ServicePort>>) -> Self {
-        let load = InFlight::begin(&upstream.endpoint.load);
-        Self { upstream, load, since_ns: clock::now_ns(), port }
+        let since_ns = clock::now_ns();
+        let load = InFlight::begin(&upstream.endpoint.load, since_ns);
+        Self { upstream, load, since_ns, port }
     }
 
     /// Feeds the balancer alone: of a failure that no client saw.
