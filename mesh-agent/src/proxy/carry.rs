@@ -122,7 +122,7 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
                 Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear)
             }).await
         } => verdict.unwrap_or(Verdict::Opaque),
-        _ = dialled.stream.readable() => Verdict::Opaque,
+        () = speaks_first(&dialled.stream) => Verdict::Opaque,
     };
     match verdict {
         Verdict::Http1 => {
@@ -135,6 +135,17 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
         }
         Verdict::Tls(sni) => through(conn, client, first.freeze(), sni, Some(dialled)).await,
         Verdict::Opaque | Verdict::Unclear => opaque(conn, client, first.freeze(), Some(dialled)).await,
+    }
+}
+
+/// Until the server spoke or ended before its client did. What an HTTP/2 server begins with, its SETTINGS, leaves the
+/// verdict to the client: it needn't wait for the client's preface (RFC 9113, 3.4).
+async fn speaks_first(server: &TcpStream) {
+    let mut head = [0; detect::FRAME_HEAD];
+    if let Ok(read) = server.peek(&mut head).await
+        && detect::is_settings(&head[..read])
+    {
+        std::future::pending().await
     }
 }
 
@@ -183,11 +194,15 @@ mod tests {
     use super::*;
     use crate::proxy::testing;
 
-    /// A client on a port that is declared HTTP, the endpoint, and the connection between them.
+    /// A client, the endpoint, and the connection between them, on a port that is declared HTTP.
     async fn lab() -> (TcpStream, TcpListener, Rc<Connection>) {
+        lab_of(AppProtocol::Http).await
+    }
+
+    async fn lab_of(protocol: AppProtocol) -> (TcpStream, TcpListener, Rc<Connection>) {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut conn = testing::connection(endpoint.local_addr().unwrap());
-        conn.protocol = AppProtocol::Http;
+        conn.protocol = protocol;
         let conn = Rc::new(conn);
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
@@ -195,6 +210,37 @@ mod tests {
         let served = conn.clone();
         spawn_local(async move { serve(&served, stream).await });
         (client, endpoint, conn)
+    }
+
+    /// SETTINGS of the server, then the client's preface; what the connection was found to speak.
+    async fn found_after(first: &[u8]) -> &'static str {
+        let (mut client, endpoint, conn) = lab_of(AppProtocol::Detect).await;
+        let (mut server, _) = endpoint.accept().await.unwrap();
+        server.write_all(first).await.unwrap();
+        // Seen by the agent or still on its way: for bytes of HTTP/2 the client decides either way.
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        client.write_all(detect::H2_PREFACE).await.unwrap();
+        client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let found = |label: &str| {
+            conn.pod.worker.telemetry.metrics.agent().detect.with_label_values(&[label]).get() > 0
+        };
+        loop {
+            if let Some(label) = ["http2", "tcp"].into_iter().find(|label| found(label)) {
+                return label;
+            }
+            yield_now().await;
+        }
+    }
+
+    #[test]
+    fn settings_of_a_server_leave_the_verdict_to_the_client_and_other_bytes_do_not() {
+        run(async {
+            let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+            assert_eq!(found_after(&settings).await, "http2");
+            assert_eq!(found_after(b"220 mail.example ESMTP\r\n").await, "tcp");
+        });
     }
 
     fn run(test: impl Future<Output = ()>) {
