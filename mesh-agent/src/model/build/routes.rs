@@ -8,6 +8,7 @@ mod edits;
 mod group;
 mod matches;
 mod refs;
+mod shadow;
 mod status;
 mod view;
 
