@@ -81,8 +81,22 @@ fn failures(web: &Tally, batch: &Tally) -> u64 {
     web.failures() + batch.failures()
 }
 
+/// Waits until the failing endpoint is asked: the balancer leaves one alone for a while whose answers came late, as they
+/// do on a machine that is busy with something else.
+fn until_asked(stage: &Stage) -> Result<()> {
+    let failing = failing(stage)?;
+    let begin = failing.refused();
+    // What comes after counts its requests, and says so if there still are none.
+    let _ = eventually(NOTICED, || {
+        anyhow::ensure!(failing.refused() > begin, "the failing endpoint is not asked");
+        Ok(())
+    });
+    Ok(())
+}
+
 pub(super) fn retries(stage: &mut Stage, show: &Show, time: Duration) -> Result<Outcome> {
     failing(stage)?.fail()?;
+    until_asked(stage)?;
     let (web, batch) = watch_for(stage, show, time / 2, ENOUGH / 4)?;
     let without = failures(&web, &batch);
     let mut outcome = Outcome::new("retries", json!({"without": figures(&web, &batch)}));
@@ -106,6 +120,7 @@ pub(super) fn retries(stage: &mut Stage, show: &Show, time: Duration) -> Result<
 }
 
 pub(super) fn ejection(stage: &mut Stage, show: &Show, time: Duration) -> Result<Outcome> {
+    until_asked(stage)?;
     let begin = failing(stage)?.refused();
     watch_for(stage, show, time / 2, ENOUGH / 4)?;
     let before = failing(stage)?.refused() - begin;
