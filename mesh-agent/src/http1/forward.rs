@@ -295,9 +295,11 @@ impl Answer<'_, '_, '_> {
             Body::UntilClose => false,
         };
         let persistent = head.options.persistent(head.version);
-        // A server that answers before it has heard everything may leave the rest unread.
-        let keep_downstream =
-            ask.persistent && persistent_version(&head) && delimited && state.sent.get() && !draining;
+        // A server that answers before it has heard everything may leave the rest unread, and would take it for its next
+        // request; as would we what a client sends into a tunnel that it doesn't get.
+        let heard_all = state.sent.get();
+        let in_step = delimited && heard_all && !ask.asked.connect;
+        let keep_downstream = ask.persistent && persistent_version(&head) && in_step && !draining;
         let connection = match (switched || head.status == StatusCode::UPGRADE_REQUIRED, keep_downstream) {
             (_, false) if !switched => Some("close"),
             (true, _) => head.options.upgrade.then_some("Upgrade"),
@@ -314,7 +316,7 @@ impl Answer<'_, '_, '_> {
         let mut flow = Flow::new(head.body);
         match pump(&mut flow, from, to, Bound::ForClient { bare }, count).await {
             Ok(()) => {
-                let keep_upstream = persistent && delimited && !switched;
+                let keep_upstream = persistent && in_step && !switched;
                 Ok(Done { keep_downstream, keep_upstream, switched, again: None })
             }
             Err(Broken::Protocol(hostile)) => Err(ErrorKind::UpstreamProtocol(hostile)),
