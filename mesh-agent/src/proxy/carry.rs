@@ -105,7 +105,8 @@ async fn begins(conn: &Connection, client: &mut TcpStream, first: &mut BytesMut)
     }
 }
 
-/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at.
+/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at. What goes to where
+/// nothing is known of stays as it is: odd HTTP that outside servers take is no business of the mesh.
 async fn unknown(conn: &Connection, mut client: TcpStream) {
     let dialled = match tcp::dial(conn, &client).await {
         Ok(dialled) => dialled,
@@ -125,6 +126,9 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
         () = speaks_first(conn, &dialled.stream) => Verdict::Opaque,
     };
     match verdict {
+        Verdict::Http1 | Verdict::Http2 if conn.untouched => {
+            opaque(conn, client, first.freeze(), Some(dialled)).await;
+        }
         Verdict::Http1 => {
             dialled.keep_for_requests(conn);
             serve_http1(conn, client, first).await;
@@ -202,7 +206,7 @@ mod tests {
     async fn lab_of(protocol: AppProtocol) -> (TcpStream, TcpListener, Rc<Connection>) {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut conn = testing::connection(endpoint.local_addr().unwrap());
-        conn.protocol = protocol;
+        (conn.protocol, conn.untouched) = (protocol, false);
         let conn = Rc::new(conn);
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();

@@ -101,6 +101,8 @@ pub struct Connection {
     pub client: ClientAddr,
     /// Where the client meant to go.
     pub dst: OrigDst,
+    /// Nothing knows the destination: bytes pass as they are, whatever they say.
+    pub untouched: bool,
     /// What is declared to be spoken.
     pub protocol: AppProtocol,
     /// The client, if it is a known pod.
@@ -228,6 +230,7 @@ impl Connection {
             direction,
             client,
             dst,
+            untouched: direction == Direction::Outbound && matches!(target, Target::Unknown),
             protocol: routes.as_ref().map_or(target.protocol(), |routes| routes.spoken(target.protocol())),
             source,
             service,
