@@ -14,6 +14,7 @@ use super::answer::LocalAnswer;
 use super::backend::{Backends, Picked};
 use super::context::{Connection, Direction};
 use super::error::ErrorKind;
+use super::identity::UNPROVEN;
 use crate::clock;
 use crate::model::ServicePort;
 use crate::objects::traffic_policy::OnUnavailable;
@@ -123,19 +124,23 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(());
         }
-        let source = KeySource {
-            identity: None,
-            address: self.client.ip(),
-            path: head.uri.path(),
-            headers: &head.headers,
-            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
-        };
         // Only the client's agent knows the rule, and only the last one counts for the service: both count, or what
         // passes would depend on whether one agent is both.
         let rule = layers.rule.as_ref().filter(|_| self.direction == Direction::Outbound);
         let service = layers.service.as_ref().filter(|_| self.is_last_agent(picked));
         let policies = rule.into_iter().chain(service);
-        policies.filter_map(|policy| policy.rate_limits.as_ref()).try_for_each(|limits| take(limits, &source))
+        let mut limits = policies.filter_map(|policy| policy.rate_limits.as_ref()).peekable();
+        if limits.peek().is_none() {
+            return Ok(());
+        }
+        let source = KeySource {
+            identity: self.identity(),
+            address: self.client.ip(),
+            path: head.uri.path(),
+            headers: &head.headers,
+            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
+        };
+        limits.try_for_each(|limits| take(limits, &source))
     }
 
     /// Counts a request against the limits that all agents share, unless the client's agent did. Waits for Redis no
@@ -153,7 +158,7 @@ impl Connection {
         let limits = policies.filter_map(|policy| policy.rate_limits.as_ref());
         for limit in limits.flat_map(|limits| &limits.global) {
             let source = KeySource {
-                identity: None,
+                identity: self.identity(),
                 address: self.client.ip(),
                 path: head.uri.path(),
                 headers: &head.headers,
@@ -182,6 +187,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// What the client counts as where limits tell identities apart.
+    fn identity(&self) -> &str {
+        self.proven_identity().unwrap_or(UNPROVEN)
     }
 
     /// True if no other agent will see a request to `picked`.

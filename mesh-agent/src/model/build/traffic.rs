@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, ServicePort, Snapshot, Warning, WarningCode};
-use crate::objects::traffic_policy::{FallbackOn, KeyType, TargetKind, TargetRef, TrafficPolicySpec};
+use crate::objects::traffic_policy::{FallbackOn, TargetKind, TargetRef, TrafficPolicySpec};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
 
@@ -284,10 +284,6 @@ fn is_port(section: &str, port: &ServicePort) -> bool {
 fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static str> {
     let limits = spec.rate_limit.as_ref();
     let secret = limits.is_some_and(|l| l.global.iter().any(|limit| limit.redis.password_secret.is_some()));
-    let by_identity = limits.is_some_and(|l| {
-        let keys = l.local.iter().map(|limit| &limit.key).chain(l.global.iter().map(|limit| &limit.key));
-        keys.flatten().any(|part| part.kind == KeyType::SourceIdentity)
-    });
     // By then the request may have been sent, and its body with it.
     let too_late = spec.fallback.as_ref().is_some_and(|fallback| {
         let late = [FallbackOn::Error5xx, FallbackOn::Timeout];
@@ -295,7 +291,6 @@ fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static
     });
     let parts = [
         (secret, "rateLimit.global[].redis.passwordSecret"),
-        (by_identity, "rateLimit.*[].key[].type sourceIdentity"),
         (too_late, "fallback.on error5xx and timeout, beside service"),
     ];
     parts.into_iter().filter(|(given, _)| *given).map(|(_, part)| part)

@@ -1,15 +1,18 @@
 //! What a request is counted against, and what breakers and limits learn of it, however it ends.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
+
 use super::super::exchange::Exchange;
 use super::super::plan::Plan;
 use super::super::retry::Tries;
 use super::*;
 use crate::balance::testing;
-use crate::model::{AppProtocol, ObjectName, ProtocolFrom, ServiceMeta, Snapshot};
+use crate::model::{AppProtocol, ObjectName, ProtocolFrom, ServiceMeta, Snapshot, Target, Workload};
 use crate::policy::ClusterPolicy;
 use crate::policy::breaker::State;
-use crate::proxy::testing::connection;
+use crate::proxy::testing::{connection, pod as testing_pod, workload};
+use crate::telemetry::Telemetry;
 
 fn policy(groups: &str) -> Arc<TrafficPolicy> {
     let spec = format!("{{targetRefs: [{{kind: Service, name: cart}}], {groups}}}");
@@ -170,4 +173,39 @@ fn a_fallback_answers_what_it_is_for() {
     check(ErrorKind::NoHealthyUpstream, false);
     check(ErrorKind::CircuitOpen, false);
     check(ErrorKind::DownstreamClosed, false);
+}
+
+/// A connection into or out of the test's pod, whose client's service account is `account`.
+fn of_account(direction: Direction, account: &str) -> Connection {
+    let pod = testing_pod(Default::default(), Telemetry::quiet());
+    pod.workload.replace(Arc::new(Workload { service_account: account.to_owned(), ..workload() }));
+    let client = SocketAddr::from(([10, 0, 0, 7], 40000)).into();
+    let dst = SocketAddr::from(([10, 0, 0, 1], 80)).into();
+    Connection::open(&pod, direction, client, dst, &Target::Unknown)
+}
+
+#[test]
+fn an_identity_is_proven_by_the_pods_own_namespace_and_never_by_an_address() {
+    let out = of_account(Direction::Outbound, "web");
+    assert_eq!(out.proven_identity(), Some("spiffe://cluster.local/ns/test/sa/web"));
+    assert_eq!(of_account(Direction::Inbound, "web").proven_identity(), None);
+}
+
+#[test]
+fn identities_are_counted_apart_and_clients_without_a_proven_one_together() {
+    let limits =
+        policy("rateLimit: {local: [{requests: 1, per: 1h, burst: 2, key: [{type: sourceIdentity}]}]}");
+    let layers = Layers { rule: None, service: Some(limits) };
+    let conn = under(&policy("timeout: 1s"));
+    let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+    let passes = |conn: &Connection, most: usize| {
+        (0..most).filter(|_| conn.within_limits(&layers, &head("text/plain"), &picked).is_ok()).count()
+    };
+    let out = |account: &str| of_account(Direction::Outbound, account);
+    assert_eq!(passes(&out("web"), 5), 2);
+    assert_eq!(passes(&out("web"), 5), 0, "another connection of the same identity");
+    assert_eq!(passes(&out("batch"), 5), 2);
+    let inbound = || of_account(Direction::Inbound, "cart");
+    assert_eq!(passes(&inbound(), 1) + passes(&inbound(), 5), 2, "they share a bucket");
+    assert_eq!(passes(&inbound(), 5), 0);
 }
