@@ -17,6 +17,7 @@ use super::control::Control;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
 use crate::enrol::{Capture, Manager};
+use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
 use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
@@ -147,6 +148,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     // Pods that an earlier agent left captured have no listeners yet.
     let serving = kernel.enrolled_cookies().is_empty();
     let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), serving)?;
+    let checks = Checks::new(telemetry.clone(), published.changed.clone());
     let (control, commands) = mpsc::channel(COMMANDS);
     let admin = AdminState {
         snapshot: published.snapshot.clone(),
@@ -166,6 +168,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         manager: Manager::new(Capture { ports, registry_only, flows }),
         workers,
         heartbeat,
+        checks,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
         noticed: published.noticed.clone(),

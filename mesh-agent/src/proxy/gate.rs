@@ -15,6 +15,7 @@ use super::backend::{Backends, Picked};
 use super::context::{Connection, Direction};
 use super::error::ErrorKind;
 use super::identity::UNPROVEN;
+use crate::balance;
 use crate::clock;
 use crate::model::ServicePort;
 use crate::objects::traffic_policy::OnUnavailable;
@@ -202,10 +203,15 @@ impl Connection {
         self.direction == Direction::Inbound || !elsewhere
     }
 
-    /// The service that answers instead, where the policy has one and `port` can't answer.
+    /// The service that answers instead, where the policy has one and `port` can't answer: it has no endpoint, or all of them
+    /// are left alone. What came in is at its endpoint already.
     pub(super) fn instead(&self, layers: &Layers, port: Option<&Arc<ServicePort>>) -> Option<Backends> {
+        if self.direction == Direction::Inbound {
+            return None;
+        }
         let fallback = layers.fallback().filter(|fallback| fallback.no_endpoint)?;
-        if !port?.endpoints.available.is_empty() {
+        let port = port?.for_client(&self.pod.workload.borrow()).clone();
+        if balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns()) {
             return None;
         }
         self.fallback_service(fallback)

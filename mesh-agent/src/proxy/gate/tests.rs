@@ -1,5 +1,5 @@
 //! What a request is counted against, and what breakers and limits learn of it, however it ends.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,11 @@ use super::super::plan::Plan;
 use super::super::retry::Tries;
 use super::*;
 use crate::balance::testing;
-use crate::model::{AppProtocol, ObjectName, ProtocolFrom, ServiceMeta, Snapshot, Target, Workload};
+use crate::model::{AppProtocol, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot, Target, Workload};
 use crate::policy::ClusterPolicy;
 use crate::policy::breaker::State;
-use crate::proxy::testing::{connection, pod as testing_pod, workload};
+use crate::policy::chance::Chance;
+use crate::proxy::testing::{connection, pod as testing_pod, service_port, workload};
 use crate::telemetry::Telemetry;
 
 fn policy(groups: &str) -> Arc<TrafficPolicy> {
@@ -173,6 +174,38 @@ fn a_fallback_answers_what_it_is_for() {
     check(ErrorKind::NoHealthyUpstream, false);
     check(ErrorKind::CircuitOpen, false);
     check(ErrorKind::DownstreamClosed, false);
+}
+
+#[test]
+fn all_endpoints_unhealthy_is_as_none_for_a_fallback_service() {
+    let policy = policy("fallback: {service: {name: spare, port: 80}}");
+    let conn = under(&policy);
+    let spare = service_port("spare", &["10.0.0.9:80".parse().unwrap()]);
+    let name = spare.service.name.clone();
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    let service = Service {
+        meta: spare.service.clone(),
+        vips: Vec::new(),
+        headless: true,
+        ports: vec![spare],
+        ports_v4: Vec::new(),
+        ports_v6: Vec::new(),
+    };
+    snapshot.services.insert_mut(ObjectName { namespace: "shop".into(), ..name }, Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    let goes_to = || {
+        let mut head = head("text/plain");
+        let mut account = Exchange::begin(&conn, &mut head);
+        let plan = conn.plan(&mut head, &mut account).unwrap();
+        conn.port_of(&plan).unwrap().service.name.name.clone()
+    };
+    assert_eq!(goes_to(), "cart");
+    let Backends::Service(port) = conn.backends.borrow().clone() else { panic!("to a service") };
+    port.endpoints.health.check(true);
+    port.endpoints.all.iter().for_each(|endpoint| port.endpoints.health.admit(&endpoint.load.health));
+    assert_eq!(goes_to(), "spare");
+    port.endpoints.health.set_panic_threshold(Some(Chance::percent(50.0)));
+    assert_eq!(goes_to(), "cart", "all are used");
 }
 
 /// A connection into or out of the test's pod, whose client's service account is `account`.
