@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::health::Captured;
 use crate::kernel::{Flows, Kernel, Ports};
 use crate::model::{Enrolment, ObjectName, Snapshot, Workload};
 use crate::proxy::worker;
@@ -110,6 +111,13 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// The pods that are captured now, by name.
+    pub fn captured(&self) -> Vec<Captured> {
+        let mut pods: Vec<_> = self.enrolled.values().map(Enrolled::captured).collect();
+        pods.sort_by(|a, b| a.workload.name.cmp(&b.workload.name));
+        pods
     }
 
     /// The state of every pod of this node that asks to be captured.

@@ -79,11 +79,7 @@ fn no_connection_fails_while_an_agent_takes_over_from_another() {
     });
     // What is asked is answered by the new one, and it goes by what changes from now on.
     let status = shop.agent.cli_json(&["status"]).unwrap();
-    assert_eq!(
-        status["agent"]["pid"].as_u64(),
-        Some(shop.agent.pid().into()),
-        "{status}"
-    );
+    assert_eq!(status["agent"]["pid"].as_u64(), Some(shop.agent.pid().into()), "{status}");
     assert_eq!(shop.agent.get("/readyz").unwrap().0, 200);
     let later = shop.http("later", "http", 1).unwrap();
     assert_eq!(shop.get(&later, "/").unwrap().status(), 200);

@@ -18,6 +18,8 @@ use super::api::{
 use super::views::endpoint;
 use super::views::rules::{self, Place};
 use crate::addr::OrigDst;
+use crate::balance;
+use crate::clock;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
 use crate::route::{Backends, Before, Filters, RouteTable, RuleName, StreamTable, Verdict};
 
@@ -268,7 +270,7 @@ fn by(place: Place<'_>, name: &RuleName) -> String {
 fn with_endpoints(target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
     if let Some(port) = target {
         view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
-        if port.endpoints.available.is_empty() {
+        if balance::awaits(&port.endpoints, &port.policy, clock::now_ns()) {
             view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
         }
     }

@@ -16,6 +16,7 @@ use crate::admin::{AdminState, Command, ReadinessGuard, api, task};
 use crate::balance::outlier;
 use crate::clock;
 use crate::enrol::{Manager, PodState};
+use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
@@ -37,6 +38,7 @@ pub(super) struct Control {
     pub manager: Manager,
     pub workers: Vec<worker::Handle>,
     pub heartbeat: Heartbeat,
+    pub checks: Checks,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
     pub noticed: Noticed,
@@ -118,9 +120,11 @@ impl Control {
             );
         }
         self.manager.reconcile(&snapshot, &mut self.kernel, &self.workers);
+        self.checks.follow(&snapshot, self.manager.captured(), || self.kernel.flows());
         self.publish_config(&snapshot, &noticed);
         self.publish_pods(&snapshot);
         self.publish_ejected(&snapshot);
+        self.checks.publish(&snapshot);
         if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
             self.manager.remove_strangers(&mut self.kernel);
             self.heartbeat.begin();
@@ -220,7 +224,7 @@ impl Control {
             self.heartbeat.stop();
         }
         // The workers have the listeners too, and close them in their own time.
-        drop(self.manager);
+        drop((self.manager, self.checks));
         self.workers.iter().for_each(|w| w.tell(worker::Command::Drain));
         wait_for(&self.workers, self.drain_time).await;
         let left = self.admin.telemetry.connections.active();

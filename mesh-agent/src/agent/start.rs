@@ -19,6 +19,7 @@ use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
 use crate::enrol::{Capture, Manager};
+use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
 use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
@@ -177,6 +178,7 @@ fn assemble(
         (None, false) => heartbeat::Start::Later,
     };
     let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), start)?;
+    let checks = Checks::new(telemetry.clone(), published.changed.clone());
     let (control, commands) = mpsc::channel(COMMANDS);
     let admin = AdminState {
         snapshot: published.snapshot.clone(),
@@ -199,6 +201,7 @@ fn assemble(
         ),
         workers,
         heartbeat,
+        checks,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
         noticed: published.noticed.clone(),

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::Capture;
 use super::listeners::{self, Set};
+use crate::health::Captured;
 use crate::kernel::{EnrolPod, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
 use crate::proxy::worker::{self, Command, PodSpec};
@@ -135,6 +136,11 @@ impl Enrolled {
     /// Its listeners, for an agent that takes over.
     pub fn listeners(&self) -> io::Result<Set> {
         self.listeners.share()
+    }
+
+    /// As a place to send from.
+    pub fn captured(&self) -> Captured {
+        Captured { cookie: self.cookie, workload: self.workload.clone(), netns: self.netns.clone() }
     }
 
     /// True while the path still leads to the namespace that was entered, and the pod still names that path.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{ObjectName, Workload};
 use crate::addr::EndpointAddr;
+use crate::balance::health::{self, Health};
 use crate::balance::outlier::{self, Ejections};
 use crate::balance::table::Tables;
 use crate::balance::tiers::Tier;
@@ -201,6 +202,8 @@ pub struct EndpointSet {
     pub tables: Tables,
     /// What outlier detection knows of all of them.
     pub ejections: Arc<Ejections>,
+    /// What active health checks, and a panic threshold, say of all of them.
+    pub health: Arc<Health>,
     /// How much of the policy's limits is in use.
     pub usage: Arc<Usage>,
 }
@@ -241,4 +244,6 @@ pub struct LoadState {
     pub born_ns: AtomicU64,
     /// What outlier detection knows.
     pub outlier: outlier::State,
+    /// What active health checks know.
+    pub health: health::State,
 }

@@ -16,7 +16,7 @@ use super::upstream::{Edges, Upstream};
 use crate::addr::EndpointAddr;
 use crate::balance::outlier::{self, Outcome};
 use crate::balance::usage::{Count, Place, Usage};
-use crate::balance::{self, InFlight};
+use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
 use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
@@ -170,12 +170,18 @@ impl Connection {
         if let Some(Unusable::TlsNotOriginated) = port.policy.unusable {
             return Err(ErrorKind::TlsNotOriginated.into());
         }
-        let endpoint = balance::choose(
+        let now_ns = clock::now_ns();
+        let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
+        if avoid.panics {
+            self.pod.worker.telemetry.metrics.agent().panic_choices.inc();
+        }
+        let endpoint = balance::choose_but(
+            avoid,
             &port.endpoints,
             &port.policy,
             hash_of(&port.policy, head, self.client.ip()),
             tried,
-            clock::now_ns(),
+            now_ns,
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
@@ -206,7 +212,8 @@ impl Connection {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
             Backends::Single(_) | Backends::None => false,
             Backends::Service(port) => {
-                port.endpoints.available.iter().any(|endpoint| !tried.contains(&endpoint.addr))
+                let port = port.for_client(&self.pod.workload.borrow()).clone();
+                balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
             }
         }
     }

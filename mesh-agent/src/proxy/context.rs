@@ -1,6 +1,6 @@
 //! What a connection is handled with: its worker, its pod, itself. All of it belongs to one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -122,6 +122,8 @@ pub struct Connection {
     pub(super) behind: RefCell<Option<Arc<ServicePort>>>,
     /// TrafficPolicies by the address of the rule or service port that they hold for, as far as they were asked for.
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
+    /// See `identity`.
+    pub(super) identity: OnceCell<Option<Box<str>>>,
     pub(super) first: Cell<Option<Picked>>,
     /// For the log line of a connection that no endpoint took.
     pub(super) last_dialled: Cell<Option<Arc<Endpoint>>>,
@@ -241,6 +243,7 @@ impl Connection {
             routes: RefCell::new(routes),
             behind: RefCell::new(behind),
             traffic: RefCell::default(),
+            identity: OnceCell::new(),
             first: Cell::new(None),
             last_dialled: Cell::new(None),
             generation: Cell::new(snapshot.generation),

@@ -14,6 +14,8 @@ use super::answer::LocalAnswer;
 use super::backend::{Backends, Picked};
 use super::context::{Connection, Direction};
 use super::error::ErrorKind;
+use super::identity::UNPROVEN;
+use crate::balance;
 use crate::clock;
 use crate::model::ServicePort;
 use crate::objects::traffic_policy::OnUnavailable;
@@ -123,19 +125,23 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(());
         }
-        let source = KeySource {
-            identity: None,
-            address: self.client.ip(),
-            path: head.uri.path(),
-            headers: &head.headers,
-            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
-        };
         // Only the client's agent knows the rule, and only the last one counts for the service: both count, or what
         // passes would depend on whether one agent is both.
         let rule = layers.rule.as_ref().filter(|_| self.direction == Direction::Outbound);
         let service = layers.service.as_ref().filter(|_| self.is_last_agent(picked));
         let policies = rule.into_iter().chain(service);
-        policies.filter_map(|policy| policy.rate_limits.as_ref()).try_for_each(|limits| take(limits, &source))
+        let mut limits = policies.filter_map(|policy| policy.rate_limits.as_ref()).peekable();
+        if limits.peek().is_none() {
+            return Ok(());
+        }
+        let source = KeySource {
+            identity: self.identity(),
+            address: self.client.ip(),
+            path: head.uri.path(),
+            headers: &head.headers,
+            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
+        };
+        limits.try_for_each(|limits| take(limits, &source))
     }
 
     /// Counts a request against the limits that all agents share, unless the client's agent did. Waits for Redis no
@@ -153,7 +159,7 @@ impl Connection {
         let limits = policies.filter_map(|policy| policy.rate_limits.as_ref());
         for limit in limits.flat_map(|limits| &limits.global) {
             let source = KeySource {
-                identity: None,
+                identity: self.identity(),
                 address: self.client.ip(),
                 path: head.uri.path(),
                 headers: &head.headers,
@@ -184,6 +190,11 @@ impl Connection {
         Ok(())
     }
 
+    /// What the client counts as where limits tell identities apart.
+    fn identity(&self) -> &str {
+        self.proven_identity().unwrap_or(UNPROVEN)
+    }
+
     /// True if no other agent will see a request to `picked`.
     fn is_last_agent(&self, picked: &Picked) -> bool {
         let elsewhere = picked.upstream.endpoint.workload.as_ref().is_some_and(|workload| {
@@ -192,10 +203,15 @@ impl Connection {
         self.direction == Direction::Inbound || !elsewhere
     }
 
-    /// The service that answers instead, where the policy has one and `port` can't answer.
+    /// The service that answers instead, where the policy has one and `port` can't answer: it has no endpoint, or all of them
+    /// are left alone. What came in is at its endpoint already.
     pub(super) fn instead(&self, layers: &Layers, port: Option<&Arc<ServicePort>>) -> Option<Backends> {
+        if self.direction == Direction::Inbound {
+            return None;
+        }
         let fallback = layers.fallback().filter(|fallback| fallback.no_endpoint)?;
-        if !port?.endpoints.available.is_empty() {
+        let port = port?.for_client(&self.pod.workload.borrow()).clone();
+        if balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns()) {
             return None;
         }
         self.fallback_service(fallback)

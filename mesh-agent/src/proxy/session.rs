@@ -12,6 +12,8 @@ use http::HeaderMap;
 
 use super::backend::Picked;
 use crate::addr::EndpointAddr;
+use crate::balance::Avoid;
+use crate::clock;
 use crate::model::{Endpoint, ServicePort};
 use crate::route::{HeaderEdits, Session, SessionPersistence};
 
@@ -75,12 +77,13 @@ impl Sticky {
 }
 
 /// The endpoint with this address, if it takes requests of sessions: it is available to everybody, or it drains and
-/// still serves.
+/// still serves, and its checks haven't found it unhealthy.
 pub fn serving(port: &ServicePort, addr: EndpointAddr) -> Option<&Arc<Endpoint>> {
     let all = &port.endpoints.all;
     let endpoint = &all[all.binary_search_by_key(&addr, |endpoint| endpoint.addr).ok()?];
     let available = || port.endpoints.available.iter().any(|other| Arc::ptr_eq(other, endpoint));
-    (endpoint.serving && endpoint.terminating || available()).then_some(endpoint)
+    let healthy = || !Avoid::of(&port.endpoints, &port.policy, clock::now_ns()).is_unhealthy(endpoint);
+    ((endpoint.serving && endpoint.terminating || available()) && healthy()).then_some(endpoint)
 }
 
 /// Tells the backends of a rule apart, some of which may share endpoints; the same in every agent (FNV-1a).

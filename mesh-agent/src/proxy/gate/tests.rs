@@ -1,15 +1,19 @@
 //! What a request is counted against, and what breakers and limits learn of it, however it ends.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::SocketAddr;
 
 use super::super::exchange::Exchange;
 use super::super::plan::Plan;
 use super::super::retry::Tries;
 use super::*;
 use crate::balance::testing;
-use crate::model::{AppProtocol, ObjectName, ProtocolFrom, ServiceMeta, Snapshot};
+use crate::model::{AppProtocol, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot, Target, Workload};
 use crate::policy::ClusterPolicy;
 use crate::policy::breaker::State;
-use crate::proxy::testing::connection;
+use crate::policy::chance::Chance;
+use crate::proxy::testing::{connection, pod as testing_pod, service_port, workload};
+use crate::telemetry::Telemetry;
 
 fn policy(groups: &str) -> Arc<TrafficPolicy> {
     let spec = format!("{{targetRefs: [{{kind: Service, name: cart}}], {groups}}}");
@@ -170,4 +174,71 @@ fn a_fallback_answers_what_it_is_for() {
     check(ErrorKind::NoHealthyUpstream, false);
     check(ErrorKind::CircuitOpen, false);
     check(ErrorKind::DownstreamClosed, false);
+}
+
+#[test]
+fn all_endpoints_unhealthy_is_as_none_for_a_fallback_service() {
+    let policy = policy("fallback: {service: {name: spare, port: 80}}");
+    let conn = under(&policy);
+    let spare = service_port("spare", &["10.0.0.9:80".parse().unwrap()]);
+    let name = spare.service.name.clone();
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    let service = Service {
+        meta: spare.service.clone(),
+        vips: Vec::new(),
+        headless: true,
+        ports: vec![spare],
+        ports_v4: Vec::new(),
+        ports_v6: Vec::new(),
+    };
+    snapshot.services.insert_mut(ObjectName { namespace: "shop".into(), ..name }, Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    let goes_to = || {
+        let mut head = head("text/plain");
+        let mut account = Exchange::begin(&conn, &mut head);
+        let plan = conn.plan(&mut head, &mut account).unwrap();
+        conn.port_of(&plan).unwrap().service.name.name.clone()
+    };
+    assert_eq!(goes_to(), "cart");
+    let Backends::Service(port) = conn.backends.borrow().clone() else { panic!("to a service") };
+    port.endpoints.health.check(true);
+    port.endpoints.all.iter().for_each(|endpoint| port.endpoints.health.admit(&endpoint.load.health));
+    assert_eq!(goes_to(), "spare");
+    port.endpoints.health.set_panic_threshold(Some(Chance::percent(50.0)));
+    assert_eq!(goes_to(), "cart", "all are used");
+}
+
+/// A connection into or out of the test's pod, whose client's service account is `account`.
+fn of_account(direction: Direction, account: &str) -> Connection {
+    let pod = testing_pod(Default::default(), Telemetry::quiet());
+    pod.workload.replace(Arc::new(Workload { service_account: account.to_owned(), ..workload() }));
+    let client = SocketAddr::from(([10, 0, 0, 7], 40000)).into();
+    let dst = SocketAddr::from(([10, 0, 0, 1], 80)).into();
+    Connection::open(&pod, direction, client, dst, &Target::Unknown)
+}
+
+#[test]
+fn an_identity_is_proven_by_the_pods_own_namespace_and_never_by_an_address() {
+    let out = of_account(Direction::Outbound, "web");
+    assert_eq!(out.proven_identity(), Some("spiffe://cluster.local/ns/test/sa/web"));
+    assert_eq!(of_account(Direction::Inbound, "web").proven_identity(), None);
+}
+
+#[test]
+fn identities_are_counted_apart_and_clients_without_a_proven_one_together() {
+    let limits =
+        policy("rateLimit: {local: [{requests: 1, per: 1h, burst: 2, key: [{type: sourceIdentity}]}]}");
+    let layers = Layers { rule: None, service: Some(limits) };
+    let conn = under(&policy("timeout: 1s"));
+    let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+    let passes = |conn: &Connection, most: usize| {
+        (0..most).filter(|_| conn.within_limits(&layers, &head("text/plain"), &picked).is_ok()).count()
+    };
+    let out = |account: &str| of_account(Direction::Outbound, account);
+    assert_eq!(passes(&out("web"), 5), 2);
+    assert_eq!(passes(&out("web"), 5), 0, "another connection of the same identity");
+    assert_eq!(passes(&out("batch"), 5), 2);
+    let inbound = || of_account(Direction::Inbound, "cart");
+    assert_eq!(passes(&inbound(), 1) + passes(&inbound(), 5), 2, "they share a bucket");
+    assert_eq!(passes(&inbound(), 5), 0);
 }

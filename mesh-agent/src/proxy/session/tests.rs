@@ -143,3 +143,22 @@ fn a_client_is_told_of_a_new_session_a_moved_one_and_every_use_that_counts() {
     check(Some(2), false, true);
     check(Some(1), true, true);
 }
+
+#[test]
+fn a_session_leaves_an_endpoint_that_its_checks_found_unhealthy() {
+    let conn = testing::connection(addr(1));
+    let port = testing::service_port("cart", &[addr(1), addr(2), addr(3), addr(4)]);
+    testing::route(&conn, sticky(&[0]), std::slice::from_ref(&port));
+    let headers = carried(&port, 2);
+    let home = Some(("cart".to_owned(), 2));
+    assert_eq!(kept(&conn, &headers), home);
+    let health = &port.endpoints.health;
+    health.check(true);
+    health.admit(&port.endpoints.all[1].load.health);
+    assert_eq!(kept(&conn, &headers), None);
+    health.set_panic_threshold(Some(crate::policy::chance::Chance::percent(80.0)));
+    assert_eq!(kept(&conn, &headers), home, "too few are healthy: all are used");
+    health.set_panic_threshold(None);
+    health.check(false);
+    assert_eq!(kept(&conn, &headers), home);
+}
