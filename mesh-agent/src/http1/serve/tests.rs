@@ -15,6 +15,7 @@ use crate::proxy::{Plan, testing};
 mod budgets;
 mod limits;
 mod mirrors;
+mod over_http2;
 mod retries;
 mod sessions;
 
