@@ -70,7 +70,7 @@ async fn try_out<'c>(
         let over_http2 = *over.get_or_insert_with(|| over_http2::carries(request, &picked));
         let reached = if over_http2 {
             // Apart, so that requests that stay what they are make no room for it.
-            until.bound(Box::pin(stream_to(&picked, conn, request, upload))).await
+            until.bound(Box::pin(stream_to(&picked, conn, request, plan, upload))).await
         } else {
             until.bound(connection_to(&picked, conn, request, fresh)).await
         };
@@ -168,9 +168,11 @@ async fn stream_to(
     picked: &Picked,
     conn: &Connection,
     request: &RequestHead,
+    plan: &Plan,
     upload: &mut Upload,
 ) -> Result<Way, ProxyError> {
-    if upload.sent.is_untouched() && !request.body.is_done() {
+    // A policy of retries has a limit of its own.
+    if plan.retry().is_none() && upload.sent.is_untouched() && !request.body.is_done() {
         upload.sent.keep_at_least(over_http2::KEPT);
     }
     Ok(Way::Http2(Box::new(over_http2::open(request, picked, conn).await?)))

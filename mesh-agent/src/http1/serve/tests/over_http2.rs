@@ -12,7 +12,8 @@ use super::*;
 use crate::http2::tests::{Endpoint, collect, eventually, reply};
 use crate::model::ServicePort;
 use crate::policy::ClusterPolicy;
-use crate::proxy::Backends;
+use crate::proxy::{Backends, Limits};
+use crate::route::{HeaderEdits, PathRewrite, Rewrite};
 
 mod bodies;
 mod ends;
@@ -34,7 +35,11 @@ struct Over {
 
 impl Over {
     async fn to(addr: std::net::SocketAddr) -> Self {
-        let conn = testing::connection(addr);
+        Self::with(addr, Limits::default()).await
+    }
+
+    async fn with(addr: std::net::SocketAddr, limits: Limits) -> Self {
+        let conn = testing::connection_with(addr, limits);
         conn.set_backends(Backends::Service(upgraded("up", &[addr])));
         let lab = lab_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), conn).await;
         Self { client: lab.client, conn: lab.conn }
@@ -88,6 +93,45 @@ fn a_request_arrives_as_http2_and_is_answered_as_http1() {
         assert_eq!(head.uri.to_string(), "http://cart:80/a?b=c");
         assert_eq!(fields(&head.headers), [("x-up", "Y"), ("te", "trailers")]);
         assert!(head.headers.contains_key("x-request-id"));
+    });
+}
+
+#[test]
+fn a_routes_filters_hold_and_none_of_them_breaks_the_other_version() {
+    run(async {
+        let endpoint =
+            Endpoint::start(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+                let mut response = Response::new(());
+                response.headers_mut().insert("x-target", request.uri().to_string().parse().unwrap());
+                response.headers_mut().insert("x-env", request.headers()["x-env"].clone());
+                response.headers_mut().insert("server", "secret".parse().unwrap());
+                respond.send_response(response, true).unwrap();
+            })
+            .await;
+        let mut over = Over::to(endpoint.addr).await;
+        let set = |name: &str, value: &str| (name.parse().unwrap(), value.parse().unwrap());
+        let mut rule = testing::rule(&[0]);
+        rule.filters.request = HeaderEdits {
+            set: vec![set("x-env", "test"), set("keep-alive", "5"), set("connection", "x")],
+            ..HeaderEdits::default()
+        };
+        rule.filters.rewrite = Some(Rewrite {
+            hostname: Some("b".parse().unwrap()),
+            path: Some(PathRewrite::Full("/new".into())),
+        });
+        rule.filters.response = HeaderEdits {
+            set: vec![set("x-added", "1"), set("transfer-encoding", "gzip")],
+            remove: vec!["server".parse().unwrap()],
+            ..HeaderEdits::default()
+        };
+        testing::route(&over.conn, rule, &[upgraded("up", &[endpoint.addr])]);
+        over.send("GET /old?q HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let got = head(&mut over.client).await;
+        let mut lines: Vec<_> = got.trim_end().lines().collect();
+        lines.sort_unstable();
+        let want =
+            ["HTTP/1.1 200 OK", "content-length: 0", "x-added: 1", "x-env: test", "x-target: http://b/new?q"];
+        assert_eq!(lines, want);
     });
 }
 

@@ -198,3 +198,21 @@ fn more_or_less_than_the_promised_length_is_no_clean_end() {
         }
     });
 }
+
+#[test]
+fn what_does_not_move_any_more_is_given_up_on_both_sides() {
+    run(async {
+        let limits = || Limits { body_idle_timeout: Duration::from_millis(400), ..Limits::default() };
+        for (asks, status) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", " 504 "),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\npa", " 408 "),
+        ] {
+            let (endpoint, seen) = holding().await;
+            let mut over = Over::with(endpoint.addr, limits()).await;
+            over.send(asks).await;
+            let got = head(&mut over.client).await;
+            assert!(got.contains(status), "{got}");
+            eventually("cancelled", || seen.get() == Some(Reason::CANCEL)).await;
+        }
+    });
+}
