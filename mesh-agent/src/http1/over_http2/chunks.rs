@@ -48,6 +48,9 @@ impl Part {
                     }
                     next = *chunked;
                     next.next(&rest[..len])?;
+                    if part.data.is_empty() {
+                        part.data.reserve(rest.len().min(most));
+                    }
                     part.data.extend_from_slice(&rest[..len]);
                     part.taken += len;
                 }

@@ -136,6 +136,59 @@ fn a_routes_filters_hold_and_none_of_them_breaks_the_other_version() {
 }
 
 #[test]
+fn targets_of_every_form_arrive_as_they_were_meant() {
+    run(async {
+        let endpoint =
+            Endpoint::start(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+                let mut response = Response::new(());
+                let told = format!("{} {}", request.method(), request.uri());
+                response.headers_mut().insert("x-got", told.parse().unwrap());
+                respond.send_response(response, true).unwrap();
+            })
+            .await;
+        let mut over = Over::to(endpoint.addr).await;
+        for (line, got) in [
+            ("GET /a%20b?c=d", "GET http://a/a%20b?c=d"),
+            ("OPTIONS *", "OPTIONS http://a*"),
+            ("PURGE http://a:80/x", "PURGE http://a:80/x"),
+        ] {
+            over.send(&format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            let head = head(&mut over.client).await;
+            assert!(head.contains(&format!("x-got: {got}\r\n")), "{line}: {head}");
+        }
+    });
+}
+
+#[test]
+fn a_limit_on_requests_counts_those_too() {
+    run(async {
+        let go = Rc::new(tokio::sync::Notify::new());
+        let held = go.clone();
+        let endpoint = Endpoint::start(move |_, respond| {
+            let held = held.clone();
+            async move {
+                held.notified().await;
+                reply(respond, "");
+            }
+        })
+        .await;
+        let mut over = Over::to(endpoint.addr).await;
+        let mut port = upgraded("one", &[endpoint.addr]);
+        let policy = Arc::get_mut(&mut Arc::get_mut(&mut port).unwrap().policy).unwrap();
+        policy.limits.max_requests = Some(1);
+        over.conn.set_backends(Backends::Service(port));
+        let mut other = over.another().await;
+        other.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        endpoint.has(1).await;
+        over.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(head(&mut over.client).await.starts_with("HTTP/1.1 503 "));
+        expect(&mut over.client, "overflow\n").await;
+        go.notify_one();
+        expect(&mut other, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    });
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order_on_a_kept_connection() {
     run(async {
         let endpoint =
