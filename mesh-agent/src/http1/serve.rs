@@ -236,7 +236,11 @@ async fn failed<'c>(
     }
     let unread = !failure.sent && account.request_bytes == 0 && answer::is_skippable(request);
     let keep = (failure.sent || unread) && stays(conn, request) && may_go_on(failure.kind);
-    let answer = plan.answer_to(conn, failure.kind);
+    let answer = plan.answer_to(conn, failure.kind).or_else(|| match failure.kind {
+        // HTTP/1 has no reset of a request to pass on (Envoy: 503 with UR).
+        kind @ ErrorKind::UpstreamReset(_) => LocalAnswer::to(kind),
+        _ => None,
+    });
     let after = tell(down, account, answer, !keep, request.asked().head, timer).await;
     if unread { past_body(down, request, after, timer).await } else { after }
 }

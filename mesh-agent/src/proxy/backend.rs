@@ -20,6 +20,7 @@ use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
 use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
+use crate::report;
 
 /// Where a connection's requests may go.
 #[derive(Clone)]
@@ -103,6 +104,26 @@ impl Picked {
     /// Bounds that the endpoint's policy sets.
     pub fn limits(&self) -> PoolLimits {
         self.port.as_ref().map(|port| port.policy.limits).unwrap_or_default()
+    }
+
+    /// True if a DestinationRule has requests of HTTP/1 go to the endpoint over HTTP/2.
+    pub fn is_over_http2(&self) -> bool {
+        self.port.as_ref().is_some_and(|port| port.policy.over_http2)
+    }
+
+    /// Tells the log of an endpoint that takes connections and doesn't answer in HTTP/2, where a rule wants it.
+    pub fn has_no_http2(&self, why: &ProxyError) {
+        let Some(port) = self.port.as_ref().filter(|port| port.policy.over_http2) else { return };
+        let rule = port.policy.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(
+            rule,
+            service = %port.service.host,
+            port = port.port,
+            endpoint = %self.upstream.endpoint.addr,
+            error = %report::chain(why),
+            "endpoint doesn't answer in HTTP/2, which h2UpgradePolicy UPGRADE of this DestinationRule asks for: requests \
+             to it fail; let it speak HTTP/2 with prior knowledge, or take UPGRADE out of the rule"
+        );
     }
 
     /// Takes a place among the requests under way.

@@ -141,7 +141,7 @@ impl<'p> Tries<'p> {
     pub fn failed(&mut self, picked: &Picked, why: ErrorKind) -> Option<Duration> {
         let on = &self.policy?.on;
         let asked = match why {
-            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout => {
+            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::NotHttp2 => {
                 on.connect_failure || on.server_error || on.gateway_error
             }
             ErrorKind::UpstreamClosed

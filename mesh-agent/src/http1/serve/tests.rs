@@ -16,6 +16,7 @@ mod budgets;
 mod in_step;
 mod limits;
 mod mirrors;
+mod over_http2;
 mod retries;
 mod sessions;
 
