@@ -117,7 +117,8 @@ impl Connection {
     pub(super) fn within_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
         picked: &Picked,
     ) -> Result<(), LocalAnswer> {
         if layers.rule.is_none() && layers.service.is_none() {
@@ -126,8 +127,8 @@ impl Connection {
         let source = KeySource {
             identity: None,
             address: self.client.ip(),
-            path: head.uri.path(),
-            headers: &head.headers,
+            path,
+            headers,
             endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
         };
         // Only the client's agent knows the rule, and only the last one counts for the service: both count, or what
@@ -143,7 +144,8 @@ impl Connection {
     pub(super) async fn within_global_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
     ) -> Result<(), LocalAnswer> {
         let is_enrolled = self.source.as_ref().is_some_and(|source| source.is_enrolled());
         if self.direction == Direction::Inbound && is_enrolled {
@@ -152,13 +154,8 @@ impl Connection {
         let policies = layers.rule.iter().chain(&layers.service);
         let limits = policies.filter_map(|policy| policy.rate_limits.as_ref());
         for limit in limits.flat_map(|limits| &limits.global) {
-            let source = KeySource {
-                identity: None,
-                address: self.client.ip(),
-                path: head.uri.path(),
-                headers: &head.headers,
-                endpoint: None,
-            };
+            let source =
+                KeySource { identity: None, address: self.client.ip(), path, headers, endpoint: None };
             let redis = self.pod.worker.redis(&limit.redis);
             let asked = redis.take(limit.redis_key(&source), limit.rate(), limit.timeout).await;
             let verdict = match (asked, limit.on_unavailable) {
@@ -205,9 +202,7 @@ impl Connection {
     pub(super) fn fallback_service(&self, fallback: &Fallback) -> Option<Backends> {
         let FallbackTo::Service(name, number) = &fallback.to else { return None };
         let snapshot = self.snapshot();
-        let service = snapshot.services.get(name)?;
-        let ports = if service.headless { &service.ports[..] } else { service.ports_at(self.dst.ip()) };
-        let port = ports.iter().find(|port| port.port == *number)?;
+        let port = snapshot.services.get(name)?.port_towards(self.dst.ip(), *number)?;
         self.count_policy("fallback_service");
         Some(Backends::Service(port.clone()))
     }
