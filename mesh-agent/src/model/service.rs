@@ -107,6 +107,12 @@ impl Service {
     pub fn ports_at(&self, vip: IpAddr) -> &[Arc<ServicePort>] {
         if vip.is_ipv4() { &self.ports_v4 } else { &self.ports_v6 }
     }
+
+    /// The port `number` as a connection to `like` is led to it when it goes there instead of where it was dialled. A
+    /// service without an address of that family is reached at all of its endpoints.
+    pub fn port_towards(&self, like: IpAddr, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports_at(like).iter().chain(&self.ports).find(|port| port.port == number)
+    }
 }
 
 /// What labels and logs say of a service.
@@ -135,8 +141,8 @@ pub struct ServicePort {
     pub policy: Arc<ClusterPolicy>,
     /// For clients under a DestinationRule of their own; the first that fits.
     pub variants: Vec<Variant>,
-    /// How many of its requests may be sent again.
-    pub retries: Arc<RetryAllowance>,
+    /// How many of its requests may be sent again; None: as many as their rules say.
+    pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
     /// Where to.
@@ -178,12 +184,6 @@ impl RetryAllowance {
     /// Unused so far.
     pub fn new(limits: RetryBudget) -> Self {
         Self { limits, budget: Budget::new(limits) }
-    }
-}
-
-impl Default for RetryAllowance {
-    fn default() -> Self {
-        Self::new(RetryBudget::default())
     }
 }
 

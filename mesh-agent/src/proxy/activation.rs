@@ -121,8 +121,7 @@ impl Connection {
     fn newest(&self, port: &ServicePort) -> Option<Arc<ServicePort>> {
         let snapshot = self.snapshot();
         let service = snapshot.services.get(&port.service.name)?;
-        let ports = if service.headless { &service.ports[..] } else { service.ports_at(self.dst.ip()) };
-        ports.iter().find(|newest| newest.port == port.port).cloned()
+        service.port_towards(self.dst.ip(), port.port).cloned()
     }
 }
 

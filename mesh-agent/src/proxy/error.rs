@@ -192,6 +192,8 @@ impl ErrorKind {
     pub fn grpc_status(self) -> u16 {
         match self {
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
+            // GRPCRouteRule.backendRefs: UNAVAILABLE for what leads to an invalid backend.
+            Self::NoBackend => 14,
             _ => self.status().map_or(2, grpc_status_for),
         }
     }

@@ -119,7 +119,8 @@ impl Connection {
     pub(super) fn within_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
         picked: &Picked,
     ) -> Result<(), LocalAnswer> {
         if layers.rule.is_none() && layers.service.is_none() {
@@ -137,8 +138,8 @@ impl Connection {
         let source = KeySource {
             identity: self.identity(),
             address: self.client.ip(),
-            path: head.uri.path(),
-            headers: &head.headers,
+            path,
+            headers,
             endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
         };
         limits.try_for_each(|limits| take(limits, &source))
@@ -149,7 +150,8 @@ impl Connection {
     pub(super) async fn within_global_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
     ) -> Result<(), LocalAnswer> {
         let is_enrolled = self.source.as_ref().is_some_and(|source| source.is_enrolled());
         if self.direction == Direction::Inbound && is_enrolled {
@@ -161,8 +163,8 @@ impl Connection {
             let source = KeySource {
                 identity: self.identity(),
                 address: self.client.ip(),
-                path: head.uri.path(),
-                headers: &head.headers,
+                path,
+                headers,
                 endpoint: None,
             };
             let redis = self.pod.worker.redis(&limit.redis);
@@ -221,9 +223,7 @@ impl Connection {
     pub(super) fn fallback_service(&self, fallback: &Fallback) -> Option<Backends> {
         let FallbackTo::Service(name, number) = &fallback.to else { return None };
         let snapshot = self.snapshot();
-        let service = snapshot.services.get(name)?;
-        let ports = if service.headless { &service.ports[..] } else { service.ports_at(self.dst.ip()) };
-        let port = ports.iter().find(|port| port.port == *number)?;
+        let port = snapshot.services.get(name)?.port_towards(self.dst.ip(), *number)?;
         self.count_policy("fallback_service");
         Some(Backends::Service(port.clone()))
     }

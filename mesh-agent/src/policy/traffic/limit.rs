@@ -110,6 +110,13 @@ pub struct KeySource<'a> {
     pub endpoint: Option<SocketAddr>,
 }
 
+impl RateLimits {
+    /// What each limit tells requests apart by.
+    pub fn keys(&self) -> impl Iterator<Item = &LimitKey> {
+        self.local.iter().map(|limit| &limit.key).chain(self.global.iter().map(|limit| &limit.key))
+    }
+}
+
 impl LimitKey {
     /// The key of a request; `seed` keeps it from being guessed.
     pub fn of(&self, source: &KeySource<'_>) -> u64 {

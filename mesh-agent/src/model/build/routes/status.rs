@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::Builder;
 use super::group::{Group, client_of};
 use super::view::{RouteView, is_service, parent_name};
-use super::{compile, edits};
+use super::{advice, compile, edits};
 use crate::model::{
     Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
 };
@@ -15,7 +15,7 @@ use crate::objects::{Kind, Object, ObjectKey};
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// A warning of a route before it is one: code, field, message.
-type Complaint = (WarningCode, String, String);
+pub type Complaint = (WarningCode, String, String);
 
 impl Builder {
     /// Status and warnings of one route; true if its status changed.
@@ -275,6 +275,7 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
         );
         complaints.push((WarningCode::UnsupportedValue, field, message));
     }
+    complaints.extend(advice::of(view));
     for (index, (filters, backends)) in rules(view).into_iter().enumerate() {
         let redirects = filters.iter().any(|filter| filter.kind == FilterKind::RequestRedirect);
         if !redirects && backends.iter().all(|backend| backend.weight() == 0) {
@@ -323,7 +324,7 @@ fn untouchable_lines(view: RouteView<'_>) -> impl Iterator<Item = (String, &str)
 }
 
 /// Every filter with its path.
-fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
+pub fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
     let mut all = Vec::new();
     for (rule, (filters, backends)) in rules(view).into_iter().enumerate() {
         let mut add = |parent: String, filters: &'o [RouteFilter]| {

@@ -143,7 +143,14 @@ fn an_idle_connection_that_the_endpoint_closed_costs_no_request() {
 fn retrying(timeouts: Timeouts) -> crate::route::Rule {
     let on = RetryOn { reset: true, statuses: vec![StatusCode::SERVICE_UNAVAILABLE], ..RetryOn::default() };
     let backoff = Duration::from_millis(1);
-    let retry = Some(RetryPolicy { attempts: 1, on, backoff, max_backoff: backoff, per_try: None });
+    let retry = Some(RetryPolicy {
+        attempts: 1,
+        on,
+        backoff,
+        max_backoff: backoff,
+        least_wait: Duration::ZERO,
+        per_try: None,
+    });
     crate::route::Rule { timeouts, retry, ..testing::rule(&[0]) }
 }
 
