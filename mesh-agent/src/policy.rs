@@ -52,6 +52,8 @@ pub struct ClusterPolicy {
     pub outlier: Option<OutlierDetection>,
     /// Bounds on connections and requests.
     pub limits: PoolLimits,
+    /// Requests of HTTP/1 go to endpoints over HTTP/2.
+    pub over_http2: bool,
     /// Connections must not be made: why.
     pub unusable: Option<Unusable>,
 }
@@ -190,6 +192,11 @@ impl PoolLimits {
 }
 
 impl ClusterPolicy {
+    /// True if an endpoint is chosen for what goes to the port. False if it goes where it was dialled, or nowhere.
+    pub fn chooses(&self) -> bool {
+        !self.passthrough && self.unusable.is_none()
+    }
+
     /// True if the choice of an endpoint depends on who asks.
     pub fn is_hashed(&self) -> bool {
         self.hash.is_some() || self.client_ip_affinity.is_some()

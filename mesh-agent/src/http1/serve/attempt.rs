@@ -3,6 +3,7 @@
 //! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::Version;
@@ -13,8 +14,10 @@ use crate::balance::queue::Asked;
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
 use crate::http1::message::RequestHead;
+use crate::http1::over_http2;
 use crate::http1::timer::Timer;
 use crate::http1::upload::Upload;
+use crate::http2::Outgoing;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
 use crate::proxy::upstream::reset;
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
@@ -60,19 +63,26 @@ async fn try_out<'c>(
 ) -> Result<Carried, Failure> {
     // Version 1.0 ends its connection with the response.
     let mut fresh = request.parts.version == Version::HTTP_10;
+    let (mut over, mut taken_up) = (None, false);
     loop {
         let picked = tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
         account.sent_to(&picked);
         let _place = picked.request().map_err(Failure::before_sending)?;
         let until = plan.try_deadline(Instant::now());
+        // Once for all tries: what was kept and what is still to come of a body belong together.
+        let over_http2 = *over.get_or_insert_with(|| over_http2::carries(request, &picked));
         let wait = Wait::default();
-        let found = match kept_connection(&picked, request, fresh) {
-            Some(kept) => Ok((kept, true)),
+        let reached = if over_http2 {
+            // Apart, so that requests that stay what they are make no room for it.
+            until.bound(Box::pin(stream_to(&picked, conn, request, plan, upload))).await
+        } else if let Some(kept) = kept_connection(&picked, request, fresh) {
+            Ok(Way::Http1(kept, true))
+        } else {
             // On the heap: most requests find a connection, and all would carry what making one takes.
-            None => Box::pin(until.bound(new_connection(&picked, conn, down, fresh, &wait))).await,
+            Box::pin(until.bound(new_connection(&picked, conn, down, fresh, &wait))).await
         };
-        let (mut up, reused) = match found {
-            Ok(found) => found,
+        let mut way = match reached {
+            Ok(way) => way,
             Err(error) => {
                 // An endpoint isn't charged for the time before its turn.
                 if error.kind.side() == Side::Upstream && !wait.lasts() {
@@ -88,30 +98,47 @@ async fn try_out<'c>(
             account.sent_after_waiting();
         }
         let forward = Forward { conn, request, plan, picked: &picked, until, account, upload, tries };
-        match forward.run(down, &mut up, timer).await {
-            Ok(done) if done.switched => return Ok(Carried::Switched(up, picked)),
-            Ok(Done { again: Some(wait), .. }) => Tries::pause(wait).await,
-            Ok(done) => {
-                keep(&picked, conn, up, done);
-                return Ok(Carried::Settled(done.keep_downstream));
+        let result = match &mut way {
+            Way::Http1(up, _) => forward.run(down, up, timer).await,
+            Way::Http2(stream) => Box::pin(over_http2::run(forward, down, stream, timer)).await,
+        };
+        match result {
+            Ok(Done { again: Some(wait), .. }) => {
+                drop(way);
+                Tries::pause(wait).await;
             }
+            Ok(done) => return Ok(way.settle(picked, conn, done)),
             // It was closed while it lay idle: not this request's failure.
-            Err(failure) if failure.replayable && reused && failure.kind == ErrorKind::UpstreamClosed => {
+            Err(failure)
+                if failure.replayable && way.is_reused() && failure.kind == ErrorKind::UpstreamClosed =>
+            {
                 conn.count_retry(failure.kind.label());
                 fresh = true
             }
             Err(failure) => {
-                // A status that a fallback replaces was counted as one.
-                if failure.kind.side() == Side::Upstream && failure.kind != ErrorKind::UpstreamErrorStatus {
+                if is_endpoints(&failure) {
                     picked.fail(conn);
                 }
-                abandon(up, failure.kind);
+                way.abandon(failure.kind);
                 let may = !failure.started && upload.sent.is_whole();
+                // What no endpoint took up may be sent once more whatever the route says.
+                if may && failure.untaken && !taken_up && !tries.is_too_late(Duration::ZERO) {
+                    taken_up = true;
+                    tries.untaken(&picked, failure.kind);
+                    continue;
+                }
                 let again = if may { tries.failed(&picked, failure.kind) } else { None };
                 Tries::pause(again.ok_or(failure)?).await;
             }
         }
     }
+}
+
+/// True if the endpoint is to be distrusted for it. A status that a fallback replaces was counted as one, and a stream
+/// that it resets is its application's affair.
+fn is_endpoints(failure: &Failure) -> bool {
+    let said = matches!(failure.kind, ErrorKind::UpstreamErrorStatus | ErrorKind::UpstreamReset(_));
+    failure.untaken || failure.kind.side() == Side::Upstream && !said
 }
 
 /// Whether a request has to wait for its turn.
@@ -125,6 +152,54 @@ impl Wait {
     fn lasts(&self) -> bool {
         self.begun.get() && !self.over.get()
     }
+}
+
+/// What a try goes over.
+enum Way {
+    /// A connection; true if it isn't new.
+    Http1(Conn, bool),
+    /// A stream, with the request's head sent.
+    Http2(Box<Outgoing>),
+}
+
+impl Way {
+    fn is_reused(&self) -> bool {
+        matches!(self, Self::Http1(_, true))
+    }
+
+    /// What is left of it when the exchange went well.
+    fn settle(self, picked: Picked, conn: &Connection, done: Done) -> Carried {
+        match self {
+            Self::Http1(up, _) if done.switched => return Carried::Switched(up, picked),
+            Self::Http1(up, _) => keep(&picked, conn, up, done),
+            Self::Http2(_) => {}
+        }
+        Carried::Settled(done.keep_downstream)
+    }
+
+    /// The server learns that its client is gone the way we learned it.
+    fn abandon(self, why: ErrorKind) {
+        if let Self::Http1(up, _) = self
+            && matches!(why, ErrorKind::DownstreamClosed | ErrorKind::BodyTimeout)
+        {
+            reset(up.into_parts().0);
+        }
+    }
+}
+
+/// A stream on a connection of HTTP/2.
+async fn stream_to(
+    picked: &Picked,
+    conn: &Connection,
+    request: &RequestHead,
+    plan: &Plan,
+    upload: &mut Upload,
+) -> Result<Way, ProxyError> {
+    // A policy of retries has a limit of its own.
+    if plan.retry().is_none() && upload.sent.is_untouched() && !request.body.is_done() {
+        upload.sent.keep_at_least(over_http2::KEPT);
+    }
+    Ok(Way::Http2(Box::new(over_http2::open(request, picked, conn).await?)))
 }
 
 /// A connection made by detection or kept from an earlier request.
@@ -149,14 +224,14 @@ fn kept_connection(picked: &Picked, request: &RequestHead, fresh: bool) -> Optio
     None
 }
 
-/// A new connection, or one that was passed on to a request that had to wait for it. True if it isn't new.
+/// A new connection, or one that was passed on to a request that had to wait for it.
 async fn new_connection(
     picked: &Picked,
     conn: &Connection,
     down: &mut Conn,
     fresh: bool,
     wait: &Wait,
-) -> Result<(Conn, bool), ProxyError> {
+) -> Result<Way, ProxyError> {
     let place = match picked.ask_for_connection() {
         None => None,
         Some(Asked::Taken(place)) => Some(place),
@@ -167,25 +242,20 @@ async fn new_connection(
             wait.over.set(matches!(turn, Some(Ok(_))));
             let (place, handed) = turn.ok_or(ErrorKind::DownstreamClosed)??;
             match handed {
-                Some(kept) if !fresh && !kept.is_closed_now() => return Ok((kept.hold(Some(place)), true)),
+                Some(kept) if !fresh && !kept.is_closed_now() => {
+                    return Ok(Way::Http1(kept.hold(Some(place)), true));
+                }
                 _ => Some(place),
             }
         }
     };
     let stream = picked.upstream.connect_for_requests(&conn.pod, conn.client, picked.limits()).await?;
-    Ok((Conn::new(stream, BytesMut::new()).hold(place), false))
+    Ok(Way::Http1(Conn::new(stream, BytesMut::new()).hold(place), false))
 }
 
 fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
         picked.upstream.keep_http1(up, picked.limits(), conn.limits().max_idle_per_upstream);
-    }
-}
-
-/// The server learns that its client is gone the way we learned it.
-fn abandon(up: Conn, why: ErrorKind) {
-    if matches!(why, ErrorKind::DownstreamClosed | ErrorKind::BodyTimeout) {
-        reset(up.into_parts().0);
     }
 }

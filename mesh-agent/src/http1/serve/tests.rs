@@ -14,8 +14,10 @@ use crate::proxy::{Plan, testing};
 
 mod budgets;
 mod cookies;
+mod in_step;
 mod limits;
 mod mirrors;
+mod over_http2;
 mod queues;
 mod retries;
 mod sessions;

@@ -161,6 +161,7 @@ impl Builder {
                 retries: port.retries.clone(),
                 session: port.session.clone(),
                 variants: port.variants.iter().map(variant).collect(),
+                subset_name: port.subset_name.clone(),
                 subsets: port.subsets.iter().map(subset).collect(),
                 endpoints,
                 ..**port
@@ -269,7 +270,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && Arc::ptr_eq(&old.policy, &new.policy)
         && same_variants(&old.variants, &new.variants)
         && same_subsets(&old.subsets, &new.subsets)
-        && Arc::ptr_eq(&old.retries, &new.retries)
+        && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
         && endpoints::same(&old.endpoints, &new.endpoints)
 }

@@ -115,6 +115,7 @@ impl Source<'_> {
             endpoints,
             policy,
             variants,
+            subset_name: subset.map(str::to_owned),
             subsets,
             retries,
             session,

@@ -20,8 +20,9 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(policy),
         variants,
+        subset_name: None,
         subsets: Vec::new(),
-        retries: Arc::default(),
+        retries: None,
         session: None,
         endpoints: testing::set(5, 0),
     })

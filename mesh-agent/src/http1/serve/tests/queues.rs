@@ -243,8 +243,9 @@ fn retries_beyond_their_number_are_not_made() {
             let mut lab = pool.client().await;
             let mut rule = testing::rule(&[0]);
             let on = RetryOn { server_error: true, ..RetryOn::default() };
-            let (backoff, max_backoff) = (Duration::ZERO, Duration::ZERO);
-            rule.retry = Some(RetryPolicy { attempts: 1, on, backoff, max_backoff, per_try: None });
+            let (least_wait, backoff, max_backoff) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+            let policy = RetryPolicy { attempts: 1, on, least_wait, backoff, max_backoff, per_try: None };
+            rule.retry = Some(policy);
             testing::route(&lab.conn, rule, std::slice::from_ref(&pool.port));
             ask(&mut lab, "/").await;
             let refusal = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n";
