@@ -2,7 +2,7 @@
 //!
 //! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
 //! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
-//! to say, `mirror` sends copies of requests. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
+//! to say, `hedge` is a try beside one that is slow, `mirror` sends copies of requests. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
 //! repaired.
 
 mod answer;
@@ -11,6 +11,7 @@ mod chunk;
 mod conn;
 mod forward;
 mod head;
+mod hedge;
 mod message;
 mod mirror;
 mod pool;

@@ -2,7 +2,7 @@
 //!
 //! Comes after `proxy::carry` has seen the preface. `server` drives a client's connection and all of its streams in
 //! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
-//! `copy` moves a body in one direction; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
+//! `copy` moves a body in one direction; `hedge` is a try beside one that is slow; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
 //! Never collects a body, never answers what only an endpoint can answer, never carries HTTP/1.
 
 mod allowance;
@@ -12,6 +12,7 @@ mod copy;
 mod frames;
 mod grpc;
 mod guard;
+mod hedge;
 mod link;
 mod mirror;
 mod pass;
@@ -23,7 +24,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod unclaimed;
+mod upload;
 
+pub use grpc::timeout_in as grpc_timeout;
 pub use mirror::Mirrored;
 pub use pool::Pool;
 pub use server::serve;

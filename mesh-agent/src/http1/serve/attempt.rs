@@ -1,19 +1,23 @@
 //! A request's tries: an upstream connection for each, kept or new, until one settles it.
 //!
-//! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another.
+//! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another,
+//! `proxy::hedge` whether some run beside it.
 
 use bytes::BytesMut;
 use http::Version;
 use tokio::time::Instant;
 
+use super::unless_reset;
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
-use crate::http1::message::RequestHead;
+use crate::http1::hedge::{self, Ahead, Hedges};
+use crate::http1::message::{RequestHead, ResponseHead};
 use crate::http1::timer::Timer;
 use crate::http1::upload::Upload;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
+use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::upstream::{Upstream, reset};
-use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
+use crate::proxy::{Connection, Exchange, Picked, Plan, Tries, TryDeadline};
 
 /// What an exchange left behind on the upstream side.
 pub(super) enum Carried {
@@ -24,7 +28,7 @@ pub(super) enum Carried {
 }
 
 /// Finds an upstream connection and carries the exchange over it. One that turns out to be closed is replaced; an
-/// endpoint that can't be reached is passed over.
+/// endpoint that can't be reached is passed over; where all fails another service may answer.
 pub(super) async fn carry<'c>(
     down: &mut Conn,
     conn: &'c Connection,
@@ -33,76 +37,222 @@ pub(super) async fn carry<'c>(
     account: &mut Exchange<'c>,
     timer: &mut Timer,
 ) -> Result<Carried, Failure> {
-    let mut tries = Tries::new(conn, plan);
-    let mut upload = Upload::new(request.body, plan.keeps_body());
-    let result = try_out(down, conn, request, plan, account, timer, &mut tries, &mut upload).await;
-    if tries.is_exhausted() {
-        account.exhausted();
-    }
-    result
-}
-
-/// Tries until one settles it.
-#[expect(clippy::too_many_arguments, reason = "what one request is about, for its loop alone")]
-async fn try_out<'c>(
-    down: &mut Conn,
-    conn: &'c Connection,
-    request: &RequestHead,
-    plan: &Plan,
-    account: &mut Exchange<'c>,
-    timer: &mut Timer,
-    tries: &mut Tries<'_>,
-    upload: &mut Upload,
-) -> Result<Carried, Failure> {
-    // Version 1.0 ends its connection with the response.
-    let mut fresh = request.parts.version == Version::HTTP_10;
+    let tries = Tries::new(conn, plan);
+    let upload = Upload::new(request.body, plan.keeps_body().unwrap_or_default());
+    let hedges = Hedges::of(plan, &request.parts);
+    let mut trying = Trying { down, conn, request, plan, account, timer, tries, upload, hedges };
     loop {
-        let picked = tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
-        account.sent_to(&picked);
-        let _place = picked.request().map_err(Failure::before_sending)?;
-        let until = plan.try_deadline(Instant::now());
-        let connecting = connection_to(&picked, conn, request, fresh);
-        let (mut up, reused) = match until.bound(connecting).await {
-            Ok(found) => found,
-            Err(error) => {
-                if error.kind.side() == Side::Upstream {
-                    picked.fail(conn);
+        match trying.run().await {
+            Err(failure) if trying.falls_back(&failure) => {}
+            result => {
+                if trying.tries.is_exhausted() {
+                    trying.account.exhausted();
                 }
-                let again = tries.pass_over(&picked, error.kind);
-                let wait = again.ok_or(Failure::before_sending(error.kind))?;
-                Tries::pause(wait).await;
-                continue;
-            }
-        };
-        let forward = Forward { conn, request, plan, picked: &picked, until, account, upload, tries };
-        match forward.run(down, &mut up, timer).await {
-            Ok(done) if done.switched => return Ok(Carried::Switched(up, picked)),
-            Ok(Done { again: Some(wait), .. }) => Tries::pause(wait).await,
-            Ok(done) => {
-                keep(&picked.upstream, conn, up, done);
-                return Ok(Carried::Settled(done.keep_downstream));
-            }
-            // It was closed while it lay idle: not this request's failure.
-            Err(failure) if failure.replayable && reused && failure.kind == ErrorKind::UpstreamClosed => {
-                conn.count_retry(failure.kind.label());
-                fresh = true
-            }
-            Err(failure) => {
-                // A status that a fallback replaces was counted as one.
-                if failure.kind.side() == Side::Upstream && failure.kind != ErrorKind::UpstreamErrorStatus {
-                    picked.fail(conn);
-                }
-                abandon(up, failure.kind);
-                let may = !failure.started && upload.sent.is_whole();
-                let again = if may { tries.failed(&picked, failure.kind) } else { None };
-                Tries::pause(again.ok_or(failure)?).await;
+                return result;
             }
         }
     }
 }
 
+/// A request on its way.
+struct Trying<'t, 'c, 'p, 'h> {
+    down: &'t mut Conn,
+    conn: &'c Connection,
+    request: &'h RequestHead,
+    plan: &'p Plan,
+    account: &'t mut Exchange<'c>,
+    timer: &'t mut Timer,
+    tries: Tries<'p>,
+    upload: Upload,
+    hedges: Option<Box<Hedges<'h>>>,
+}
+
+/// One try that has a connection.
+struct Try {
+    picked: Picked,
+    until: TryDeadline,
+    up: Conn,
+    /// The connection served others before.
+    reused: bool,
+    /// The answer's head, of a hedge that won.
+    head: Option<Box<ResponseHead>>,
+    _places: Places,
+}
+
+/// What came of looking for a connection.
+enum Found {
+    Here(Try),
+    /// A hedge has an answer before there is one.
+    Ahead(Box<Ahead>),
+    /// The endpoint was passed over.
+    Nothing,
+}
+
+impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
+    /// Tries until one settles it.
+    async fn run(&mut self) -> Result<Carried, Failure> {
+        // Version 1.0 ends its connection with the response.
+        let mut fresh = self.request.parts.version == Version::HTTP_10;
+        let mut ahead: Option<Box<Ahead>> = None;
+        loop {
+            let Try { picked, until, mut up, reused, head, _places } = match ahead.take() {
+                Some(ahead) => Try::of(*ahead),
+                None => match self.connect(fresh).await? {
+                    Found::Here(found) => found,
+                    Found::Ahead(won) => {
+                        ahead = Some(won);
+                        continue;
+                    }
+                    Found::Nothing => continue,
+                },
+            };
+            let forward = Forward {
+                conn: self.conn,
+                request: self.request,
+                plan: self.plan,
+                picked: &picked,
+                until,
+                account: self.account,
+                upload: &mut self.upload,
+                tries: &mut self.tries,
+                hedges: self.hedges.as_deref_mut(),
+                head,
+            };
+            match forward.run(self.down, &mut up, self.timer).await {
+                Ok(done) if done.switched => return Ok(Carried::Switched(up, picked)),
+                Ok(Done { again: Some(wait), .. }) => Tries::pause(wait).await,
+                Ok(Done { outrun: true, .. }) => {
+                    if self.hedges.as_ref().is_some_and(|hedges| hedges.have_won()) {
+                        picked.outrun();
+                        reset(up.into_parts().0);
+                    }
+                    ahead = Box::pin(self.rest()).await?;
+                }
+                Ok(done) => {
+                    keep(&picked.upstream, self.conn, up, done);
+                    return Ok(Carried::Settled(done.keep_downstream));
+                }
+                // It was closed while it lay idle: not this request's failure.
+                Err(failure) if failure.replayable && reused && failure.kind == ErrorKind::UpstreamClosed => {
+                    self.conn.count_retry(failure.kind.label());
+                    fresh = true
+                }
+                Err(failure) => {
+                    // A status that a fallback replaces was counted as one.
+                    if failure.kind.side() == Side::Upstream && failure.kind != ErrorKind::UpstreamErrorStatus
+                    {
+                        picked.fail(self.conn);
+                    }
+                    abandon(up, failure.kind);
+                    if self.others_go_on(&failure) {
+                        ahead = Box::pin(self.rest()).await?;
+                        continue;
+                    }
+                    let may = !failure.started && self.upload.sent.is_whole();
+                    let again = if may { self.tries.failed(&picked, failure.kind) } else { None };
+                    Tries::pause(again.ok_or(failure)?).await;
+                }
+            }
+        }
+    }
+
+    /// Picks an endpoint and connects to it.
+    async fn connect(&mut self, fresh: bool) -> Result<Found, Failure> {
+        let Self { conn, request, plan, .. } = *self;
+        let picked = self.tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
+        self.account.sent_to(&picked);
+        let places = Places::of(picked.request().map_err(Failure::before_sending)?);
+        let until = plan.try_deadline(Instant::now());
+        let connecting = until.bound(connection_to(&picked, conn, request, fresh));
+        let connected = match &mut self.hedges {
+            None => Some(connecting.await),
+            Some(hedges) => {
+                hedges.begin();
+                let Self { down, tries, account, upload, .. } = self;
+                let (head, whole) = (&request.parts, upload.is_complete());
+                let mut asking = Asking { tries, account, head, whole, own: true };
+                let start = |granted| hedge::start(conn, request, &upload.sent, granted);
+                let racing = Box::pin(hedges.beside(connecting, &mut asking, start));
+                let raced = unless_reset(down, racing).await;
+                raced.ok_or(Failure::before_sending(ErrorKind::DownstreamClosed))?
+            }
+        };
+        let why = match connected {
+            Some(Ok((up, reused))) => {
+                return Ok(Found::Here(Try { picked, until, up, reused, head: None, _places: places }));
+            }
+            Some(Err(error)) => Some(error.kind),
+            None => None,
+        };
+        if why.is_some_and(|why| why.side() == Side::Upstream) {
+            picked.fail(conn);
+        }
+        let wait = match why.map(Failure::before_sending) {
+            Some(failure) if !self.others_go_on(&failure) => {
+                self.tries.pass_over(&picked, failure.kind).ok_or(failure)?
+            }
+            others => {
+                if others.is_none() {
+                    picked.outrun();
+                }
+                return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
+            }
+        };
+        Tries::pause(wait).await;
+        Ok(Found::Nothing)
+    }
+
+    /// True if hedges may still have an answer after this failure of the request's own try.
+    fn others_go_on(&self, failure: &Failure) -> bool {
+        !failure.started
+            && failure.kind.side() == Side::Upstream
+            && failure.kind != ErrorKind::RequestTimeout
+            && self.hedges.as_ref().is_some_and(|hedges| hedges.are_under_way())
+    }
+
+    /// What comes of the hedges, the request's own try being over. None: the last of them failed, and there is to be
+    /// another try.
+    async fn rest(&mut self) -> Result<Option<Box<Ahead>>, Failure> {
+        let Self { conn, request, .. } = *self;
+        let Self { down, tries, account, upload, hedges: Some(hedges), .. } = self else { return Ok(None) };
+        let (head, whole) = (&request.parts, upload.is_complete());
+        let mut asking = Asking { tries, account, head, whole, own: false };
+        let start = |granted| hedge::start(conn, request, &upload.sent, granted);
+        match unless_reset(down, hedges.rest(&mut asking, start)).await {
+            Some(Race::Won(ahead)) => Ok(Some(Box::new(ahead))),
+            Some(Race::Lost(behind)) => {
+                let failure = Failure { sent: true, ..Failure::before_sending(behind.why) };
+                let wait = tries.pass_over(&behind.picked, behind.why).ok_or(failure)?;
+                Tries::pause(wait).await;
+                Ok(None)
+            }
+            None => Err(Failure::before_sending(ErrorKind::DownstreamClosed)),
+        }
+    }
+
+    /// Turns to the fallback's service after a failure that it is for.
+    fn falls_back(&mut self, failure: &Failure) -> bool {
+        let may = !failure.started && self.upload.sent.is_whole();
+        let falls = may && self.plan.falls_back_after(self.account, failure.kind);
+        if falls {
+            self.tries = Tries::elsewhere(self.conn, self.plan);
+            self.hedges = Hedges::of(self.plan, &self.request.parts);
+        }
+        falls
+    }
+}
+
+impl Try {
+    /// Of a hedge that has an answer.
+    fn of(ahead: Ahead) -> Self {
+        let Ahead { granted, way, .. } = ahead;
+        let (picked, until, places) = granted.into_parts();
+        Self { picked, until, up: way.up, reused: false, head: Some(Box::new(way.head)), _places: places }
+    }
+}
+
 /// A connection made by detection or kept from an earlier request, or a new one. True if it isn't new.
-async fn connection_to(
+pub(in crate::http1) async fn connection_to(
     picked: &Picked,
     conn: &Connection,
     request: &RequestHead,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, ServicePort, Snapshot, Warning, WarningCode};
-use crate::objects::traffic_policy::{FallbackOn, KeyType, TargetKind, TargetRef, TrafficPolicySpec};
+use crate::objects::traffic_policy::{KeyType, TargetKind, TargetRef, TrafficPolicySpec};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
 
@@ -27,7 +27,7 @@ pub struct Traffic {
 
 /// Groups that are read and compiled, and that the data path doesn't follow. Never in silence: each that a policy gives
 /// is named.
-const NOT_IN_FORCE: &[&str] = &["healthCheck", "panicThreshold", "hedge"];
+const NOT_IN_FORCE: &[&str] = &["healthCheck", "panicThreshold"];
 
 /// A policy for one of its targets.
 #[derive(Debug)]
@@ -288,15 +288,9 @@ fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static
         let keys = l.local.iter().map(|limit| &limit.key).chain(l.global.iter().map(|limit| &limit.key));
         keys.flatten().any(|part| part.kind == KeyType::SourceIdentity)
     });
-    // By then the request may have been sent, and its body with it.
-    let too_late = spec.fallback.as_ref().is_some_and(|fallback| {
-        let late = [FallbackOn::Error5xx, FallbackOn::Timeout];
-        fallback.service.is_some() && fallback.on.iter().any(|on| late.contains(on))
-    });
     let parts = [
         (secret, "rateLimit.global[].redis.passwordSecret"),
         (by_identity, "rateLimit.*[].key[].type sourceIdentity"),
-        (too_late, "fallback.on error5xx and timeout, beside service"),
     ];
     parts.into_iter().filter(|(given, _)| *given).map(|(_, part)| part)
 }

@@ -10,7 +10,9 @@ use http::header::UPGRADE;
 use http::{Method, request};
 use tokio::time::Instant;
 
+use super::deadline::ClientDeadline;
 use super::{Plan, Policed, Routed, refuse};
+use crate::http2;
 use crate::model::ServicePort;
 use crate::proxy::answer::LocalAnswer;
 use crate::proxy::backend::Backends;
@@ -27,7 +29,11 @@ impl Connection {
     /// With the answer to give at once, where the request isn't to be sent anywhere.
     pub fn plan(&self, head: &mut request::Parts, account: &mut Exchange<'_>) -> Result<Plan, LocalAnswer> {
         self.follow_configuration();
-        let plan = self.route(head, account)?;
+        let mut plan = self.route(head, account)?;
+        if account.is_grpc() {
+            let said = http2::grpc_timeout(&head.headers);
+            plan.client = said.and_then(|said| ClientDeadline::new(said, Instant::now()));
+        }
         if self.has_traffic_policies() { self.under_policies(plan, head, account) } else { Ok(plan) }
     }
 
@@ -53,34 +59,28 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(plan);
         }
-        if let Some(limit) = layers.timeout() {
-            let at = Instant::now() + **limit;
-            plan.deadline = Some(plan.deadline.map_or(at, |earlier| earlier.min(at)));
-        }
+        let of_rule = plan.rule().and_then(|rule| rule.timeouts.request);
+        let time = of_rule.into_iter().chain(layers.timeout().map(|limit| **limit)).min();
+        plan.limit = time.map(|time| Instant::now() + time);
         let entered = self.enter(&layers, head);
-        let policed = plan.policed.insert(Box::new(Policed { layers, ..Policed::default() }));
-        let instead = match entered {
+        let policed = plan.policed.insert(Box::new(Policed { layers, time, ..Policed::default() }));
+        match entered {
             Ok((held, fault)) => {
-                account.hold(held);
                 policed.fault = fault;
                 policed.empty = self.to_wait_for(&policed.layers, port.as_ref());
-                match policed.empty {
-                    Some(_) => None,
-                    None => self.instead(&policed.layers, port.as_ref()),
+                let is_empty = port.is_some_and(|port| port.endpoints.available.is_empty());
+                let waits = policed.empty.is_some();
+                // What goes elsewhere says nothing of the service that it was meant for.
+                if waits || !is_empty || !plan.fall_back(self, ErrorKind::NoHealthyUpstream) {
+                    account.hold(held);
                 }
             }
             Err(why) => {
                 self.count_policy(why.label());
-                let open = policed.layers.fallback().filter(|fallback| fallback.circuit_open);
-                let instead = open.and_then(|fallback| self.fallback_service(fallback));
-                if instead.is_none() {
-                    return Err(plan.answer_to(self, why).unwrap_or_else(|| refuse(why)));
+                if !plan.fall_back(self, why) {
+                    return Err(plan.refusal(self, why));
                 }
-                instead
             }
-        };
-        if instead.is_some() {
-            plan.backends = instead;
         }
         Ok(plan)
     }
@@ -155,10 +155,10 @@ impl Connection {
         for filters in [&rule.filters, &backend.filters] {
             retargeted |= filters.change(head, prefix).map_err(|_| refuse(ErrorKind::Internal))?;
         }
-        let deadline = rule.timeouts.request.map(|limit| Instant::now() + limit);
+        let limit = rule.timeouts.request.map(|limit| Instant::now() + limit);
         let mirrors = RefCell::new(self.mirrors(routes, &rule, drawn, head));
         let routed = Some(Routed { rule, backend: drawn, cors: (!cors.is_empty()).then(|| Box::new(cors)) });
-        Ok(Plan { backends, deadline, retargeted, session, routed, mirrors, ..Plan::default() })
+        Ok(Plan { backends, limit, retargeted, session, routed, mirrors, ..Plan::default() })
     }
 
     /// Draws the mirrors that get a copy. What leaves HTTP behind has no copy.
