@@ -4,6 +4,7 @@
 //! and sends nothing. Asked of the running agent, or of a directory by the command line.
 
 mod question;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,6 +61,9 @@ pub fn answer(
         rule: None,
         matched: String::new(),
         answer: None,
+        retries: Vec::new(),
+        hedges: Vec::new(),
+        fallback: Vec::new(),
         backends: Vec::new(),
         considered: Vec::new(),
         notes: capture_notes(snapshot, pod),
@@ -174,6 +178,10 @@ impl Requested<'_> {
                     }
                 }
                 self.routed(place, &found.rule.name, &found.rule.backends, answer);
+                let drawn = found.rule.backends.iter().filter(|backend| backend.weight > 0);
+                let ports =
+                    drawn.filter_map(|backend| rules::target(place.routes, backend, self.dialled.ip()));
+                traffic::say(self.snapshot, Some(found.rule), ports, answer);
             }
             Err(error) => {
                 own(answer, StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new());
@@ -269,6 +277,7 @@ impl Requested<'_> {
             endpoints: Vec::new(),
         };
         answer.backends = vec![self.with_endpoints(Some(self.port), view)];
+        traffic::say(self.snapshot, None, std::iter::once(self.port), answer);
     }
 
     /// The endpoints as this pod has them.

@@ -14,6 +14,7 @@ use crate::proxy::{Plan, testing};
 
 mod budgets;
 mod cookies;
+mod hedges;
 mod in_step;
 mod limits;
 mod mirrors;
