@@ -16,7 +16,7 @@ use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::proxy::worker;
-use crate::source::Noticed;
+use crate::source::{Coverage, CoverageHandle, Noticed};
 
 /// Namespaces that went away are noticed, and failures tried again, at this pace.
 const RECONCILE: Duration = Duration::from_secs(1);
@@ -35,10 +35,17 @@ pub(super) struct Control {
     pub heartbeat: Heartbeat,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
+    pub coverage: CoverageHandle,
     pub noticed: Noticed,
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
     pub drain_time: Duration,
+    /// An earlier agent left pods captured: what nobody has read yet may want them.
+    pub adopted: bool,
+    /// Until all of the source was read once: the kernel may capture pods that nobody wants.
+    pub strangers: bool,
+    /// Held until the source was read.
+    pub reading: Option<ReadinessGuard>,
     /// Held until every pod known at start is captured.
     pub starting: Option<ReadinessGuard>,
 }
@@ -87,9 +94,14 @@ impl Control {
     fn follow(&mut self) {
         // Before the snapshot, so that it has every change whose time is taken.
         let noticed = self.noticed.take();
+        let coverage = self.coverage.get();
         let snapshot = self.snapshot.load_full();
         self.changed.mark_unchanged();
-        let written = self.kernel.sync_services(&snapshot);
+        if snapshot.generation == 0 {
+            return;
+        }
+        let is_whole = coverage == Coverage::Whole;
+        let written = self.kernel.sync_services(&snapshot, is_whole);
         if written.failed > 0 {
             tracing::error!(
                 failed = written.failed,
@@ -100,10 +112,17 @@ impl Control {
         self.publish_config(&snapshot, &noticed);
         self.publish_pods(&snapshot);
         self.publish_ejected(&snapshot);
-        if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
+        if coverage > Coverage::Awaited || !self.adopted {
+            self.reading = None;
+        }
+        if self.reading.is_some() || !self.manager.settled(&snapshot) {
+            return;
+        }
+        if is_whole && std::mem::take(&mut self.strangers) {
             self.manager.remove_strangers(&mut self.kernel);
+        }
+        if self.starting.take().is_some() {
             self.heartbeat.begin();
-            self.starting = None;
             notify::ready();
         }
     }
@@ -158,7 +177,7 @@ impl Control {
 
     fn tidy(&mut self) {
         // A pod that the kernel wouldn't forget when it was left is tried again.
-        if self.starting.is_none() {
+        if self.starting.is_none() && !self.strangers {
             self.manager.remove_strangers(&mut self.kernel);
         }
         let left = self.kernel.sweep(LEFTOVER);

@@ -114,6 +114,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     })
     .map_err(AgentError::AccessLog)?;
     let readiness = Readiness::default();
+    let reading = readiness.begin(task::CONFIGURATION);
     let starting = readiness.begin(task::PODS);
     let cgroup =
         settings.cgroup.clone().map_or_else(kernel::cgroup::cgroup2_mount, Ok).map_err(AgentError::Cgroup)?;
@@ -122,12 +123,15 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         inbound: settings.inbound_port,
         hbone: settings.hbone_port,
     };
-    let kernel = Kernel::load(&kernel::Options {
+    let mut kernel = Kernel::load(&kernel::Options {
         bpffs_dir: settings.bpffs_dir.clone(),
         cgroup,
         ports,
         stale_after: STALE_AFTER,
     })?;
+    // They have no listeners yet, and some may not get any for long.
+    kernel.leave_to_fail_modes()?;
+    let adopted = !kernel.enrolled_cookies().is_empty();
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
     let flows = kernel.flows()?;
     let workers = (0..settings.workers)
@@ -144,9 +148,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         })
         .collect::<Result<Vec<_>, AgentError>>()?;
     let lives: Vec<_> = workers.iter().map(worker::Handle::life).collect();
-    // Pods that an earlier agent left captured have no listeners yet.
-    let serving = kernel.enrolled_cookies().is_empty();
-    let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), serving)?;
+    let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), !adopted)?;
     let (control, commands) = mpsc::channel(COMMANDS);
     let admin = AdminState {
         snapshot: published.snapshot.clone(),
@@ -168,10 +170,14 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         heartbeat,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
+        coverage: published.coverage.clone(),
         noticed: published.noticed.clone(),
         commands,
         admin,
         drain_time: settings.drain_time,
+        adopted,
+        strangers: true,
+        reading: Some(reading),
         starting: Some(starting),
     })
 }
