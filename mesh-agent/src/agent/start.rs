@@ -20,6 +20,7 @@ use crate::enrol::{Capture, Manager};
 use crate::heartbeat::Heartbeat;
 use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::worker::{self, Parts};
 use crate::settings::{OutboundTrafficPolicy, Settings};
@@ -45,6 +46,17 @@ pub enum AgentError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// State directory that others may write: they could put a socket of theirs in the agent's place.
+    #[error(
+        "the state directory {} can be written by group or others (mode {mode:o}): chmod go-w it, or name one of the agent's own with --state-dir",
+        path.display()
+    )]
+    SharedStateDir {
+        /// Where.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// Admin socket.
     #[error("the admin socket can't be opened")]
@@ -75,7 +87,7 @@ pub enum AgentError {
 
 /// Runs the agent until it is told to stop, drain included.
 pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     make_state_dir(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -85,7 +97,7 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
             .map_err(|source| AgentError::Metrics { address: settings.metrics_address, source })?;
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
-        let control = assemble(settings, log, &published)?;
+        let control = assemble(settings, log, &published, descriptors)?;
         tokio::spawn(admin::serve_socket(listener, control.admin.clone()));
         tokio::spawn(admin::serve_metrics(metrics, control.admin.clone()));
         Ok(control.run().await?)
@@ -106,7 +118,12 @@ async fn take_socket(state_dir: &Path) -> Result<(UnixListener, SocketGuard), Ag
 }
 
 /// Telemetry, then the kernel, then the workers, then the heartbeat: the hooks begin to capture only when all are there.
-fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Result<Control, AgentError> {
+fn assemble(
+    settings: &Settings,
+    log: LogHandle,
+    published: &Published,
+    descriptors: u64,
+) -> Result<Control, AgentError> {
     let telemetry = Telemetry::new(telemetry::Options {
         access_log: settings.access_log.clone(),
         trust_domain: settings.trust_domain.clone(),
@@ -134,6 +151,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     let adopted = !kernel.enrolled_cookies().is_empty();
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
     let flows = kernel.flows()?;
+    let ceiling = Ceiling::for_descriptors(descriptors);
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
@@ -142,6 +160,7 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
                 telemetry: telemetry.clone(),
                 flows: kernel.flows()?,
                 limits: Limits::default(),
+                ceiling: ceiling.clone(),
                 registry_only,
             };
             Ok(worker::spawn(id, parts)?)
@@ -205,17 +224,50 @@ fn alive(lives: &[Arc<std::sync::atomic::AtomicU64>]) -> Result<(), String> {
     Ok(())
 }
 
+/// Made for its owner only. One that is there already may be others' too, and keeps its mode.
 fn make_state_dir(path: &Path) -> Result<(), AgentError> {
     let failed = |source| AgentError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(AgentError::SharedStateDir { path: path.to_owned(), mode });
+    }
+    Ok(())
 }
 
-/// Each connection takes two descriptors, each pod eight.
-fn raise_descriptor_limit() {
+/// As many as the hard limit allows. Returns how many files may be open from now on.
+fn raise_descriptor_limit() -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+    // What every Linux process may open at least (getrlimit(2)).
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_state_directory_that_is_there_keeps_its_mode_and_one_for_everybody_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let set = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let fresh = dir.path().join("a/b");
+        make_state_dir(&fresh).unwrap();
+        assert_eq!((mode(&fresh), mode(&dir.path().join("a"))), (0o700, 0o700));
+        set(0o755);
+        make_state_dir(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), 0o755);
+        for shared in [0o1777, 0o770] {
+            set(shared);
+            let refused = make_state_dir(dir.path()).map_err(|error| error.to_string()).unwrap_err();
+            assert!(refused.contains(&format!("{shared:o}")) && refused.contains("--state-dir"), "{refused}");
+            assert_eq!(mode(dir.path()), shared);
+        }
+        set(0o700);
     }
 }
