@@ -469,6 +469,6 @@ async fn new_connection(
 fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
-        picked.upstream.keep_http1(up, picked.limits(), conn.limits().max_idle_per_upstream);
+        picked.upstream.keep_http1(up, picked.limits(), &conn.pod.worker);
     }
 }
