@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{StatusCode, request};
 use tokio::time::Instant;
 
-use super::backend::{Backends, Picked};
+use super::backend::Picked;
 use super::context::Connection;
 use super::error::ErrorKind;
 use super::plan::Plan;
@@ -44,10 +44,7 @@ impl<'p> Tries<'p> {
     /// None made yet.
     pub fn new(conn: &'p Connection, plan: &'p Plan) -> Self {
         let policy = plan.retry();
-        let budget = plan.retry_budget().map(|budget| &**budget).or(match plan.backends() {
-            Some(Backends::Service(port)) if policy.is_some() => Some(&port.retries.budget),
-            _ => None,
-        });
+        let budget = plan.retry_budget();
         if let Some(budget) = budget {
             budget.request(clock::now_ns());
         }

@@ -193,6 +193,36 @@ fn the_rules_group_goes_before_the_services() {
 }
 
 #[test]
+fn a_rule_and_its_policies_decide_together_about_tries_and_time() {
+    fn check(groups: &str, request: u64, want: [Option<u64>; 4]) {
+        let mut rule = crate::proxy::testing::rule(&[1]);
+        let time = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        rule.timeouts.request = time(request);
+        rule.retry = Some(compile("retry: {attempts: 5}").retry.unwrap().policy.clone());
+        let layers = Layers { rule: Some(Arc::new(compile(groups))), service: None };
+        let port = crate::proxy::testing::service_port("any", &[]);
+        let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap());
+        let found = [
+            layers.retry_by(Some(&rule)).map(|retry| u64::from(retry.attempts)),
+            layers.budget_by(Some(&rule), Some(&port)).map(|budget| u64::from(budget.limits().percent)),
+            ms(layers.limit_by(Some(&rule))),
+            ms(layers.try_limit_by(Some(&rule))),
+        ];
+        assert_eq!(found, want, "{groups}, {request}");
+    }
+    check("", 0, [Some(5), Some(20), None, None]);
+    check("", 900, [Some(5), Some(20), Some(900), None]);
+    check("timeout: 1s", 900, [Some(5), Some(20), Some(900), None]);
+    check("timeout: 1s", 2000, [Some(5), Some(20), Some(1000), None]);
+    check("timeout: 1s", 0, [Some(5), Some(20), Some(1000), None]);
+    let retry = "retry: {attempts: 1, perTryTimeout: 250ms, budget: {percent: 7}}";
+    check(retry, 900, [Some(1), Some(7), Some(900), Some(250)]);
+    let port = crate::proxy::testing::service_port("any", &[]);
+    let none = crate::proxy::testing::rule(&[1]);
+    assert!(NONE.retry_by(Some(&none)).is_none() && NONE.budget_by(Some(&none), Some(&port)).is_none());
+}
+
+#[test]
 fn no_more_than_max_waiting_wait() {
     let activation = compile("activation: {maxWaiting: 2}").activation.unwrap();
     let (first, _second) = (activation.wait().unwrap(), activation.wait().unwrap());

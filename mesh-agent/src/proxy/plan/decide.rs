@@ -53,9 +53,9 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(plan);
         }
-        if let Some(limit) = layers.timeout() {
-            let at = Instant::now() + **limit;
-            plan.deadline = Some(plan.deadline.map_or(at, |earlier| earlier.min(at)));
+        if layers.timeout().is_some() {
+            let limit = layers.limit_by(plan.rule().map(|rule| &**rule));
+            plan.deadline = limit.map(|limit| Instant::now() + limit);
         }
         let entered = self.enter(&layers, head);
         let policed = plan.policed.insert(Box::new(Policed { layers, ..Policed::default() }));
