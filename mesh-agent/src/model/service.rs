@@ -154,6 +154,11 @@ pub struct Variant {
 }
 
 impl ServicePort {
+    /// True if `section`, of a policy's targetRef, names the port: by name or number.
+    pub fn is_called(&self, section: &str) -> bool {
+        section == self.name || section.parse() == Ok(self.port)
+    }
+
     /// The port as `client` has it. The port itself where no DestinationRule says otherwise.
     pub fn for_client<'a>(self: &'a Arc<Self>, client: &Workload) -> &'a Arc<Self> {
         let fits = |variant: &&Variant| {
@@ -167,6 +172,8 @@ impl ServicePort {
 /// The retry budget of a service port, one for all of its clients on this node. It lives on while its limits are the same.
 #[derive(Debug)]
 pub struct RetryAllowance {
+    /// The XBackendTrafficPolicy that holds for the port, for its budget or its sessions.
+    pub policy: Option<ObjectName>,
     /// What was asked for.
     pub limits: RetryBudget,
     /// What is left.
@@ -176,7 +183,7 @@ pub struct RetryAllowance {
 impl RetryAllowance {
     /// Unused so far.
     pub fn new(limits: RetryBudget) -> Self {
-        Self { limits, budget: Budget::new(limits) }
+        Self { policy: None, limits, budget: Budget::new(limits) }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::routes::session;
+use super::sessions::SessionName;
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, RetryAllowance, ServicePort, Warning, WarningCode};
 use crate::objects::{BackendTrafficPolicy, Kind, Object, ObjectKey};
@@ -53,11 +54,13 @@ impl Builder {
             min_count: spec.min_retry_rate.count,
             min_interval: spec.min_retry_rate.interval.0,
         });
+        let name = policy.map(|policy| ObjectName::new(&service.namespace, &policy.metadata.name));
         let retries = match old {
-            Some(old) if old.retries.limits == limits => old.retries.clone(),
-            _ => Arc::new(RetryAllowance::new(limits)),
+            Some(old) if old.retries.limits == limits && old.retries.policy == name => old.retries.clone(),
+            _ => Arc::new(RetryAllowance { policy: name, ..RetryAllowance::new(limits) }),
         };
-        let session = policy.and_then(|policy| {
+        // By address and by token at once would contradict each other (GEP-1619, "Session Affinity in K8S Services").
+        let session = policy.filter(|_| !self.is_by_address(service)).and_then(|policy| {
             let spec = policy.spec.session_persistence.as_ref()?;
             let name = format!("mesh-session-{}-{}", service.namespace, service.name);
             Some(Arc::new(session(spec, || name, "/")))
@@ -83,16 +86,41 @@ impl Builder {
                         ranked[0].metadata.name
                     );
                     (WarningCode::UnsupportedValue, message)
+                } else if policy.spec.session_persistence.is_some() && self.is_by_address(service) {
+                    let message = format!(
+                        "Service {service} keeps clients by address (sessionAffinity: ClientIP), which excludes sessions (GEP-1619): none are kept; remove one of the two"
+                    );
+                    (WarningCode::SessionAffinity, message)
                 } else {
                     continue;
                 };
+                let field = match code {
+                    WarningCode::SessionAffinity => "spec.sessionPersistence",
+                    _ => "spec.targetRefs",
+                };
                 let namespace = Some(service.namespace.as_str());
                 let key = ObjectKey::new(Kind::BackendTrafficPolicy, namespace, &policy.metadata.name);
-                let warning = Warning::new(code, &key, "spec.targetRefs", message);
+                let warning = Warning::new(code, &key, field, message);
                 found.push((key, warning));
             }
             found
         })
+    }
+
+    /// True if the Service asks for `sessionAffinity: ClientIP`.
+    pub(super) fn is_by_address(&self, service: &ObjectName) -> bool {
+        match self.objects.get(&super::service_key(service)).map(|object| &**object) {
+            Some(Object::Service(service)) => service.affinity_seconds().is_some(),
+            _ => false,
+        }
+    }
+
+    /// The name that the policy which holds for `service` gives its sessions, with the policy's key.
+    pub(super) fn session_name_of(&self, service: &ObjectName) -> Option<(ObjectKey, SessionName)> {
+        let policy = self.ranked(service).into_iter().next()?;
+        let name = SessionName::given(policy.spec.session_persistence.as_ref()?)?;
+        let namespace = Some(service.namespace.as_str());
+        Some((ObjectKey::new(Kind::BackendTrafficPolicy, namespace, &policy.metadata.name), name))
     }
 
     /// The policies of `service`, the one that holds first: the oldest, then by name (GEP-713, conflict resolution).

@@ -123,6 +123,16 @@ impl PathModifier {
         Ok(())
     }
 
+    /// The field and its value, if that holds what no path does, so that it may make no request. An empty prefix is one.
+    pub fn malformed(&self) -> Option<(&'static str, &str)> {
+        let given = [
+            ("replaceFullPath", self.replace_full_path.as_deref()),
+            ("replacePrefixMatch", self.replace_prefix_match.as_deref()),
+        ];
+        let (field, value) = given.into_iter().find_map(|(field, value)| Some((field, value?)))?;
+        (!value.is_empty() && !is_path(value)).then_some((field, value))
+    }
+
     /// True if it replaces what a prefix match matched.
     pub fn needs_prefix(&self) -> bool {
         self.kind == PathModifierKind::ReplacePrefixMatch

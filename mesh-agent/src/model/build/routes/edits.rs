@@ -78,6 +78,36 @@ pub fn untouchable(spec: &RouteFilter) -> Vec<(String, &str)> {
     found
 }
 
+/// Names that one header modifier gives more than one action: path of the later one, the name, and the lists.
+pub fn twice(spec: &RouteFilter) -> Vec<(String, String, String)> {
+    let modifiers = [
+        ("requestHeaderModifier", &spec.request_header_modifier),
+        ("responseHeaderModifier", &spec.response_header_modifier),
+    ];
+    let mut found = Vec::new();
+    for (field, modifier) in modifiers {
+        let Some(modifier) = modifier else { continue };
+        let lines = |lines: &[HeaderLine]| lines.iter().map(|line| line.name.to_ascii_lowercase()).collect();
+        let removed = modifier.remove.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let lists: [(&str, &str, Vec<String>); 3] = [
+            ("set", ".name", lines(&modifier.set)),
+            ("add", ".name", lines(&modifier.add)),
+            ("remove", "", removed),
+        ];
+        for (place, (list, end, names)) in lists.iter().enumerate() {
+            for (index, name) in names.iter().enumerate() {
+                let earlier = lists[..place].iter().filter(|(.., others)| others.contains(name));
+                let earlier: Vec<&str> = earlier.map(|(other, ..)| *other).collect();
+                if !earlier.is_empty() {
+                    let lists = format!("{} and {list}", earlier.join(", "));
+                    found.push((format!("{field}.{list}[{index}]{end}"), name.clone(), lists));
+                }
+            }
+        }
+    }
+    found
+}
+
 fn header_edits(spec: &HeaderModifier) -> HeaderEdits {
     let line = |line: &HeaderLine| {
         let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;

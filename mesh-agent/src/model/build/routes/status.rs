@@ -27,8 +27,9 @@ impl Builder {
         let parents = self.parents(view, next, &mut complaints);
         fields(view, &mut complaints);
         complaints.dedup();
-        let status =
-            RouteStatus { kind: key.kind.name(), name: key.name.clone(), rules: view.rules(), parents };
+        let rule_names = view.rule_names().into_iter().map(str::to_owned).collect();
+        let (kind, name, rules) = (key.kind.name(), key.name.clone(), view.rules());
+        let status = RouteStatus { kind, name, rules, rule_names, parents };
         let warnings = complaints.into_iter().map(|(code, field, text)| Warning::new(code, key, field, text));
         let warnings = warnings.collect();
         self.note(key.clone(), warnings);
@@ -55,6 +56,7 @@ impl Builder {
             let service = parent_name(reference, view.namespace());
             let known = parents.iter().any(|parent| parent.service == service);
             let accepted = self.accepted(view, reference, &service, &field, next, complaints);
+            let partially_invalid = if accepted.status { Unusable::of(view).partly() } else { None };
             let mut refs = Vec::new();
             let resolved_refs = self.resolved(view, &service, next, &mut refs);
             if !known {
@@ -67,6 +69,7 @@ impl Builder {
                 service,
                 port: reference.port.map(|port| port.0),
                 accepted,
+                partially_invalid,
                 resolved_refs,
             });
         }
@@ -117,11 +120,17 @@ impl Builder {
         let wanted = |port: &&Arc<ServicePort>| reference.port.is_none_or(|wanted| wanted.0 == port.port);
         let wanted: Vec<_> = service.ports.iter().filter(wanted).collect();
         let (suited, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|port| view.suits(port.protocol));
-        if !others.is_empty() {
-            let condition = refuse("UnsupportedProtocol", unknown, "", unsuited(view, name, &others));
-            if suited.is_empty() {
-                return condition;
-            }
+        // Without a port all are meant that suit; others are no mistake.
+        if suited.is_empty() && !others.is_empty() {
+            return refuse("UnsupportedProtocol", unknown, "", unsuited(view, name, &others));
+        }
+        if let Some((rule, backend)) = self.affinity_conflict(view) {
+            let message = format!(
+                "sessionPersistence of rule {rule} can't be had with Service {backend}, which keeps clients by address (sessionAffinity: ClientIP): remove one of the two; until then the route isn't attached"
+            );
+            let field = format!("spec.rules[{rule}].sessionPersistence");
+            complaints.push((WarningCode::SessionAffinity, field, message.clone()));
+            return Condition::bad("UnsupportedValue", message);
         }
         let client = client_of(&view, name);
         let mut taken = Vec::new();
@@ -141,19 +150,7 @@ impl Builder {
             let condition = refuse("Conflicted", WarningCode::RouteKindConflict, "", message);
             return if all { condition } else { Condition::good("Accepted") };
         }
-        if unsupported_filters(view).any(|(_, kind)| kind == FilterKind::ExternalAuth) {
-            return Condition::bad(
-                "UnsupportedValue",
-                "ExternalAuth is not supported by this version: requests of its rules are answered with 500",
-            );
-        }
-        if let Some((field, name)) = untouchable_lines(view).next() {
-            let message = format!(
-                "{field} names {name:?}, which no filter may change: its requests are answered with 500"
-            );
-            return Condition::bad("UnsupportedValue", message);
-        }
-        Condition::good("Accepted")
+        Unusable::of(view).whole().unwrap_or_else(|| Condition::good("Accepted"))
     }
 
     fn resolved(
@@ -201,6 +198,65 @@ impl Builder {
             complaints.extend(shadows.map(|shadow| shadow.complaint(kind)));
         }
     }
+}
+
+/// Rules whose requests are answered with 500, in part or all, for what they ask for.
+struct Unusable {
+    /// Place of the rule, and why.
+    rules: Vec<(usize, String)>,
+    /// No request of any rule is served.
+    all: bool,
+}
+
+impl Unusable {
+    fn of(view: RouteView<'_>) -> Self {
+        let rules = rules(view);
+        let mut found = Vec::new();
+        let mut whole = 0;
+        for (index, (filters, backends)) in rules.iter().enumerate() {
+            let at = format!("spec.rules[{index}]");
+            let of_rule = unusable(&at, filters);
+            let of_backends: Vec<_> = backends
+                .iter()
+                .enumerate()
+                .filter(|(_, backend)| backend.weight() > 0)
+                .map(|(place, backend)| unusable(&format!("{at}.backendRefs[{place}]"), &backend.filters))
+                .collect();
+            let none_left = !of_backends.is_empty() && of_backends.iter().all(Option::is_some);
+            whole += usize::from(of_rule.is_some() || none_left);
+            let why = of_rule.or_else(|| of_backends.into_iter().flatten().next());
+            found.extend(why.map(|why| (index, why)));
+        }
+        Self { all: whole == rules.len() && whole > 0, rules: found }
+    }
+
+    /// `Accepted: False` where nothing is served.
+    fn whole(&self) -> Option<Condition> {
+        let (_, why) = self.rules.first().filter(|_| self.all)?;
+        Some(Condition::bad("UnsupportedValue", format!("{why}: its requests are answered with 500")))
+    }
+
+    /// `PartiallyInvalid: True` where something is. The message begins as RouteConditionPartiallyInvalid says.
+    fn partly(&self) -> Option<Condition> {
+        let (first, why) = self.rules.first().filter(|_| !self.all)?;
+        let others = match self.rules.len() {
+            1 => String::new(),
+            more => format!(" (and {} more)", more - 1),
+        };
+        let message = format!("Dropped Rule {first}{others}: {why}: its requests are answered with 500");
+        Some(Condition { status: true, reason: "UnsupportedValue".to_owned(), message })
+    }
+}
+
+/// Why what these filters would be applied to is answered with 500.
+fn unusable(at: &str, filters: &[RouteFilter]) -> Option<String> {
+    filters.iter().enumerate().find_map(|(index, filter)| {
+        if filter.kind == FilterKind::ExternalAuth {
+            return Some(format!("{at}.filters[{index}]: ExternalAuth is not supported by this version"));
+        }
+        let (field, name) = edits::untouchable(filter).into_iter().next()?;
+        Some(format!("{at}.filters[{index}].{field} names {name:?}, which no filter may change"))
+    })
 }
 
 /// Ports that declare another protocol than the route's kind decides about.
@@ -275,6 +331,9 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
         );
         complaints.push((WarningCode::UnsupportedValue, field, message));
     }
+    for (path, filter) in all_filters(view) {
+        complaints.extend(filter_complaints(&path, filter));
+    }
     for (index, (filters, backends)) in rules(view).into_iter().enumerate() {
         let redirects = filters.iter().any(|filter| filter.kind == FilterKind::RequestRedirect);
         if !redirects && backends.iter().all(|backend| backend.weight() == 0) {
@@ -288,6 +347,26 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
             complaints.push((WarningCode::RuleWithoutBackend, field, message.into()));
         }
     }
+}
+
+/// What a filter asks for and can't have, though each of its fields is valid.
+fn filter_complaints(path: &str, filter: &RouteFilter) -> Vec<Complaint> {
+    let mut found: Vec<Complaint> = Vec::new();
+    for (field, name, lists) in edits::twice(filter) {
+        let message = format!(
+            "{name:?} stands under {lists} of one filter, which the API calls invalid: set goes first, then add, then remove, so that the last of them decides; keep one"
+        );
+        found.push((WarningCode::Contradiction, format!("{path}.{field}"), message));
+    }
+    if let Some((field, modifier)) = filter.path_modifier()
+        && let Some((part, value)) = modifier.malformed()
+    {
+        let message = format!(
+            "{value:?} contains what no path has (a query, a blank or another character that must be written as %XX): correct it; requests that it makes none of are answered with 500"
+        );
+        found.push((WarningCode::UnsupportedValue, format!("{path}.{field}.{part}"), message));
+    }
+    found
 }
 
 fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
