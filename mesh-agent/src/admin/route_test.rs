@@ -13,13 +13,16 @@ use thiserror::Error;
 
 use self::question::{Asked, Dialled};
 use super::api::{
-    ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion, Warning,
+    ConsideredMatch, InForce, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,
+    Warning,
 };
 use super::views::endpoint;
+use super::views::in_force::Met;
 use super::views::rules::{self, Place};
 use crate::addr::OrigDst;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
-use crate::route::{Backends, Before, Filters, RouteTable, RuleName, StreamTable, Verdict};
+use crate::policy::traffic::Layers;
+use crate::route::{Backends, Before, Filters, RouteTable, Rule, RuleName, StreamTable, Verdict};
 
 /// Why a question can't be answered.
 #[derive(Debug, Error)]
@@ -70,7 +73,7 @@ pub fn answer(
             answer.address = dialled.to_string();
             match snapshot.resolve(OrigDst::from(dialled)) {
                 Target::Service(port) => {
-                    let request = Requested { snapshot, asked: &asked, port: &port, dialled };
+                    let request = Requested { snapshot, pod, asked: &asked, port: &port, dialled };
                     request.decide(&mut answer)?;
                     answer.warnings = of_routes(snapshot, &port, warnings);
                 }
@@ -89,6 +92,7 @@ pub fn answer(
 #[derive(Clone, Copy)]
 struct Requested<'a> {
     snapshot: &'a Snapshot,
+    pod: &'a Workload,
     asked: &'a Asked,
     port: &'a Arc<ServicePort>,
     dialled: SocketAddr,
@@ -162,6 +166,7 @@ impl Requested<'_> {
             }
             Ok(Before::Forward(_)) => {
                 self.backends(place, &found.rule.backends, answer);
+                self.in_force(place, found.rule, answer);
                 for (view, backend) in answer.backends.iter_mut().zip(found.rule.backends.iter()) {
                     match self.sent([&found.rule.filters, &backend.filters], found.prefix) {
                         Some(head) => view.request = Some(head),
@@ -243,10 +248,33 @@ impl Requested<'_> {
             weight: 1,
             filters: Vec::new(),
             problem: String::new(),
+            in_force: self.holding(None, self.port),
             request: None,
             endpoints: Vec::new(),
         };
         answer.backends = vec![with_endpoints(Some(self.port), view)];
+    }
+
+    /// What holds for the request at each of its backends.
+    fn in_force(self, place: Place<'_>, rule: &Rule, answer: &mut RouteAnswer) {
+        for (view, backend) in answer.backends.iter_mut().zip(rule.backends.iter()) {
+            // A backend that isn't there is answered with 500 before anything is asked.
+            if let Some(port) = rules::target(place.routes, backend, self.dialled.ip()) {
+                view.in_force = self.holding(Some(rule), port);
+            }
+        }
+    }
+
+    /// What holds for the request by `rule` to `port`. TrafficPolicies are about requests.
+    fn holding(self, rule: Option<&Rule>, port: &Arc<ServicePort>) -> Vec<InForce> {
+        let carries_requests = self.asked.scheme == "http"
+            && (rule.is_some() || self.port.protocol.is_http() || self.port.protocol == AppProtocol::Detect);
+        let port = port.for_client(self.pod);
+        let layers = match carries_requests {
+            true => self.snapshot.layers(rule.map(|rule| &rule.name), Some(port)),
+            false => Layers::default(),
+        };
+        Met { layers: &layers, rule, port: Some(port) }.lines()
     }
 
     /// The request after these filters; None if they make none of it.

@@ -104,6 +104,7 @@ impl Place<'_> {
             weight: backend.weight,
             filters: self.filters(&backend.filters),
             problem: problem.to_owned(),
+            in_force: Vec::new(),
             request: None,
             endpoints: Vec::new(),
         }
@@ -185,7 +186,8 @@ fn edits(what: &str, edits: &HeaderEdits) -> Vec<String> {
     lines("set", &edits.set).into_iter().chain(lines("add", &edits.add)).chain(removed).collect()
 }
 
-fn retry(policy: &RetryPolicy) -> String {
+/// How and when a request is sent again.
+pub fn retry(policy: &RetryPolicy) -> String {
     let on = &policy.on;
     let flags = [
         (on.connect_failure, "connect-failure"),
@@ -206,7 +208,8 @@ fn retry(policy: &RetryPolicy) -> String {
     )
 }
 
-fn session(session: &SessionPersistence) -> String {
+/// What keeps a client at its endpoint.
+pub fn session(session: &SessionPersistence) -> String {
     let kind = match session.kind {
         SessionKind::Cookie { permanent: true, .. } => "permanent cookie",
         SessionKind::Cookie { permanent: false, .. } => "cookie",
