@@ -10,6 +10,7 @@ mod matches;
 mod refs;
 mod shadow;
 mod status;
+mod unusable;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::Builder;
 use super::group::{Group, client_of};
+use super::unusable::Unusable;
 use super::view::{RouteView, is_service, parent_name};
 use super::{compile, edits};
 use crate::model::{
@@ -129,7 +130,10 @@ impl Builder {
                 "sessionPersistence of rule {rule} can't be had with Service {backend}, which keeps clients by address (sessionAffinity: ClientIP): remove one of the two; until then the route isn't attached"
             );
             let field = format!("spec.rules[{rule}].sessionPersistence");
-            complaints.push((WarningCode::SessionAffinity, field, message.clone()));
+            let complaint = (WarningCode::SessionAffinity, field, message.clone());
+            if !complaints.contains(&complaint) {
+                complaints.push(complaint);
+            }
             return Condition::bad("UnsupportedValue", message);
         }
         let client = client_of(&view, name);
@@ -198,65 +202,6 @@ impl Builder {
             complaints.extend(shadows.map(|shadow| shadow.complaint(kind)));
         }
     }
-}
-
-/// Rules whose requests are answered with 500, in part or all, for what they ask for.
-struct Unusable {
-    /// Place of the rule, and why.
-    rules: Vec<(usize, String)>,
-    /// No request of any rule is served.
-    all: bool,
-}
-
-impl Unusable {
-    fn of(view: RouteView<'_>) -> Self {
-        let rules = rules(view);
-        let mut found = Vec::new();
-        let mut whole = 0;
-        for (index, (filters, backends)) in rules.iter().enumerate() {
-            let at = format!("spec.rules[{index}]");
-            let of_rule = unusable(&at, filters);
-            let of_backends: Vec<_> = backends
-                .iter()
-                .enumerate()
-                .filter(|(_, backend)| backend.weight() > 0)
-                .map(|(place, backend)| unusable(&format!("{at}.backendRefs[{place}]"), &backend.filters))
-                .collect();
-            let none_left = !of_backends.is_empty() && of_backends.iter().all(Option::is_some);
-            whole += usize::from(of_rule.is_some() || none_left);
-            let why = of_rule.or_else(|| of_backends.into_iter().flatten().next());
-            found.extend(why.map(|why| (index, why)));
-        }
-        Self { all: whole == rules.len() && whole > 0, rules: found }
-    }
-
-    /// `Accepted: False` where nothing is served.
-    fn whole(&self) -> Option<Condition> {
-        let (_, why) = self.rules.first().filter(|_| self.all)?;
-        Some(Condition::bad("UnsupportedValue", format!("{why}: its requests are answered with 500")))
-    }
-
-    /// `PartiallyInvalid: True` where something is. The message begins as RouteConditionPartiallyInvalid says.
-    fn partly(&self) -> Option<Condition> {
-        let (first, why) = self.rules.first().filter(|_| !self.all)?;
-        let others = match self.rules.len() {
-            1 => String::new(),
-            more => format!(" (and {} more)", more - 1),
-        };
-        let message = format!("Dropped Rule {first}{others}: {why}: its requests are answered with 500");
-        Some(Condition { status: true, reason: "UnsupportedValue".to_owned(), message })
-    }
-}
-
-/// Why what these filters would be applied to is answered with 500.
-fn unusable(at: &str, filters: &[RouteFilter]) -> Option<String> {
-    filters.iter().enumerate().find_map(|(index, filter)| {
-        if filter.kind == FilterKind::ExternalAuth {
-            return Some(format!("{at}.filters[{index}]: ExternalAuth is not supported by this version"));
-        }
-        let (field, name) = edits::untouchable(filter).into_iter().next()?;
-        Some(format!("{at}.filters[{index}].{field} names {name:?}, which no filter may change"))
-    })
 }
 
 /// Ports that declare another protocol than the route's kind decides about.
@@ -369,7 +314,8 @@ fn filter_complaints(path: &str, filter: &RouteFilter) -> Vec<Complaint> {
     found
 }
 
-fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
+/// Filters and backends of each rule.
+pub fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
     match view.object {
         Object::HttpRoute(route) => {
             route.spec.rules.iter().map(|rule| (&*rule.filters, &*rule.backend_refs)).collect()
