@@ -174,6 +174,8 @@ impl ServicePort {
 pub struct RetryAllowance {
     /// The XBackendTrafficPolicy that holds for the port, for its budget or its sessions.
     pub policy: Option<ObjectName>,
+    /// It gives the budget; else the default holds.
+    pub by_policy: bool,
     /// What was asked for.
     pub limits: RetryBudget,
     /// What is left.
@@ -183,7 +185,7 @@ pub struct RetryAllowance {
 impl RetryAllowance {
     /// Unused so far.
     pub fn new(limits: RetryBudget) -> Self {
-        Self { policy: None, limits, budget: Budget::new(limits) }
+        Self { policy: None, by_policy: false, limits, budget: Budget::new(limits) }
     }
 }
 

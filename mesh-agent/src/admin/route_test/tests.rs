@@ -148,6 +148,13 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
     ");
     let plain = ask(&with, &question("pod/shop/web-1", "http://plain/"));
     assert_eq!(in_force(&plain, 0), ["session: cookie s (XBackendTrafficPolicy shop/budget)"]);
+    // The budget of a policy is its own, and the default one nobody's.
+    let budget = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}], retryConstraint: {budget: {percent: 3}}}\n";
+    let with_budget = ask(&world(budget), &asked);
+    let told =
+        "retry budget: 3 % of the requests of 10s, and 10 in 1s besides (XBackendTrafficPolicy shop/b)";
+    assert_eq!(in_force(&with_budget, 0)[3], told);
+    assert!(in_force(&with_budget, 1)[3].ends_with("(default)"), "{:?}", in_force(&with_budget, 1));
     // A rule that answers itself meets no policy; what can't be served neither.
     let moved = ask(&with, &question("pod/shop/web-1", "http://cart/old"));
     assert!(moved.backends.is_empty());

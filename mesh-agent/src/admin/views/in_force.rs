@@ -7,6 +7,7 @@
 use crate::admin::api::{InForce, PortPolicy};
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::policy::breaker::State;
+use crate::policy::budget::Budget;
 use crate::policy::fault::{Abort, ValueTest};
 use crate::policy::traffic::{FallbackTo, LimitKey, Quota, TrafficPolicy};
 use crate::policy::{ClusterPolicy, HashKey, Unusable, traffic};
@@ -86,6 +87,7 @@ impl Met<'_> {
             self.activation(),
             self.timeouts(),
             self.retry(),
+            self.budget(),
             self.session(),
             self.port.map(|port| cluster(&port.policy)).unwrap_or_default(),
         ]
@@ -99,25 +101,29 @@ impl Met<'_> {
 
     fn retry(&self) -> Vec<InForce> {
         let Some(policy) = self.layers.retry_by(self.rule) else { return Vec::new() };
-        let from = self.source("retry");
         let how = match policy.attempts {
             0 => "none".to_owned(),
             _ => rules::retry(policy),
         };
-        let mut lines = vec![line("retry", how, from.clone())];
-        if let Some(budget) = self.layers.budget_by(self.rule, self.port) {
-            let limits = budget.limits();
-            let how = format!(
-                "{} % of the requests of {:?}, and {} in {:?} besides",
-                limits.percent, limits.interval, limits.min_count, limits.min_interval
-            );
-            let from = match self.layers.source("retry") {
-                Some(_) => from,
-                None => self.backend_policy().unwrap_or_else(|| DEFAULT.to_owned()),
-            };
-            lines.push(line("retry budget", how, from));
-        }
-        lines
+        vec![line("retry", how, self.source("retry"))]
+    }
+
+    /// Without a rule, that of the port holds for all routes that lead to it.
+    fn budget(&self) -> Vec<InForce> {
+        let of_port = self.port.map(|port| &port.retries).filter(|retries| retries.by_policy);
+        let found = self.layers.budget_by(self.rule, self.port);
+        let found = found.or_else(|| of_port.filter(|_| self.rule.is_none()).map(|retries| &retries.budget));
+        let Some(limits) = found.map(Budget::limits) else { return Vec::new() };
+        let how = format!(
+            "{} % of the requests of {:?}, and {} in {:?} besides",
+            limits.percent, limits.interval, limits.min_count, limits.min_interval
+        );
+        let from = match (self.layers.source("retry"), of_port) {
+            (Some(policy), _) => traffic_policy(policy),
+            (None, Some(_)) => self.backend_policy().unwrap_or_default(),
+            (None, None) => DEFAULT.to_owned(),
+        };
+        vec![line("retry budget", how, from)]
     }
 
     fn timeouts(&self) -> Vec<InForce> {

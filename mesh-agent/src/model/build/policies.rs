@@ -56,8 +56,18 @@ impl Builder {
         });
         let name = policy.map(|policy| ObjectName::new(&service.namespace, &policy.metadata.name));
         let retries = match old {
-            Some(old) if old.retries.limits == limits && old.retries.policy == name => old.retries.clone(),
-            _ => Arc::new(RetryAllowance { policy: name, ..RetryAllowance::new(limits) }),
+            Some(old)
+                if old.retries.limits == limits
+                    && old.retries.policy == name
+                    && old.retries.by_policy == spec.is_some() =>
+            {
+                old.retries.clone()
+            }
+            _ => Arc::new(RetryAllowance {
+                policy: name,
+                by_policy: spec.is_some(),
+                ..RetryAllowance::new(limits)
+            }),
         };
         // By address and by token at once would contradict each other (GEP-1619, "Session Affinity in K8S Services").
         let session = policy.filter(|_| !self.is_by_address(service)).and_then(|policy| {

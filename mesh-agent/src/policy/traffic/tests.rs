@@ -196,8 +196,7 @@ fn the_rules_group_goes_before_the_services() {
 fn a_rule_and_its_policies_decide_together_about_tries_and_time() {
     fn check(groups: &str, request: u64, want: [Option<u64>; 4]) {
         let mut rule = crate::proxy::testing::rule(&[1]);
-        let time = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
-        rule.timeouts.request = time(request);
+        rule.timeouts.request = (request > 0).then(|| Duration::from_millis(request));
         rule.retry = Some(compile("retry: {attempts: 5}").retry.unwrap().policy.clone());
         let layers = Layers { rule: Some(Arc::new(compile(groups))), service: None };
         let port = crate::proxy::testing::service_port("any", &[]);
