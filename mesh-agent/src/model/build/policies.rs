@@ -127,7 +127,7 @@ impl Builder {
 
     /// The name that the policy which holds for `service` gives its sessions, with the policy's key.
     pub(super) fn session_name_of(&self, service: &ObjectName) -> Option<(ObjectKey, SessionName)> {
-        let policy = self.ranked(service).into_iter().next()?;
+        let policy = self.ranked(service).into_iter().next().filter(|_| !self.is_by_address(service))?;
         let name = SessionName::given(policy.spec.session_persistence.as_ref()?)?;
         let namespace = Some(service.namespace.as_str());
         Some((ObjectKey::new(Kind::BackendTrafficPolicy, namespace, &policy.metadata.name), name))

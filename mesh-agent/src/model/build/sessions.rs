@@ -61,7 +61,9 @@ impl Builder {
     /// Notes which names a route gives.
     pub(super) fn touch_sessions(&mut self, key: &ObjectKey, object: Option<&Object>) {
         self.sessions.named.remove(key);
-        let Some(view) = object.and_then(RouteView::of) else { return };
+        let view = object.and_then(RouteView::of);
+        // Of a route for Gateways alone other controllers tell.
+        let Some(view) = view.filter(|view| view.services().next().is_some()) else { return };
         let named = view.sessions().into_iter().filter_map(|(rule, spec, backends)| {
             let services = backends.iter().map(|backend| backend_name(&backend.target(), view.namespace()));
             Some(Named { rule, name: SessionName::given(spec)?, services: services.collect() })
