@@ -1,10 +1,12 @@
 //! Which endpoint of a set is next. Pure: time and chance are arguments, the figures are those of the endpoints.
 //!
 //! Comes after `proxy::backend` has found the set and before `proxy::upstream` reaches the endpoint. Never returns an
-//! endpoint that isn't available or was tried already, and always one if there is any that isn't ejected. Constant time
-//! for every policy but client affinity, which looks at each endpoint, and while endpoints are ejected.
+//! endpoint that isn't available or was tried already, and always one if there is any that is neither ejected nor unhealthy.
+//! Constant time for every policy but client affinity, which looks at each endpoint, and while endpoints are left alone.
 
 mod affinity;
+mod avoid;
+pub mod health;
 mod load;
 pub mod outlier;
 pub mod table;
@@ -28,17 +30,20 @@ use crate::model::{Endpoint, EndpointSet, LoadBalancer};
 use crate::objects::Warmup;
 use crate::policy::ClusterPolicy;
 
+pub use avoid::{Avoid, awaits, has_other, healthy};
 pub use load::InFlight;
 
-/// How often another endpoint is drawn in place of one that warms up or is ejected.
+/// How often another endpoint is drawn in place of one that warms up or is left alone.
 const REDRAWS: usize = 8;
 
-/// Chooses among the available endpoints that aren't in `tried`; `now_ns` is `clock::now_ns`.
+/// Chooses among the available endpoints that aren't in `tried` and aren't left alone, `avoid` being [`Avoid::of`] this set;
+/// `now_ns` is `clock::now_ns`.
 ///
 /// `hash` is what the policy hashes (`policy::hash`), where it does: a client's address for `sessionAffinity: ClientIP`,
 /// which keeps its endpoint for as long as that is available, whichever agent or worker asks, so that the timeout of the
 /// Service's `sessionAffinityConfig` needs no table. Where there is nothing to hash chance decides.
-pub fn choose<'a>(
+pub fn choose_but<'a>(
+    avoid: Avoid,
     set: &'a EndpointSet,
     policy: &ClusterPolicy,
     hash: Option<u64>,
@@ -46,14 +51,14 @@ pub fn choose<'a>(
     now_ns: u64,
     rng: &mut Rng,
 ) -> Option<&'a Arc<Endpoint>> {
-    let rules = Rules { tried, now_ns, ejecting: ejecting(set, policy, now_ns), warmup: policy.warmup };
+    let rules = Rules { tried, now_ns, avoid, warmup: policy.warmup };
     if policy.localities.is_none() {
         let all = Candidates { endpoints: &set.available, next: &set.next, tables: &set.tables, rules };
         return all.choose(policy, hash, rng);
     }
     let point = hash.map_or_else(|| rng.u64(..), crate::policy::hash::mix);
-    let healthy = |tier: &Tier| match rules.ejecting {
-        true => tier.endpoints.iter().filter(|e| !e.load.outlier.is_ejected(now_ns)).count(),
+    let healthy = |tier: &Tier| match avoid.any() {
+        true => tier.endpoints.iter().filter(|endpoint| !avoid.is_avoided(endpoint, now_ns)).count(),
         false => tier.endpoints.len(),
     };
     let first = tiers::pick(&set.tiers, point, healthy);
@@ -65,12 +70,17 @@ pub fn choose<'a>(
     })
 }
 
-/// True if ejected endpoints exist and are to be passed over: not below the panic threshold (Envoy, "Panic threshold").
-fn ejecting(set: &EndpointSet, policy: &ClusterPolicy, now_ns: u64) -> bool {
-    let Some(outlier) = policy.outlier.as_ref().filter(|_| set.ejections.any(now_ns)) else { return false };
-    let healthy = set.available.len() - outlier::ejected(set, now_ns);
-    outlier.min_health_percent == 0
-        || healthy * 100 >= set.available.len() * outlier.min_health_percent as usize
+/// [`choose_but`] with what is to be left alone now.
+#[cfg(test)]
+pub(crate) fn choose<'a>(
+    set: &'a EndpointSet,
+    policy: &ClusterPolicy,
+    hash: Option<u64>,
+    tried: &[EndpointAddr],
+    now_ns: u64,
+    rng: &mut Rng,
+) -> Option<&'a Arc<Endpoint>> {
+    choose_but(Avoid::of(set, policy, now_ns), set, policy, hash, tried, now_ns, rng)
 }
 
 /// An endpoint that answers so many times later than the other of two, and at least [`LEFT_ALONE_NS`] later, is left
@@ -99,14 +109,13 @@ fn preference(own: Expected, other: Expected) -> f64 {
 struct Rules<'t> {
     tried: &'t [EndpointAddr],
     now_ns: u64,
-    ejecting: bool,
+    avoid: Avoid,
     warmup: Option<Warmup>,
 }
 
 impl Rules<'_> {
     fn may(&self, endpoint: &Endpoint) -> bool {
-        let ejected = self.ejecting && endpoint.load.outlier.is_ejected(self.now_ns);
-        !ejected && !self.tried.contains(&endpoint.addr)
+        !self.avoid.is_avoided(endpoint, self.now_ns) && !self.tried.contains(&endpoint.addr)
     }
 
     /// True if an endpoint that warms up gives its turn to another (Envoy, "Slow start mode").
@@ -183,7 +192,7 @@ impl<'a> Candidates<'a, '_> {
         if self.endpoints.is_empty() {
             return None;
         }
-        let draws = if self.rules.ejecting || self.rules.warmup.is_some() { REDRAWS } else { 0 };
+        let draws = if self.rules.avoid.any() || self.rules.warmup.is_some() { REDRAWS } else { 0 };
         for _ in 0..draws {
             let at = rng.usize(..self.endpoints.len());
             let endpoint = &self.endpoints[at];
@@ -201,7 +210,7 @@ impl<'a> Candidates<'a, '_> {
         if count == 1 {
             return Some((first, first));
         }
-        if self.rules.ejecting || self.rules.warmup.is_some() {
+        if self.rules.avoid.any() || self.rules.warmup.is_some() {
             let (other, second) = self.random(rng)?;
             if other != at {
                 return Some((first, second));

@@ -52,6 +52,8 @@ pub struct ClusterPolicy {
     pub outlier: Option<OutlierDetection>,
     /// Bounds on connections and requests.
     pub limits: PoolLimits,
+    /// Requests of HTTP/1 go to endpoints over HTTP/2.
+    pub over_http2: bool,
     /// Connections must not be made: why.
     pub unusable: Option<Unusable>,
 }

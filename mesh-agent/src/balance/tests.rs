@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod health;
 mod policies;
 mod slow;
 
@@ -94,7 +95,7 @@ proptest! {
     ) {
         let set = set(available, 0);
         let tried: Vec<_> = tried.into_iter().map(|number| endpoint(number).addr).collect();
-        let rules = Rules { tried: &tried, now_ns: 0, ejecting: false, warmup: None };
+        let rules = Rules { tried: &tried, now_ns: 0, avoid: Avoid::default(), warmup: None };
         let candidates = Candidates { endpoints: &set.available, next: &set.next, tables: &set.tables, rules };
         let left = candidates.iter().count();
         let two = candidates.two(&mut Rng::with_seed(seed));

@@ -348,7 +348,7 @@ fn a_service_on_one_page() {
       PORT   CLIENTS   RULE                          WHAT           HOW                                                           FROM
       80     all       -                             rate limit     100 in 1s, burst 100 for each header x-user, else 429         TrafficPolicy shop/limits
       80     all       -                             retry          1 on 503; back-off 25ms to 250ms                              TrafficPolicy shop/limits
-      80     all       -                             retry budget   20 % of the requests of 10s, and 10 in 1s besides             TrafficPolicy shop/limits
+      80     all       -                             retry budget   20 % of the requests of 10s, or 10 in 1s if that is more      TrafficPolicy shop/limits
       80     all       -                             session        cookie s                                                      XBackendTrafficPolicy shop/budget
       80     all       -                             outliers       ejects after 3 5xx in a row, for 30s at first, at most 10 %   DestinationRule shop/cart
       80     all       HTTPRoute shop/cart, rule 0   timeout        3s for the request, tries included                            TrafficPolicy shop/slow

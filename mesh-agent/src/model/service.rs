@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{ObjectName, Workload};
 use crate::addr::EndpointAddr;
+use crate::balance::health::{self, Health};
 use crate::balance::outlier::{self, Ejections};
 use crate::balance::table::Tables;
 use crate::balance::tiers::Tier;
@@ -106,6 +107,12 @@ impl Service {
     pub fn ports_at(&self, vip: IpAddr) -> &[Arc<ServicePort>] {
         if vip.is_ipv4() { &self.ports_v4 } else { &self.ports_v6 }
     }
+
+    /// The port `number` as a connection to `like` is led to it when it goes there instead of where it was dialled. A
+    /// service without an address of that family is reached at all of its endpoints.
+    pub fn port_towards(&self, like: IpAddr, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports_at(like).iter().chain(&self.ports).find(|port| port.port == number)
+    }
 }
 
 /// What labels and logs say of a service.
@@ -134,10 +141,12 @@ pub struct ServicePort {
     pub policy: Arc<ClusterPolicy>,
     /// For clients under a DestinationRule of their own; the first that fits.
     pub variants: Vec<Variant>,
-    /// How many of its requests may be sent again.
-    pub retries: Arc<RetryAllowance>,
+    /// How many of its requests may be sent again; None: as many as their rules say.
+    pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
+    /// The XBackendTrafficPolicy that both come from; for people.
+    pub backend_policy: Option<ObjectName>,
     /// Where to.
     pub endpoints: EndpointSet,
 }
@@ -172,10 +181,6 @@ impl ServicePort {
 /// The retry budget of a service port, one for all of its clients on this node. It lives on while its limits are the same.
 #[derive(Debug)]
 pub struct RetryAllowance {
-    /// The XBackendTrafficPolicy that holds for the port, for its budget or its sessions.
-    pub policy: Option<ObjectName>,
-    /// It gives the budget; else the default holds.
-    pub by_policy: bool,
     /// What was asked for.
     pub limits: RetryBudget,
     /// What is left.
@@ -185,13 +190,7 @@ pub struct RetryAllowance {
 impl RetryAllowance {
     /// Unused so far.
     pub fn new(limits: RetryBudget) -> Self {
-        Self { policy: None, by_policy: false, limits, budget: Budget::new(limits) }
-    }
-}
-
-impl Default for RetryAllowance {
-    fn default() -> Self {
-        Self::new(RetryBudget::default())
+        Self { limits, budget: Budget::new(limits) }
     }
 }
 
@@ -210,6 +209,8 @@ pub struct EndpointSet {
     pub tables: Tables,
     /// What outlier detection knows of all of them.
     pub ejections: Arc<Ejections>,
+    /// What active health checks, and a panic threshold, say of all of them.
+    pub health: Arc<Health>,
     /// How much of the policy's limits is in use.
     pub usage: Arc<Usage>,
 }
@@ -250,4 +251,6 @@ pub struct LoadState {
     pub born_ns: AtomicU64,
     /// What outlier detection knows.
     pub outlier: outlier::State,
+    /// What active health checks know.
+    pub health: health::State,
 }

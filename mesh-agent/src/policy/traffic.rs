@@ -10,6 +10,7 @@ mod holds;
 mod limit;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -19,6 +20,7 @@ pub use answer::{Answer, Fallback, FallbackTo};
 pub use holds::NONE;
 pub use limit::{Counted, GlobalLimit, KeySource, LimitKey, LocalLimit, Quota, RateLimits};
 
+use super::ClusterPolicy;
 use super::breaker::Breaker;
 use super::budget::Budget;
 use super::chance::Chance;
@@ -232,7 +234,23 @@ pub enum Probe {
     Tcp,
 }
 
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { path, .. } => write!(f, "GET {path}"),
+            Self::Grpc(service) if service.is_empty() => f.write_str("gRPC"),
+            Self::Grpc(service) => write!(f, "gRPC {service}"),
+            Self::Tcp => f.write_str("TCP"),
+        }
+    }
+}
+
 impl HealthCheck {
+    /// False for a check that would say in plain text what the port's DestinationRule wants encrypted.
+    pub fn is_sendable(&self, port: &ClusterPolicy) -> bool {
+        port.unusable.is_none() || self.probe == Probe::Tcp
+    }
+
     /// True if a healthy endpoint answers so.
     pub fn expects(&self, status: u16) -> bool {
         match &self.probe {

@@ -105,7 +105,8 @@ async fn begins(conn: &Connection, client: &mut TcpStream, first: &mut BytesMut)
     }
 }
 
-/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at.
+/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at. What goes to where
+/// nothing is known of stays as it is: odd HTTP that outside servers take is no business of the mesh.
 async fn unknown(conn: &Connection, mut client: TcpStream) {
     let dialled = match tcp::dial(conn, &client).await {
         Ok(dialled) => dialled,
@@ -122,9 +123,12 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
                 Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear)
             }).await
         } => verdict.unwrap_or(Verdict::Opaque),
-        () = speaks_first(&dialled.stream) => Verdict::Opaque,
+        () = speaks_first(conn, &dialled.stream) => Verdict::Opaque,
     };
     match verdict {
+        Verdict::Http1 | Verdict::Http2 if conn.untouched => {
+            opaque(conn, client, first.freeze(), Some(dialled)).await;
+        }
         Verdict::Http1 => {
             dialled.keep_for_requests(conn);
             serve_http1(conn, client, first).await;
@@ -139,13 +143,13 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
 }
 
 /// Until the server spoke or ended before its client did. What an HTTP/2 server begins with, its SETTINGS, leaves the
-/// verdict to the client: it needn't wait for the client's preface (RFC 9113, 3.4).
-async fn speaks_first(server: &TcpStream) {
+/// verdict to the client, for as long as one that speaks HTTP/2 may take: they needn't wait for its preface (RFC 9113, 3.4).
+async fn speaks_first(conn: &Connection, server: &TcpStream) {
     let mut head = [0; detect::FRAME_HEAD];
     if let Ok(read) = server.peek(&mut head).await
         && detect::is_settings(&head[..read])
     {
-        std::future::pending().await
+        sleep(conn.limits().detect_timeout).await;
     }
 }
 
@@ -202,7 +206,7 @@ mod tests {
     async fn lab_of(protocol: AppProtocol) -> (TcpStream, TcpListener, Rc<Connection>) {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut conn = testing::connection(endpoint.local_addr().unwrap());
-        conn.protocol = protocol;
+        (conn.protocol, conn.untouched) = (protocol, false);
         let conn = Rc::new(conn);
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
@@ -243,9 +247,27 @@ mod tests {
         });
     }
 
+    #[test]
+    fn the_end_of_a_server_that_sent_settings_reaches_a_client_that_is_silent() {
+        run_with(true, async {
+            let (mut client, endpoint, _conn) = lab_of(AppProtocol::Detect).await;
+            let (mut server, _) = endpoint.accept().await.unwrap();
+            server.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            drop(server);
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        });
+    }
+
     fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let limit = async { timeout(Duration::from_secs(10), test).await.expect("test hangs") };
+        run_with(false, test);
+    }
+
+    fn run_with(paused: bool, test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(paused).build().unwrap();
+        let limit = async { timeout(Duration::from_secs(60), test).await.expect("test hangs") };
         LocalSet::new().block_on(&runtime, limit);
     }
 

@@ -5,6 +5,8 @@
 
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113, 3.4).
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So many bytes of it are its first line.
+const H2_FIRST_LINE: usize = 16;
 /// Bytes of a frame's head (RFC 9113, 4.1).
 pub const FRAME_HEAD: usize = 9;
 const SETTINGS: u8 = 4;
@@ -71,8 +73,11 @@ pub fn classify(bytes: &[u8]) -> Verdict {
 }
 
 /// HTTP of either version is declared: only the preface tells them apart. None while that isn't certain.
+///
+/// Its first line settles it: no other request has that method and version (RFC 9113, 11.6), and whether the rest is
+/// right is for `crate::http2` to judge and to count.
 pub fn is_http2(bytes: &[u8]) -> Option<bool> {
-    if bytes.starts_with(H2_PREFACE) {
+    if bytes.starts_with(&H2_PREFACE[..H2_FIRST_LINE]) {
         return Some(true);
     }
     if H2_PREFACE.starts_with(bytes) { None } else { Some(false) }
@@ -173,6 +178,14 @@ mod tests {
         {
             assert!(!is_settings(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn the_first_line_of_the_preface_tells_http2_where_http_is_declared() {
+        assert_eq!(is_http2(b"PRI * HTTP/2.0\r"), None);
+        assert_eq!(is_http2(b"PRI * HTTP/2.0\r\nX"), Some(true));
+        assert_eq!(is_http2(b"PRI * HTTP/1.1\r\n"), Some(false));
+        assert_eq!(is_http2(b"PUT / HTTP/1.1\r\n"), Some(false));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     ConnectFailed,
     /// The endpoint didn't answer within the connect timeout.
     ConnectTimeout,
+    /// The endpoint was connected to for HTTP/2 and said something else.
+    NotHttp2,
     /// The endpoint closed the connection before or within its response.
     UpstreamClosed,
     /// The endpoint reset the stream with this code.
@@ -93,6 +95,7 @@ impl ErrorKind {
             Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::NotHttp2
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
@@ -132,7 +135,7 @@ impl ErrorKind {
             }
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
             Self::UpstreamReset(_) => Flag::UpstreamReset,
-            Self::UpstreamProtocol(_) => Flag::UpstreamProtocolError,
+            Self::UpstreamProtocol(_) | Self::NotHttp2 => Flag::UpstreamProtocolError,
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => Flag::UpstreamTimeout,
             Self::Overflow | Self::CircuitOpen | Self::ConcurrencyLimit => Flag::UpstreamOverflow,
             Self::UpstreamErrorStatus => Flag::None,
@@ -164,9 +167,10 @@ impl ErrorKind {
             | Self::Draining
             | Self::UpstreamClosed
             | Self::UpstreamReset(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamProtocol(_) | Self::UnknownDestination | Self::NoOriginalDestination => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::UpstreamProtocol(_)
+            | Self::NotHttp2
+            | Self::UnknownDestination
+            | Self::NoOriginalDestination => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::CircuitOpen | Self::ConcurrencyLimit | Self::UpstreamErrorStatus | Self::FaultInjected => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -188,6 +192,8 @@ impl ErrorKind {
     pub fn grpc_status(self) -> u16 {
         match self {
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
+            // GRPCRouteRule.backendRefs: UNAVAILABLE for what leads to an invalid backend.
+            Self::NoBackend => 14,
             _ => self.status().map_or(2, grpc_status_for),
         }
     }
@@ -196,7 +202,10 @@ impl ErrorKind {
     pub fn retryable(self) -> bool {
         matches!(
             self,
-            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::NotHttp2
+                | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
         )
     }
 
@@ -218,6 +227,7 @@ impl ErrorKind {
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::NotHttp2 => "upstream_not_http2",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",

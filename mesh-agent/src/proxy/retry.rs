@@ -138,7 +138,7 @@ impl<'p> Tries<'p> {
     pub fn failed(&mut self, picked: &Picked, why: ErrorKind) -> Option<Duration> {
         let on = &self.policy?.on;
         let asked = match why {
-            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout => {
+            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::NotHttp2 => {
                 on.connect_failure || on.server_error || on.gateway_error
             }
             ErrorKind::UpstreamClosed
@@ -180,7 +180,7 @@ impl<'p> Tries<'p> {
             self.exhausted = true;
             return None;
         }
-        let wait = backoff::delay(policy.backoff, policy.max_backoff, self.retries + 1, fastrand::u64(..));
+        let wait = backoff::wait(policy, self.retries + 1, fastrand::u64(..));
         if self.is_too_late(wait) {
             return None;
         }

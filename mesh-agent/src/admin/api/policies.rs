@@ -33,7 +33,7 @@ views! {
         what: String,
         /// How.
         how: String,
-        /// `KIND NAMESPACE/NAME`, or `default`.
+        /// `KIND NAMESPACE/NAME`.
         from: String,
     }
     /// The same, with where it holds.

@@ -73,7 +73,10 @@ fn each_backend_is_shown_with_the_request_that_it_would_get() {
         ("shop/cart", "beta", "producer")
     );
     assert_eq!(rule.timeouts, ["request 10s", "backendRequest 2s"]);
-    assert_eq!(rule.retry, "3 on connect-failure, reset, 502, 503; back-off 100ms to 1s");
+    assert_eq!(
+        rule.retry,
+        "3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more"
+    );
     let backends: Vec<_> = found.backends.iter().map(|one| (one.service.as_str(), one.weight)).collect();
     assert_eq!(backends, [("shop/cart", 90), ("shop/cart-v2", 10)]);
     for backend in &found.backends {
@@ -105,7 +108,7 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
         policy(
             "cart",
             "{kind: Service, name: cart}",
-            "timeout: 1s, rateLimit: {local: [{requests: 100, per: 1m, fairShare: true, key: [{type: header, name: x-user}]}]}, faultInjection: {delay: {fixed: 2s, percent: 10}, match: {headers: [{name: x-chaos, value: chaos}]}}, circuitBreaker: {errorRate: {percent: 50}}, concurrency: {maxRequests: 9}, fallback: {answer: {status: 299}}, activation: {maxWaiting: 4}",
+            "timeout: 1s, rateLimit: {local: [{requests: 100, per: 1m, fairShare: true, key: [{type: header, name: x-user}]}]}, faultInjection: {delay: {fixed: 2s, percent: 10}, match: {headers: [{name: x-chaos, value: chaos}]}}, circuitBreaker: {errorRate: {percent: 50}}, concurrency: {maxRequests: 9}, fallback: {answer: {status: 299}}, activation: {maxWaiting: 4}, healthCheck: {http: {path: /ready}, interval: 3s}, panicThreshold: {percent: 30}",
         ),
         "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: budget, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}, {group: \"\", kind: Service, name: plain}], sessionPersistence: {cookie: {name: s}}}\n---\n".to_owned(),
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec: {host: cart, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {consecutive5xxErrors: 3}, connectionPool: {http: {http2MaxRequests: 10}}}}\n".to_owned(),
@@ -125,8 +128,10 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
     timeout: 3s for the request, tries included (TrafficPolicy shop/once)
     try timeout: 2s for one try (HTTPRoute shop/cart)
     retry: 1 on 503; back-off 25ms to 250ms (TrafficPolicy shop/once)
-    retry budget: 7 % of the requests of 10s, and 10 in 1s besides (TrafficPolicy shop/once)
+    retry budget: 7 % of the requests of 10s, or 10 in 1s if that is more (TrafficPolicy shop/once)
     session: cookie s (XBackendTrafficPolicy shop/budget)
+    health check: GET /ready every 3s, within 1s; healthy after 1, unhealthy after 3 in a row; not now, for want of a captured pod (TrafficPolicy shop/cart)
+    panic threshold: all endpoints are used below 30 % healthy ones (TrafficPolicy shop/cart)
     balancer: random (DestinationRule shop/cart)
     outliers: ejects after 3 5xx in a row, for 30s at first, at most 10 % (DestinationRule shop/cart)
     connections: at most 10 requests (DestinationRule shop/cart)
@@ -136,25 +141,23 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
     timeout: 3s for the request, tries included (TrafficPolicy shop/once)
     try timeout: 2s for one try (HTTPRoute shop/cart)
     retry: 1 on 503; back-off 25ms to 250ms (TrafficPolicy shop/once)
-    retry budget: 7 % of the requests of 10s, and 10 in 1s besides (TrafficPolicy shop/once)
+    retry budget: 7 % of the requests of 10s, or 10 in 1s if that is more (TrafficPolicy shop/once)
     ");
     // The rule's own word, where nothing else is said.
     let without = world("");
     insta::assert_snapshot!(in_force(&ask(&without, &asked), 0).join("\n"), @r"
     timeout: 10s for the request, tries included (HTTPRoute shop/cart)
     try timeout: 2s for one try (HTTPRoute shop/cart)
-    retry: 3 on connect-failure, reset, 502, 503; back-off 100ms to 1s (HTTPRoute shop/cart)
-    retry budget: 20 % of the requests of 10s, and 10 in 1s besides (default)
+    retry: 3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more (HTTPRoute shop/cart)
     ");
     let plain = ask(&with, &question("pod/shop/web-1", "http://plain/"));
     assert_eq!(in_force(&plain, 0), ["session: cookie s (XBackendTrafficPolicy shop/budget)"]);
-    // The budget of a policy is its own, and the default one nobody's.
+    // Without a policy's budget the attempts alone bound retries.
     let budget = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}], retryConstraint: {budget: {percent: 3}}}\n";
     let with_budget = ask(&world(budget), &asked);
-    let told =
-        "retry budget: 3 % of the requests of 10s, and 10 in 1s besides (XBackendTrafficPolicy shop/b)";
+    let told = "retry budget: 3 % of the requests of 10s, or 10 in 1s if that is more (XBackendTrafficPolicy shop/b)";
     assert_eq!(in_force(&with_budget, 0)[3], told);
-    assert!(in_force(&with_budget, 1)[3].ends_with("(default)"), "{:?}", in_force(&with_budget, 1));
+    assert_eq!(in_force(&with_budget, 1).len(), 3, "{:?}", in_force(&with_budget, 1));
     // A rule that answers itself meets no policy; what can't be served neither.
     let moved = ask(&with, &question("pod/shop/web-1", "http://cart/old"));
     assert!(moved.backends.is_empty());
@@ -279,4 +282,26 @@ fn what_makes_no_sense_is_refused_with_what_was_expected() {
     check(web, "tcp://db", None, "needs a port");
     check(web, "tcp://cart:80", None, "ask with http://");
     check(web, "http://cart", Some("nonsense"), "expected 'name: value'");
+}
+
+#[test]
+fn a_backend_that_redirects_says_so_and_is_sent_nothing() {
+    let world = world(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: away, namespace: shop}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: plain}]
+  rules:
+  - backendRefs:
+    - name: cart
+      port: 80
+      filters: [{type: RequestRedirect, requestRedirect: {hostname: o.test}}]
+    - {name: cart-v2, port: 80}
+",
+    );
+    let found = ask(&world, &question("pod/shop/web-1", "http://plain/a"));
+    let [away, stays] = &found.backends[..] else { panic!("{:?}", found.backends) };
+    assert_eq!(away.problem, "its filters answer with 302 Found, location: http://o.test/a");
+    assert!(away.request.is_none() && stays.request.is_some());
 }

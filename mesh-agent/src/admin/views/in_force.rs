@@ -4,6 +4,8 @@
 //! Every line is asked of what the data path asks: `policy::traffic::Layers` for what rule and policies say together, the
 //! service port for the rest. A new mechanism gets a function of its own here and a place in [`Met::lines`].
 
+use std::time::Duration;
+
 use crate::admin::api::{InForce, PortPolicy};
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::policy::breaker::State;
@@ -46,7 +48,7 @@ fn of_port(snapshot: &Snapshot, port: &ServicePort) -> Vec<PortPolicy> {
         lines.into_iter().map(line).collect::<Vec<_>>()
     };
     let layers = snapshot.layers(None, Some(port));
-    let mut all = at("", String::new(), Met { layers: &layers, rule: None, port: Some(port) }.given());
+    let mut all = at("", String::new(), Met { layers: &layers, rule: None, port: Some(port) }.lines());
     for variant in &port.variants {
         all.extend(at(&variant.namespace, String::new(), cluster(&variant.port.policy)));
     }
@@ -55,7 +57,7 @@ fn of_port(snapshot: &Snapshot, port: &ServicePort) -> Vec<PortPolicy> {
         let layers = snapshot.layers(Some(&rule.name), None);
         let met = Met { layers: &layers, rule: None, port: None };
         let name = format!("{} {}, rule {}", rule.name.kind, rule.name.route, rules::rule_name(&rule.name));
-        all.extend(at(clients, name, met.given()));
+        all.extend(at(clients, name, met.lines()));
     }
     all
 }
@@ -76,7 +78,7 @@ fn rules_of(routes: &PortRoutes) -> Vec<(&str, &Rule)> {
 }
 
 impl Met<'_> {
-    /// All of it, defaults included, in the order in which a request meets it.
+    /// All of it, in the order in which a request meets it.
     pub fn lines(&self) -> Vec<InForce> {
         [
             self.fault(),
@@ -89,14 +91,10 @@ impl Met<'_> {
             self.retry(),
             self.budget(),
             self.session(),
+            self.health(),
             self.port.map(|port| cluster(&port.policy)).unwrap_or_default(),
         ]
         .concat()
-    }
-
-    /// What an object says.
-    pub fn given(&self) -> Vec<InForce> {
-        self.lines().into_iter().filter(|line| line.from != DEFAULT).collect()
     }
 
     fn retry(&self) -> Vec<InForce> {
@@ -110,18 +108,17 @@ impl Met<'_> {
 
     /// Without a rule, that of the port holds for all routes that lead to it.
     fn budget(&self) -> Vec<InForce> {
-        let of_port = self.port.map(|port| &port.retries).filter(|retries| retries.by_policy);
+        let of_port = self.port.and_then(|port| port.retries.as_ref());
         let found = self.layers.budget_by(self.rule, self.port);
         let found = found.or_else(|| of_port.filter(|_| self.rule.is_none()).map(|retries| &retries.budget));
         let Some(limits) = found.map(Budget::limits) else { return Vec::new() };
         let how = format!(
-            "{} % of the requests of {:?}, and {} in {:?} besides",
+            "{} % of the requests of {:?}, or {} in {:?} if that is more",
             limits.percent, limits.interval, limits.min_count, limits.min_interval
         );
-        let from = match (self.layers.source("retry"), of_port) {
-            (Some(policy), _) => traffic_policy(policy),
-            (None, Some(_)) => self.backend_policy().unwrap_or_default(),
-            (None, None) => DEFAULT.to_owned(),
+        let from = match self.layers.source("retry") {
+            Some(policy) => traffic_policy(policy),
+            None => self.backend_policy().unwrap_or_default(),
         };
         vec![line("retry budget", how, from)]
     }
@@ -260,22 +257,43 @@ impl Met<'_> {
         found.map(|(session, from)| line("session", rules::session(session), from)).into_iter().collect()
     }
 
+    /// About the port's endpoints, so that no rule has a say in it.
+    fn health(&self) -> Vec<InForce> {
+        let mut lines = Vec::new();
+        if let Some(check) = self.layers.health_check() {
+            let active = self.port.is_some_and(|port| port.endpoints.health.is_checked());
+            let check = super::health_check(check, active);
+            let how = format!(
+                "{} every {:?}, within {:?}; healthy after {}, unhealthy after {} in a row{}",
+                check.asks,
+                Duration::from_millis(check.interval_ms),
+                Duration::from_millis(check.timeout_ms),
+                check.healthy_threshold,
+                check.unhealthy_threshold,
+                if active { "" } else { "; not now, for want of a captured pod" }
+            );
+            lines.push(line("health check", how, self.source("healthCheck")));
+        }
+        if let Some(threshold) = self.layers.panic_threshold() {
+            let how = format!("all endpoints are used below {} % healthy ones", threshold.as_percent());
+            lines.push(line("panic threshold", how, self.source("panicThreshold")));
+        }
+        lines
+    }
+
     /// Where a group comes from: a policy, or else the rule.
     fn source(&self, group: &str) -> String {
         match (self.layers.source(group), self.rule) {
             (Some(policy), _) => traffic_policy(policy),
             (None, Some(rule)) => of_route(rule),
-            (None, None) => DEFAULT.to_owned(),
+            (None, None) => String::new(),
         }
     }
 
     fn backend_policy(&self) -> Option<String> {
-        Some(format!("XBackendTrafficPolicy {}", self.port?.retries.policy.as_ref()?))
+        Some(format!("XBackendTrafficPolicy {}", self.port?.backend_policy.as_ref()?))
     }
 }
-
-/// Where no object says anything.
-const DEFAULT: &str = "default";
 
 fn limits_of(policy: &TrafficPolicy) -> Vec<InForce> {
     let Some(limits) = &policy.rate_limits else { return Vec::new() };

@@ -169,7 +169,7 @@ fn by_group<'p>(policy: &PolicyObject, in_force: impl Iterator<Item = &'p Traffi
 
 /// One policy holds for all of a Service; its sessions not beside sessionAffinity.
 fn backend_policy(policy: &PolicyObject, ports: &[&ServicePort]) -> Found {
-    let winners: BTreeSet<_> = ports.iter().filter_map(|port| port.retries.policy.as_ref()).collect();
+    let winners: BTreeSet<_> = ports.iter().filter_map(|port| port.backend_policy.as_ref()).collect();
     let mut found = Found::default();
     if ports.is_empty() {
         return Found::missing("the Service has no TCP port".to_owned());

@@ -33,11 +33,10 @@ fn a_request_is_shown_with_its_rule_its_backends_and_what_else_was_considered() 
       x-env: prod
 
     In force:
-      WHAT           HOW                                                           FROM
-      timeout        10s for the request, tries included                           HTTPRoute shop/cart
-      try timeout    2s for one try                                                HTTPRoute shop/cart
-      retry          3 on connect-failure, reset, 502, 503; back-off 100ms to 1s   HTTPRoute shop/cart
-      retry budget   20 % of the requests of 10s, and 10 in 1s besides             default
+      WHAT          HOW                                                                                          FROM
+      timeout       10s for the request, tries included                                                          HTTPRoute shop/cart
+      try timeout   2s for one try                                                                               HTTPRoute shop/cart
+      retry         3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more   HTTPRoute shop/cart
 
     Backends:
       SERVICE        PORT   WEIGHT   SHARE   ENDPOINTS                     FILTERS   PROBLEM

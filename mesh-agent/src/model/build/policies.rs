@@ -45,35 +45,25 @@ impl Builder {
         &self,
         service: &ObjectName,
         old: Option<&Arc<ServicePort>>,
-    ) -> (Arc<RetryAllowance>, Option<Arc<SessionPersistence>>) {
+    ) -> (Option<Arc<RetryAllowance>>, Option<Arc<SessionPersistence>>) {
         let policy = self.ranked(service).into_iter().next();
         let spec = policy.and_then(|policy| policy.spec.retry_constraint.as_ref());
-        let limits = spec.map_or_else(RetryBudget::default, |spec| RetryBudget {
-            percent: spec.budget.percent,
-            interval: spec.budget.interval.0,
-            min_count: spec.min_retry_rate.count,
-            min_interval: spec.min_retry_rate.interval.0,
+        let had = old.and_then(|old| old.retries.as_ref());
+        let retries = spec.map(|spec| {
+            let limits = RetryBudget {
+                percent: spec.budget.percent,
+                interval: spec.budget.interval.0,
+                min_count: spec.min_retry_rate.count,
+                min_interval: spec.min_retry_rate.interval.0,
+            };
+            let same = had.filter(|had| had.limits == limits);
+            same.cloned().unwrap_or_else(|| Arc::new(RetryAllowance::new(limits)))
         });
-        let name = policy.map(|policy| ObjectName::new(&service.namespace, &policy.metadata.name));
-        let retries = match old {
-            Some(old)
-                if old.retries.limits == limits
-                    && old.retries.policy == name
-                    && old.retries.by_policy == spec.is_some() =>
-            {
-                old.retries.clone()
-            }
-            _ => Arc::new(RetryAllowance {
-                policy: name,
-                by_policy: spec.is_some(),
-                ..RetryAllowance::new(limits)
-            }),
-        };
         // By address and by token at once would contradict each other (GEP-1619, "Session Affinity in K8S Services").
         let session = policy.filter(|_| !self.is_by_address(service)).and_then(|policy| {
             let spec = policy.spec.session_persistence.as_ref()?;
             let name = format!("mesh-session-{}-{}", service.namespace, service.name);
-            Some(Arc::new(session(spec, || name, "/")))
+            Some(Arc::new(SessionPersistence { per_rule: spec.name().is_none(), ..session(spec, || name) }))
         });
         let same = old.and_then(|old| old.session.as_ref()).filter(|old| Some(*old) == session.as_ref());
         (retries, same.cloned().or(session))
@@ -115,6 +105,12 @@ impl Builder {
             }
             found
         })
+    }
+
+    /// The policy that holds for `service`.
+    pub(super) fn backend_policy(&self, service: &ObjectName) -> Option<ObjectName> {
+        let policy = self.ranked(service).into_iter().next()?;
+        Some(ObjectName::new(&service.namespace, &policy.metadata.name))
     }
 
     /// True if the Service asks for `sessionAffinity: ClientIP`.

@@ -1,7 +1,8 @@
-//! Sessions that get in each other's way: several rules or policies that give the sessions of one Service the same name.
+//! Sessions that get in each other's way: several rules or policies that give the sessions of one Service, or rules of
+//! one route that give theirs, the same name.
 //!
-//! A client carries one cookie or header of a name, so only one of them finds its own in it (GEP-1619: rules that refer to
-//! the same Service must not share sessions). Only names that are given are looked at: those made up differ.
+//! A client carries one cookie or header of a name, so only one of them finds its own in it (GEP-1619: rules never share
+//! sessions). Only names that are given are looked at: those made up differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,37 +75,42 @@ impl Builder {
         }
     }
 
-    /// Of each two that share a name for a Service, the later one by kind, name and place is told of the other.
+    /// Of each two that share a name for a Service or in a route, the later one by kind, name and place is told of the
+    /// other.
     pub(super) fn session_warnings(&self) -> impl Iterator<Item = (ObjectKey, Warning)> {
-        let mut first: BTreeMap<&ObjectName, Vec<(String, SessionName)>> = BTreeMap::new();
-        let all = self.sessions.named.iter().flat_map(|(key, named)| named.iter().map(move |it| (key, it)));
-        let services: BTreeSet<&ObjectName> = all.clone().flat_map(|(_, it)| &it.services).collect();
-        for service in services {
-            let of_policy = self.session_name_of(service);
-            let owners = of_policy.map(|(key, name)| (key.to_string(), name));
-            first.insert(service, owners.into_iter().collect());
+        let mut owners: BTreeMap<&ObjectName, Vec<(String, &SessionName)>> = BTreeMap::new();
+        let services: BTreeSet<&ObjectName> =
+            self.sessions.named.values().flatten().flat_map(|it| &it.services).collect();
+        let of_policies: Vec<_> =
+            services.into_iter().filter_map(|it| Some((it, self.session_name_of(it)?))).collect();
+        for (service, (key, name)) in &of_policies {
+            owners.insert(service, vec![(key.to_string(), name)]);
         }
         let mut found = Vec::new();
-        for (key, it) in all {
-            let mut told = false;
-            for service in &it.services {
-                let Some(owners) = first.get_mut(service) else { continue };
-                let owner = owners.iter().find(|(_, other)| other.meets(&it.name));
-                match owner {
-                    Some((owner, _)) if !told => {
-                        let message = format!(
-                            "{} is the session of {owner} for Service {service} too: a client keeps one of the two at a time; give each a name of its own",
-                            it.name.label()
-                        );
-                        let field = format!("spec.rules[{}].sessionPersistence", it.rule);
-                        found.push((
-                            key.clone(),
-                            Warning::new(WarningCode::Contradiction, key, field, message),
-                        ));
-                        told = true;
+        for (key, rules) in &self.sessions.named {
+            for (place, it) in rules.iter().enumerate() {
+                let of_service = |service| {
+                    let (owner, _) = owners.get(service)?.iter().find(|(_, other)| other.meets(&it.name))?;
+                    Some(format!("{owner} for Service {service}"))
+                };
+                let of_route = || {
+                    let other = rules[..place].iter().find(|other| other.name.meets(&it.name))?;
+                    Some(format!("rule {}", other.rule))
+                };
+                if let Some(other) = it.services.iter().find_map(of_service).or_else(of_route) {
+                    let message = format!(
+                        "{} is the session of {other} too: a client keeps one of the two at a time; give each a name of its own, or none",
+                        it.name.label()
+                    );
+                    let field = format!("spec.rules[{}].sessionPersistence", it.rule);
+                    let warning = Warning::new(WarningCode::Contradiction, key, field, message);
+                    found.push((key.clone(), warning));
+                }
+                for service in &it.services {
+                    let of_it = owners.entry(service).or_default();
+                    if !of_it.iter().any(|(_, other)| other.meets(&it.name)) {
+                        of_it.push((format!("{key}, rule {}", it.rule), &it.name));
                     }
-                    Some(_) => {}
-                    None => owners.push((format!("{key}, rule {}", it.rule), it.name.clone())),
                 }
             }
         }

@@ -20,14 +20,14 @@ impl Layers {
     }
 
     /// What bounds the retries of a request by `rule` to `port`: the budget of the policy that gives `retry`, else the
-    /// port's. None: it isn't sent again, or goes to no service.
+    /// port's. None: the attempts alone, it isn't sent again, or goes to no service.
     pub fn budget_by<'a>(
         &'a self,
         rule: Option<&'a Rule>,
         port: Option<&'a ServicePort>,
     ) -> Option<&'a Budget> {
         let own = self.retry().map(|retry| &*retry.budget);
-        own.or_else(|| self.retry_by(rule).and(port).map(|port| &port.retries.budget))
+        own.or_else(|| self.retry_by(rule).and(port)?.retries.as_ref().map(|retries| &retries.budget))
     }
 
     /// The longest that a request by `rule` may take as a whole: a policy's `timeout` and the rule's both hold.

@@ -4,9 +4,10 @@
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::model::ObjectName;
+use crate::model::{ObjectName, RetryAllowance};
 use crate::objects::traffic_policy::TrafficPolicySpec;
 use crate::policy::breaker::State;
+use crate::route::RetryBudget;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -23,7 +24,7 @@ fn compile(groups: &str) -> TrafficPolicy {
 }
 
 fn source(headers: &HeaderMap) -> KeySource<'_> {
-    KeySource { identity: None, address: [10, 0, 0, 1].into(), path: "/", headers, endpoint: None }
+    KeySource { identity: "unproven", address: [10, 0, 0, 1].into(), path: "/", headers, endpoint: None }
 }
 
 fn user(name: &str) -> HeaderMap {
@@ -108,7 +109,7 @@ fn keys_are_counted_apart_by_what_the_policy_names() {
     check(
         "{type: sourceIdentity}",
         source(&none),
-        KeySource { identity: Some("spiffe://a/ns/b/sa/c"), ..source(&none) },
+        KeySource { identity: "spiffe://a/ns/b/sa/c", ..source(&none) },
         true,
     );
     check(
@@ -199,7 +200,10 @@ fn a_rule_and_its_policies_decide_together_about_tries_and_time() {
         rule.timeouts.request = (request > 0).then(|| Duration::from_millis(request));
         rule.retry = Some(compile("retry: {attempts: 5}").retry.unwrap().policy.clone());
         let layers = Layers { rule: Some(Arc::new(compile(groups))), service: None };
-        let port = crate::proxy::testing::service_port("any", &[]);
+        let mut port = crate::proxy::testing::service_port("any", &[]);
+        assert!(NONE.budget_by(Some(&rule), Some(&port)).is_none(), "its attempts alone");
+        Arc::get_mut(&mut port).unwrap().retries =
+            Some(Arc::new(RetryAllowance::new(RetryBudget::default())));
         let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap());
         let found = [
             layers.retry_by(Some(&rule)).map(|retry| u64::from(retry.attempts)),

@@ -20,8 +20,9 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(policy),
         variants,
-        retries: Arc::default(),
+        retries: None,
         session: None,
+        backend_policy: None,
         endpoints: testing::set(5, 0),
     })
 }

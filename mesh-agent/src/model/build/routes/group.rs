@@ -1,6 +1,7 @@
 //! The routes that merge: those of one parent port that come from one namespace.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::super::Builder;
@@ -178,13 +179,12 @@ fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
     }
 }
 
-/// What `sources` stand for in `next`. A service without an address of a family is reached at all of its endpoints.
+/// What `sources` stand for in `next`.
 pub fn targets(sources: &Sources, next: &Snapshot) -> Vec<BackendPort> {
     let target = |(name, number): &(ObjectName, u16)| {
         let Some(service) = next.services.get(name) else { return BackendPort::default() };
-        let find = |ports: &[Arc<ServicePort>]| ports.iter().find(|port| port.port == *number).cloned();
-        let any = || find(&service.ports);
-        BackendPort { v4: find(&service.ports_v4).or_else(any), v6: find(&service.ports_v6).or_else(any) }
+        let towards = |like: IpAddr| service.port_towards(like, *number).cloned();
+        BackendPort { v4: towards(Ipv4Addr::UNSPECIFIED.into()), v6: towards(Ipv6Addr::UNSPECIFIED.into()) }
     };
     sources.iter().map(target).collect()
 }

@@ -6,7 +6,7 @@ use super::super::Builder;
 use super::group::{Group, client_of};
 use super::unusable::Unusable;
 use super::view::{RouteView, is_service, parent_name};
-use super::{compile, edits};
+use super::{advice, compile, edits};
 use crate::model::{
     Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
 };
@@ -16,7 +16,7 @@ use crate::objects::{Kind, Object, ObjectKey};
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// A warning of a route before it is one: code, field, message.
-type Complaint = (WarningCode, String, String);
+pub type Complaint = (WarningCode, String, String);
 
 impl Builder {
     /// Status and warnings of one route; true if its status changed.
@@ -276,9 +276,7 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
         );
         complaints.push((WarningCode::UnsupportedValue, field, message));
     }
-    for (path, filter) in all_filters(view) {
-        complaints.extend(filter_complaints(&path, filter));
-    }
+    complaints.extend(advice::of(view));
     for (index, (filters, backends)) in rules(view).into_iter().enumerate() {
         let redirects = filters.iter().any(|filter| filter.kind == FilterKind::RequestRedirect);
         if !redirects && backends.iter().all(|backend| backend.weight() == 0) {
@@ -292,26 +290,6 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
             complaints.push((WarningCode::RuleWithoutBackend, field, message.into()));
         }
     }
-}
-
-/// What a filter asks for and can't have, though each of its fields is valid.
-fn filter_complaints(path: &str, filter: &RouteFilter) -> Vec<Complaint> {
-    let mut found: Vec<Complaint> = Vec::new();
-    for (field, name, lists) in edits::twice(filter) {
-        let message = format!(
-            "{name:?} stands under {lists} of one filter, which the API calls invalid: set goes first, then add, then remove, so that the last of them decides; keep one"
-        );
-        found.push((WarningCode::Contradiction, format!("{path}.{field}"), message));
-    }
-    if let Some((field, modifier)) = filter.path_modifier()
-        && let Some((part, value)) = modifier.malformed()
-    {
-        let message = format!(
-            "{value:?} contains what no path has (a query, a blank or another character that must be written as %XX): correct it; requests that it makes none of are answered with 500"
-        );
-        found.push((WarningCode::UnsupportedValue, format!("{path}.{field}.{part}"), message));
-    }
-    found
 }
 
 /// Filters and backends of each rule.
@@ -348,7 +326,7 @@ fn untouchable_lines(view: RouteView<'_>) -> impl Iterator<Item = (String, &str)
 }
 
 /// Every filter with its path.
-fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
+pub fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
     let mut all = Vec::new();
     for (rule, (filters, backends)) in rules(view).into_iter().enumerate() {
         let mut add = |parent: String, filters: &'o [RouteFilter]| {

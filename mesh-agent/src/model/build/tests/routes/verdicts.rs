@@ -118,6 +118,23 @@ fn sessions_of_one_name_for_one_service_are_told_of_each_other() {
 }
 
 #[test]
+fn rules_of_one_route_that_give_their_sessions_one_name_are_told_whatever_is_behind_them() {
+    let rule = |path: &str, service: &str| {
+        format!(
+            "{{matches: [{{path: {{value: {path}}}}}], sessionPersistence: {{cookie: {{name: s}}}}, backendRefs: [{{name: {service}, port: 80}}]}}"
+        )
+    };
+    let rules = [rule("/a", "cart"), rule("/b", "till")].join(", ");
+    let text = service("cart", "10.96.0.10", HTTP)
+        + &service("till", "10.96.0.11", HTTP)
+        + &route("HTTPRoute", "shop", "r", "{name: cart}", &rules);
+    let (world, _) = World::new(&text);
+    let told = "HTTPRoute shop/r spec.rules[1].sessionPersistence: cookie s is the session of rule 0 too";
+    let said = world.warnings();
+    assert!(said.len() == 1 && said[0].starts_with("MESH0138") && said[0].contains(told), "{said:?}");
+}
+
+#[test]
 fn filters_that_are_valid_and_cannot_be_had_are_said() {
     fn check(filter: &str, code: &str, part: &str) {
         let rule = format!(
