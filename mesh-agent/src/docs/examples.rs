@@ -64,6 +64,9 @@ fn object(block: &str) -> String {
         "rules" => head + &indented(block, 2),
         "filters" if block.contains("type: RequestRedirect") => head + one + &indented(block, 4),
         "filters" | "timeouts" | "sessionPersistence" => head + one + backend + &indented(block, 4),
+        "  trafficPolicy" => {
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec:\n  host: cart\n".to_owned() + block
+        }
         other => panic!("nothing is known of a fragment that begins with {other}:\n{block}"),
     }
 }
@@ -106,6 +109,10 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
             "destinationrule" => {
                 let cart = &snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap().ports;
                 assert!(cart[0].policy.hash.is_some() && cart[1].policy.hash.is_none(), "{name}");
+            }
+            rule if !rule.contains("route") => {
+                let mut ports = snapshot.services.values().flat_map(|service| &service.ports);
+                assert!(ports.any(|port| port.policy.rule.is_some()), "{name} holds for nobody");
             }
             _ => {
                 assert_eq!(snapshot.route_status.size(), 1, "{name}");

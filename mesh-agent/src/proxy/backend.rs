@@ -62,6 +62,12 @@ impl Picked {
         self.load.observe(latency_ns, clock::now_ns());
     }
 
+    /// Feeds the balancer alone: another endpoint answered first, so how slow this one is isn't known. No failure.
+    pub fn outrun(&self) {
+        let now = clock::now_ns();
+        self.load.at_least(now.saturating_sub(self.since_ns), now);
+    }
+
     /// Feeds the balancer: the endpoint refused, broke off or gave no answer.
     pub fn fail(&self, conn: &Connection) {
         self.distrust();
@@ -173,7 +179,9 @@ impl Connection {
 
     /// The endpoint at which `plan` keeps the client, if it does.
     pub fn pick_kept(&self, plan: &Plan) -> Option<Picked> {
-        let Some(Backends::Service(port)) = &plan.backends else { return None };
+        let Some(Backends::Service(port)) = plan.backends.as_ref().filter(|_| !plan.has_fallen()) else {
+            return None;
+        };
         let port = port.for_client(&self.pod.workload.borrow()).clone();
         let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
         let upstream = self.upstream(&port, endpoint);

@@ -17,9 +17,10 @@ use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::kernel::Flows;
 use crate::model::{
-    Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, ServiceMeta, ServicePort, Snapshot, Target,
-    Workload,
+    Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
+    Target, Workload,
 };
+use crate::policy::traffic::TrafficPolicy;
 use crate::route::{
     Backend, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule, RuleName, Timeouts,
 };
@@ -69,6 +70,38 @@ pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
         targets: ports.iter().map(target).collect(),
         names: ports.iter().map(|port| (port.service.name.clone(), port.port)).collect(),
     })));
+}
+
+/// Makes every request of a connection go to `port` under a TrafficPolicy with these groups. Other services that the policy
+/// names have to be in the snapshot.
+#[expect(clippy::unwrap_used, reason = "test support")]
+pub fn police(conn: &Connection, port: Arc<ServicePort>, groups: &str) {
+    let name = port.service.name.clone();
+    let spec = format!("{{targetRefs: [{{kind: Service, name: any}}], {groups}}}");
+    let policy = TrafficPolicy::compile(&name, &serde_yaml_ng::from_str(&spec).unwrap(), None);
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    snapshot.traffic.insert_mut((name, port.port), Arc::new(policy));
+    snapshot.generation += 1;
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    conn.generation.set(conn.snapshot().generation);
+    conn.traffic.borrow_mut().clear();
+    conn.set_backends(Backends::Service(port));
+}
+
+/// Makes a service known that has one port.
+pub fn serve(conn: &Connection, port: &Arc<ServicePort>) {
+    let ports = vec![port.clone()];
+    let service = Service {
+        meta: port.service.clone(),
+        vips: Vec::new(),
+        headless: true,
+        ports: ports.clone(),
+        ports_v4: ports,
+        ports_v6: Vec::new(),
+    };
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    snapshot.services.insert_mut(port.service.name.clone(), Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
 }
 
 /// A service port with ready endpoints at these addresses, in whatever order.

@@ -89,6 +89,7 @@ impl Met<'_> {
             self.activation(),
             self.timeouts(),
             self.retry(),
+            self.hedge(),
             self.budget(),
             self.session(),
             self.health(),
@@ -104,6 +105,12 @@ impl Met<'_> {
             _ => rules::retry(policy),
         };
         vec![line("retry", how, self.source("retry"))]
+    }
+
+    fn hedge(&self) -> Vec<InForce> {
+        let Some(hedge) = self.layers.hedge() else { return Vec::new() };
+        let how = format!("after {:?}, at most {} more", hedge.after, hedge.max);
+        vec![line("hedge", how, self.source("hedge"))]
     }
 
     /// Without a rule, that of the port holds for all routes that lead to it.
@@ -224,7 +231,7 @@ impl Met<'_> {
         let Some(fallback) = self.layers.fallback() else { return Vec::new() };
         let to = match &fallback.to {
             FallbackTo::Answer(answer) => format!("answer {}", answer.status.as_u16()),
-            FallbackTo::Service(name, port) => format!("Service {name}:{port}"),
+            FallbackTo::Service(name, port) => format!("Service {name} port {port}"),
         };
         let on = [
             (fallback.no_endpoint, "noEndpoint"),

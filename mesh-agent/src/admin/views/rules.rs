@@ -186,7 +186,7 @@ fn edits(what: &str, edits: &HeaderEdits) -> Vec<String> {
     lines("set", &edits.set).into_iter().chain(lines("add", &edits.add)).chain(removed).collect()
 }
 
-/// How and when a request is sent again.
+/// When a request is sent again.
 pub fn retry(policy: &RetryPolicy) -> String {
     let on = &policy.on;
     let flags = [

@@ -19,15 +19,17 @@ impl Layers {
         self.retry().map(|retry| &retry.policy).or_else(|| rule?.retry.as_ref())
     }
 
-    /// What bounds the retries of a request by `rule` to `port`: the budget of the policy that gives `retry`, else the
-    /// port's. None: the attempts alone, it isn't sent again, or goes to no service.
+    /// What bounds the retries and hedges of a request by `rule` to `port`: the budget of the policy that gives `retry`,
+    /// else the port's. None: their number alone, none are made, or it goes to no service.
     pub fn budget_by<'a>(
         &'a self,
         rule: Option<&'a Rule>,
         port: Option<&'a ServicePort>,
     ) -> Option<&'a Budget> {
         let own = self.retry().map(|retry| &*retry.budget);
-        own.or_else(|| self.retry_by(rule).and(port)?.retries.as_ref().map(|retries| &retries.budget))
+        let asked = || self.retry_by(rule).is_some() || self.hedge().is_some();
+        let of_port = || port?.retries.as_ref().filter(|_| asked()).map(|retries| &retries.budget);
+        own.or_else(of_port)
     }
 
     /// The longest that a request by `rule` may take as a whole: a policy's `timeout` and the rule's both hold.

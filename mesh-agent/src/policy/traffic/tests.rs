@@ -220,9 +220,13 @@ fn a_rule_and_its_policies_decide_together_about_tries_and_time() {
     check("timeout: 1s", 0, [Some(5), Some(20), Some(1000), None]);
     let retry = "retry: {attempts: 1, perTryTimeout: 250ms, budget: {percent: 7}}";
     check(retry, 900, [Some(1), Some(7), Some(900), Some(250)]);
-    let port = crate::proxy::testing::service_port("any", &[]);
+    let mut port = crate::proxy::testing::service_port("any", &[]);
+    Arc::get_mut(&mut port).unwrap().retries = Some(Arc::new(RetryAllowance::new(RetryBudget::default())));
     let none = crate::proxy::testing::rule(&[1]);
     assert!(NONE.retry_by(Some(&none)).is_none() && NONE.budget_by(Some(&none), Some(&port)).is_none());
+    let hedged = Layers { rule: None, service: Some(Arc::new(compile("hedge: {after: 1s}"))) };
+    assert!(hedged.budget_by(Some(&none), Some(&port)).is_some(), "hedges cost what retries cost");
+    assert!(hedged.budget_by(Some(&none), None).is_none());
 }
 
 #[test]
