@@ -81,7 +81,11 @@ pub fn answer(
                     request.decide(&mut answer)?;
                     answer.warnings = of_routes(snapshot, &port, warnings);
                 }
-                Target::Workload(workload, _) => direct(&workload, &mut answer),
+                Target::Workload(workload, _) => direct(format!("pod {}", workload.name), &mut answer),
+                Target::Endpoint(port) => {
+                    direct(format!("endpoint of Service {}, no pod", port.service.name), &mut answer);
+                    answer.message = "a direct call to an endpoint isn't routed or balanced".to_owned();
+                }
                 Target::Unknown => {
                     answer.notes.extend(missing_port(snapshot, dialled));
                     unknown(registry_only, &mut answer);
@@ -335,10 +339,10 @@ fn unknown(registry_only: bool, answer: &mut RouteAnswer) {
     }
 }
 
-fn direct(workload: &Workload, answer: &mut RouteAnswer) {
+fn direct(destination: String, answer: &mut RouteAnswer) {
     answer.outcome = RouteOutcome::Direct;
-    answer.destination = format!("pod {}", workload.name);
     answer.message = "a direct call to a pod isn't routed or balanced".to_owned();
+    answer.destination = destination;
 }
 
 fn considered(name: &RuleName, asks: String, verdict: &Verdict<'_>) -> ConsideredMatch {

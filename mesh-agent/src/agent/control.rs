@@ -21,7 +21,7 @@ use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::proxy::worker;
-use crate::source::Noticed;
+use crate::source::{Coverage, CoverageHandle, Noticed};
 
 /// Namespaces that went away are noticed, and failures tried again, at this pace.
 const RECONCILE: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ pub(super) struct Control {
     pub checks: Checks,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
+    pub coverage: CoverageHandle,
     pub noticed: Noticed,
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
@@ -51,6 +52,12 @@ pub(super) struct Control {
     pub servers: Option<Servers>,
     /// Whose place it takes, and the metrics address's listener.
     pub predecessor: Option<(Predecessor, TcpListener)>,
+    /// An earlier agent left pods captured: what nobody has read yet may want them.
+    pub adopted: bool,
+    /// Until all of the source was read once: the kernel may capture pods that nobody wants.
+    pub strangers: bool,
+    /// Held until the source was read.
+    pub reading: Option<ReadinessGuard>,
     /// Held until every pod known at start is captured.
     pub starting: Option<ReadinessGuard>,
 }
@@ -110,9 +117,14 @@ impl Control {
     fn follow(&mut self) {
         // Before the snapshot, so that it has every change whose time is taken.
         let noticed = self.noticed.take();
+        let coverage = self.coverage.get();
         let snapshot = self.snapshot.load_full();
         self.changed.mark_unchanged();
-        let written = self.kernel.sync_services(&snapshot);
+        if snapshot.generation == 0 {
+            return;
+        }
+        let is_whole = coverage == Coverage::Whole;
+        let written = self.kernel.sync_services(&snapshot, is_whole);
         if written.failed > 0 {
             tracing::error!(
                 failed = written.failed,
@@ -125,10 +137,21 @@ impl Control {
         self.publish_pods(&snapshot);
         self.publish_ejected(&snapshot);
         self.checks.publish(&snapshot);
-        if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
+        if coverage > Coverage::Awaited || !self.adopted {
+            self.reading = None;
+        }
+        if self.reading.is_some() || !self.manager.settled(&snapshot) {
+            return;
+        }
+        // The one whose place it takes may serve a pod that wasn't read yet.
+        if self.predecessor.is_some() && !is_whole {
+            return;
+        }
+        if is_whole && std::mem::take(&mut self.strangers) {
             self.manager.remove_strangers(&mut self.kernel);
+        }
+        if self.starting.take().is_some() {
             self.heartbeat.begin();
-            self.starting = None;
             self.take_over();
             notify::ready();
         }
@@ -200,7 +223,7 @@ impl Control {
 
     fn tidy(&mut self) {
         // A pod that the kernel wouldn't forget when it was left is tried again.
-        if self.starting.is_none() {
+        if self.starting.is_none() && !self.strangers {
             self.manager.remove_strangers(&mut self.kernel);
         }
         let left = self.kernel.sweep(LEFTOVER);

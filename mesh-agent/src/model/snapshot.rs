@@ -49,6 +49,8 @@ pub enum Target {
     Service(Arc<ServicePort>),
     /// A pod's own address: no balancing. With the service port that it is an endpoint of, if any (protocol, labels).
     Workload(Arc<Workload>, Option<Arc<ServicePort>>),
+    /// An endpoint that no Pod object stands behind, of this service port: no balancing.
+    Endpoint(Arc<ServicePort>),
     /// Nothing knows it.
     Unknown,
 }
@@ -59,11 +61,10 @@ impl Snapshot {
         if let Some(port) = self.vips.get(&(dst.ip(), dst.port())) {
             return Target::Service(port.clone());
         }
+        let endpoint_of = self.by_endpoint.get(&EndpointAddr::from(dst)).cloned();
         match self.by_address.get(&dst.ip()) {
-            Some(workload) => {
-                Target::Workload(workload.clone(), self.by_endpoint.get(&EndpointAddr::from(dst)).cloned())
-            }
-            None => Target::Unknown,
+            Some(workload) => Target::Workload(workload.clone(), endpoint_of),
+            None => endpoint_of.map_or(Target::Unknown, Target::Endpoint),
         }
     }
 
@@ -114,7 +115,7 @@ impl Target {
     /// The service port, if there is one.
     pub fn service_port(&self) -> Option<&Arc<ServicePort>> {
         match self {
-            Self::Service(port) | Self::Workload(_, Some(port)) => Some(port),
+            Self::Service(port) | Self::Endpoint(port) | Self::Workload(_, Some(port)) => Some(port),
             Self::Workload(_, None) | Self::Unknown => None,
         }
     }

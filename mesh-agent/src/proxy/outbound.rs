@@ -61,6 +61,7 @@ fn backends(conn: &Connection, target: Target) -> Backends {
     let (workload, service) = match target {
         Target::Service(port) => return Backends::Service(port),
         Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
+        Target::Endpoint(port) => (None, Some(port.service.clone())),
         Target::Unknown => (None, None),
     };
     let edges = Edges::outbound(conn, service.as_ref(), workload.as_ref());

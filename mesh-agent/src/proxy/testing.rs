@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::backend::Backends;
+use super::ceiling::Ceiling;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
@@ -139,28 +140,34 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
 /// A pod in this process's network namespace, on a worker of its own.
 #[expect(clippy::unwrap_used, reason = "test support")]
 pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
-    let worker = Rc::new(Worker {
+    Rc::new(Pod {
+        worker: worker(limits, telemetry, Ceiling::for_descriptors(1 << 20)),
+        workload: RefCell::new(Arc::new(workload())),
+        cookie: 0,
+        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
+        sockets: SocketStock::default(),
+        share: Arc::default(),
+        upstreams: RefCell::default(),
+        connections: Cell::new(0),
+    })
+}
+
+/// A worker that isn't a thread.
+pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) -> Rc<Worker> {
+    Rc::new(Worker {
         id: 0,
         snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
         changed: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
         limits,
+        ceiling,
         registry_only: false,
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),
         mirrors: Cell::new(0),
         scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),
-    });
-    Rc::new(Pod {
-        worker,
-        workload: RefCell::new(Arc::new(workload())),
-        cookie: 0,
-        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
-        sockets: SocketStock::default(),
-        upstreams: RefCell::default(),
-        connections: Cell::new(0),
     })
 }
 

@@ -395,6 +395,6 @@ pub(in crate::http1) async fn connection_to(
 fn keep(upstream: &Upstream, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
-        upstream.keep_http1(up, conn.limits().max_idle_per_upstream);
+        upstream.keep_http1(up, &conn.pod.worker);
     }
 }
