@@ -145,6 +145,8 @@ pub struct ServicePort {
     pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
+    /// The XBackendTrafficPolicy that both come from; for people.
+    pub backend_policy: Option<ObjectName>,
     /// Where to.
     pub endpoints: EndpointSet,
 }
@@ -161,6 +163,11 @@ pub struct Variant {
 }
 
 impl ServicePort {
+    /// True if `section`, of a policy's targetRef, names the port: by name or number.
+    pub fn is_called(&self, section: &str) -> bool {
+        section == self.name || section.parse() == Ok(self.port)
+    }
+
     /// The port as `client` has it. The port itself where no DestinationRule says otherwise.
     pub fn for_client<'a>(self: &'a Arc<Self>, client: &Workload) -> &'a Arc<Self> {
         let fits = |variant: &&Variant| {

@@ -132,6 +132,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        backend_policy: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
     })
 }

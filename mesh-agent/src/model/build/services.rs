@@ -155,6 +155,7 @@ impl Builder {
                 policy: port.policy.clone(),
                 retries: port.retries.clone(),
                 session: port.session.clone(),
+                backend_policy: port.backend_policy.clone(),
                 variants: port.variants.iter().map(variant).collect(),
                 endpoints,
                 ..**port
@@ -264,6 +265,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && same_variants(&old.variants, &new.variants)
         && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
+        && old.backend_policy == new.backend_policy
         && endpoints::same(&old.endpoints, &new.endpoints)
 }
 

@@ -73,6 +73,7 @@ impl Source<'_> {
             variants,
             retries,
             session,
+            backend_policy: self.builder.backend_policy(&self.meta.name),
         };
         old.filter(|old| same_port(old, &port)).cloned().unwrap_or_else(|| Arc::new(port))
     }

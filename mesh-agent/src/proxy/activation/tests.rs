@@ -33,6 +33,7 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        backend_policy: None,
         endpoints: testing::set(endpoints, 0),
     });
     let ports = vec![port];

@@ -22,6 +22,7 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         variants,
         retries: None,
         session: None,
+        backend_policy: None,
         endpoints: testing::set(5, 0),
     })
 }
