@@ -33,7 +33,7 @@ pub use backend_traffic_policy::{
 };
 pub use destination_rule::{
     ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpCookie, LoadBalancerSettings,
-    LocalityLbSetting, OutlierDetection, Settings, SimpleLb, TlsMode, Warmup, WorkloadSelector,
+    LocalityLbSetting, OutlierDetection, Settings, SimpleLb, Subset, TlsMode, Warmup, WorkloadSelector,
 };
 pub use duration::GoDuration;
 pub use endpoint_slice::{AddressType, EndpointSlice, SliceEndpoint, SlicePort};

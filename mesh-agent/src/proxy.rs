@@ -30,6 +30,7 @@ pub mod session;
 pub mod tcp;
 #[cfg(test)]
 pub mod testing;
+pub mod turn;
 pub mod upstream;
 pub mod worker;
 

@@ -15,7 +15,8 @@ use super::session;
 use super::upstream::{Edges, Upstream};
 use crate::addr::EndpointAddr;
 use crate::balance::outlier::{self, Outcome};
-use crate::balance::usage::{Count, Place, Usage};
+use crate::balance::queue::{self, Asked, Places};
+use crate::balance::usage::Place;
 use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
@@ -76,7 +77,8 @@ impl Picked {
 
     /// Feeds outlier detection, where the policy asks for it.
     pub fn outcome(&self, conn: &Connection, outcome: Outcome) {
-        let Some(port) = &self.port else { return };
+        // The client's own choice of an address is never taken from it.
+        let Some(port) = self.port.as_ref().filter(|port| !port.policy.passthrough) else { return };
         let endpoint = &self.upstream.endpoint;
         let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns());
         if let Some(ejection) = ejection {
@@ -102,14 +104,33 @@ impl Picked {
     /// Takes a place among the HTTP/1 and opaque connections.
     ///
     /// # Errors
-    /// If the policy allows no more.
-    pub fn connection(&self) -> Result<Option<Place>, ErrorKind> {
-        self.place(|limits| limits.max_connections, |usage| &usage.connections)
+    /// If the policy allows no more, or others wait for one.
+    pub fn connection(&self) -> Result<Option<queue::Place>, ErrorKind> {
+        match self.connections() {
+            Some(places) => places.take().map(Some).ok_or(ErrorKind::Overflow),
+            None => Ok(None),
+        }
+    }
+
+    /// The same, or a wait for it. None: their number isn't limited.
+    pub fn ask_for_connection(&self) -> Option<Asked> {
+        Some(self.connections()?.ask(self.upstream.id()))
+    }
+
+    /// Its service port's connections, where their number is limited: they are shared by all workers.
+    pub(super) fn connections(&self) -> Option<&Places> {
+        let port = self.port.as_ref().filter(|port| port.policy.limits.max_connections.is_some())?;
+        Some(&port.endpoints.usage.connections)
+    }
+
+    /// True if others wait for a connection, and so come first.
+    pub fn is_crowded(&self) -> bool {
+        self.connections().is_some_and(|places| places.waiting() > 0)
     }
 
     /// Bounds that the endpoint's policy sets.
-    pub fn limits(&self) -> PoolLimits {
-        self.port.as_ref().map(|port| port.policy.limits).unwrap_or_default()
+    pub fn limits(&self) -> &PoolLimits {
+        self.port.as_ref().map_or(PoolLimits::NONE, |port| &port.policy.limits)
     }
 
     /// True if a DestinationRule has requests of HTTP/1 go to the endpoint over HTTP/2.
@@ -132,23 +153,29 @@ impl Picked {
         );
     }
 
-    /// Takes a place among the requests under way.
+    /// Takes a place among the requests under way. Nothing is counted where it doesn't matter.
     ///
     /// # Errors
     /// If the policy allows no more.
     pub fn request(&self) -> Result<Option<Place>, ErrorKind> {
-        self.place(|limits| limits.max_requests, |usage| &usage.requests)
+        let Some(port) = self.port.as_ref().filter(|port| port.policy.limits.counts_requests()) else {
+            return Ok(None);
+        };
+        let place = port.endpoints.usage.requests.take(port.policy.limits.max_requests);
+        place.map(Some).ok_or(ErrorKind::Overflow)
     }
 
-    /// Nothing is counted where nothing is limited: the counts are shared by all workers.
-    fn place(
-        &self,
-        limit: impl Fn(&PoolLimits) -> Option<u32>,
-        count: impl Fn(&Usage) -> &Count,
-    ) -> Result<Option<Place>, ErrorKind> {
+    /// Takes a place among the requests under way that are sent once more.
+    ///
+    /// # Errors
+    /// If the policy allows no more.
+    pub fn retry(&self) -> Result<Option<Place>, ErrorKind> {
         let Some(port) = &self.port else { return Ok(None) };
-        let Some(limit) = limit(&port.policy.limits) else { return Ok(None) };
-        count(&port.endpoints.usage).take(Some(limit)).map(Some).ok_or(ErrorKind::Overflow)
+        let usage = &port.endpoints.usage;
+        match port.policy.limits.retries(usage.requests.get()) {
+            Some(most) => usage.retries.take(Some(most)).map(Some).ok_or(ErrorKind::Overflow),
+            None => Ok(None),
+        }
     }
 }
 
@@ -173,7 +200,7 @@ impl Connection {
             Backends::Single(upstream) if tried.is_empty() => Ok(Picked::new(upstream.clone(), None)),
             Backends::Single(_) => Err(ErrorKind::ConnectFailed.into()),
             Backends::None => Err(ErrorKind::Internal.into()),
-            Backends::Service(port) => self.pick_of(port, tried, head),
+            Backends::Service(port) => self.pick_of(port, Some(plan), tried, head),
         }
     }
 
@@ -188,16 +215,22 @@ impl Connection {
         Some(Picked::new(upstream, Some(port)))
     }
 
-    /// Chooses among the endpoints of `port` those that aren't in `tried`.
+    /// Chooses among the endpoints of `port` those that aren't in `tried`. `plan` is the request's own; None for a copy.
     pub fn pick_of(
         &self,
         port: &Arc<ServicePort>,
+        plan: Option<&Plan>,
         tried: &[EndpointAddr],
         head: Option<&request::Parts>,
     ) -> Result<Picked, ProxyError> {
         let port = port.for_client(&self.pod.workload.borrow()).clone();
-        if let Some(Unusable::TlsNotOriginated) = port.policy.unusable {
-            return Err(ErrorKind::TlsNotOriginated.into());
+        match port.policy.unusable {
+            None => {}
+            Some(Unusable::TlsNotOriginated) => return Err(ErrorKind::TlsNotOriginated.into()),
+            Some(Unusable::NoSuchSubset) => return Err(ErrorKind::NoBackend.into()),
+        }
+        if port.policy.passthrough {
+            return self.pick_original(port, tried);
         }
         let now_ns = clock::now_ns();
         let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
@@ -208,13 +241,32 @@ impl Connection {
             avoid,
             &port.endpoints,
             &port.policy,
-            hash_of(&port.policy, head, self.client.ip()),
+            hash_of(&port.policy, plan, head, self.client.ip()),
             tried,
             now_ns,
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
         let upstream = self.upstream(&port, endpoint);
+        Ok(Picked::new(upstream, Some(port)))
+    }
+
+    /// Where the client itself meant to go, under the policy of `port` (Envoy, original destination cluster).
+    fn pick_original(&self, port: Arc<ServicePort>, tried: &[EndpointAddr]) -> Result<Picked, ProxyError> {
+        let addr = EndpointAddr::from(self.dst);
+        if tried.contains(&addr) {
+            return Err(ErrorKind::ConnectFailed.into());
+        }
+        let mut own = self.original.borrow_mut();
+        let upstream = match &*own {
+            Some((service, upstream)) if Arc::ptr_eq(service, &port.service) => upstream.clone(),
+            _ => {
+                let edges = Edges::outbound(self, Some(&port.service), None);
+                let upstream = Rc::new(Upstream::paired(addr, None, edges));
+                *own = Some((port.service.clone(), upstream.clone()));
+                upstream
+            }
+        };
         Ok(Picked::new(upstream, Some(port)))
     }
 
@@ -242,7 +294,8 @@ impl Connection {
             Backends::Single(_) | Backends::None => false,
             Backends::Service(port) => {
                 let port = port.for_client(&self.pod.workload.borrow()).clone();
-                balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
+                port.policy.chooses()
+                    && balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
             }
         }
     }
@@ -289,10 +342,19 @@ fn same_workload(one: &Arc<Endpoint>, other: &Arc<Endpoint>) -> bool {
 }
 
 /// What of a request or connection is hashed, where the policy hashes.
-fn hash_of(policy: &ClusterPolicy, head: Option<&request::Parts>, client: IpAddr) -> Option<u64> {
+fn hash_of(
+    policy: &ClusterPolicy,
+    plan: Option<&Plan>,
+    head: Option<&request::Parts>,
+    client: IpAddr,
+) -> Option<u64> {
     match (&policy.hash, head) {
         (Some(key), Some(head)) => {
-            hash::of_request(key, &head.uri, &head.headers, client, fastrand::u64(..)).value()
+            let input = hash::of_request(key, &head.uri, &head.headers, client, fastrand::u64(..));
+            match plan {
+                Some(plan) => plan.hash_of(input),
+                None => input.value(),
+            }
         }
         (Some(key), None) => hash::of_connection(key, client),
         (None, _) => policy.client_ip_affinity.map(|_| hash::of_address(client)),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod rules;
+mod subsets;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;

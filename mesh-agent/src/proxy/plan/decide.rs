@@ -174,7 +174,8 @@ impl Connection {
         .map(Box::new);
         let backends = Some(Backends::Service(port.clone()));
         let limit = rule.timeouts.request.map(|limit| Instant::now() + limit);
-        let mirrors = RefCell::new(self.mirrors(routes, &rule, backend, head));
+        let mirrors = self.mirrors(routes, &rule, backend, head);
+        let mirrors = (!mirrors.is_empty()).then(|| Box::new(RefCell::new(mirrors)));
         let cors = (!cors.is_empty()).then(|| Box::new(cors));
         let routed = Some(Routed { rule, backend, cors });
         Ok(Plan { backends, limit, session, routed, mirrors, ..Plan::default() })

@@ -17,6 +17,7 @@ use crate::route::{HeaderEdits, PathRewrite, Rewrite};
 
 mod bodies;
 mod ends;
+mod quotas;
 mod tries;
 
 /// A service port under a rule with `h2UpgradePolicy: UPGRADE`.
