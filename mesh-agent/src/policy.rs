@@ -36,6 +36,8 @@ pub struct ClusterPolicy {
     pub rule: Option<ObjectName>,
     /// How an endpoint is chosen.
     pub load_balancer: LoadBalancer,
+    /// The rule says so; else it is the Service's word, or the agent's.
+    pub rule_balances: bool,
     /// It isn't: connections go to the address that the client dialled (Istio, `PASSTHROUGH`).
     pub passthrough: bool,
     /// Entries of the ring or of Maglev's table.

@@ -149,6 +149,8 @@ pub struct ServicePort {
     pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
+    /// The XBackendTrafficPolicy that both come from; for people.
+    pub backend_policy: Option<ObjectName>,
     /// Where to.
     pub endpoints: EndpointSet,
 }
@@ -174,6 +176,11 @@ pub struct Subset {
 }
 
 impl ServicePort {
+    /// True if `section`, of a policy's targetRef, names the port: by name or number.
+    pub fn is_called(&self, section: &str) -> bool {
+        section == self.name || section.parse() == Ok(self.port)
+    }
+
     /// The part with this name. Not for every request: it looks up by name.
     pub fn subset(&self, name: &str) -> Option<&Arc<Self>> {
         self.subsets.iter().find(|subset| subset.name == name).map(|subset| &subset.port)

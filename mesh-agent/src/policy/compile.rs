@@ -53,6 +53,7 @@ pub fn compile(
     };
     let Some(settings) = settings else { return policy };
     policy.outlier = settings.outlier_detection.map(outlier);
+    policy.rule_balances = settings.load_balancer.is_some();
     if let Some(load_balancer) = settings.load_balancer {
         balance(load_balancer, &mut policy);
     }

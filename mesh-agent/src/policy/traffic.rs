@@ -6,16 +6,18 @@
 
 mod answer;
 mod compile;
+mod holds;
 mod limit;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 pub use answer::{Answer, Fallback, FallbackTo};
+pub use holds::NONE;
 pub use limit::{Counted, GlobalLimit, KeySource, LimitKey, LocalLimit, Quota, RateLimits};
 
 use super::ClusterPolicy;
@@ -24,13 +26,18 @@ use super::budget::Budget;
 use super::chance::Chance;
 use super::concurrency::Concurrency;
 use super::fault::Fault;
+use crate::model::ObjectName;
 use crate::route::RetryPolicy;
 
 macro_rules! groups {
     ($( $(#[doc = $doc:literal])+ $name:ident: $type:ty, $field:literal; )+) => {
         /// What holds for a service port, or for a rule of a route. None: no policy says anything.
         #[derive(Clone, Debug, Default)]
-        pub struct TrafficPolicy { $( $(#[doc = $doc])+ pub $name: Option<Arc<$type>>, )+ }
+        pub struct TrafficPolicy {
+            $( $(#[doc = $doc])+ pub $name: Option<Arc<$type>>, )+
+            /// The object that each group comes from, by the group's field; for people.
+            pub from: BTreeMap<&'static str, ObjectName>,
+        }
 
         impl TrafficPolicy {
             /// Takes the groups that it lacks from `other`, a less specific or younger policy. Returns the fields that both
@@ -39,7 +46,10 @@ macro_rules! groups {
                 let mut both = Vec::new();
                 $( match (&self.$name, &other.$name) {
                     (Some(_), Some(_)) => both.push($field),
-                    (None, Some(group)) => self.$name = Some(group.clone()),
+                    (None, Some(group)) => {
+                        self.$name = Some(group.clone());
+                        self.from.extend(other.from.get_key_value($field).map(|(field, name)| (*field, name.clone())));
+                    }
                     (_, None) => {}
                 } )+
                 both
@@ -111,6 +121,13 @@ pub struct Layers {
     pub service: Option<Arc<TrafficPolicy>>,
 }
 
+impl Layers {
+    /// The policy that decides a group, by the group's field. None: no policy gives it.
+    pub fn source(&self, field: &str) -> Option<&ObjectName> {
+        [&self.rule, &self.service].into_iter().flatten().find_map(|policy| policy.from.get(field))
+    }
+}
+
 /// The policies of a route.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTraffic {
@@ -152,8 +169,37 @@ pub struct Hedge {
 pub struct Activation {
     /// The longest wait.
     pub timeout: Duration,
+    /// Who is told that somebody waits.
+    pub hook: Option<Hook>,
     max_waiting: u32,
     waiting: AtomicU32,
+}
+
+/// How often [`Activation::hook`] is told while requests wait.
+pub const HOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Who scales a service up.
+#[derive(Debug)]
+pub struct Hook {
+    /// Where it listens: `http` with a host.
+    pub url: http::Uri,
+    /// When it was told last, in nanoseconds of the process's clock; 0 for never.
+    told_ns: AtomicU64,
+}
+
+impl Hook {
+    /// Told nothing yet.
+    pub fn new(url: http::Uri) -> Self {
+        Self { url, told_ns: AtomicU64::new(0) }
+    }
+
+    /// True for one of all that ask within [`HOOK_EVERY`], however many wait and on whichever worker.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        let every = HOOK_EVERY.as_nanos() as u64;
+        // Timers fire a little early or late.
+        let due = |told: u64| (told == 0 || now_ns.saturating_sub(told) >= every / 10 * 9).then_some(now_ns);
+        self.told_ns.fetch_update(Relaxed, Relaxed, due).is_ok()
+    }
 }
 
 /// A request that waits. Leaves when it is dropped.
@@ -162,8 +208,8 @@ pub struct Waiting(Arc<Activation>);
 
 impl Activation {
     /// Nobody waits yet.
-    pub fn new(max_waiting: u32, timeout: Duration) -> Self {
-        Self { timeout, max_waiting, waiting: AtomicU32::new(0) }
+    pub fn new(max_waiting: u32, timeout: Duration, hook: Option<Hook>) -> Self {
+        Self { timeout, hook, max_waiting, waiting: AtomicU32::new(0) }
     }
 
     /// Lets a request wait. None: too many do.
@@ -171,6 +217,11 @@ impl Activation {
         let one_more = |waiting| (waiting < self.max_waiting).then(|| waiting + 1);
         self.waiting.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(Waiting(self.clone()))
+    }
+
+    /// So many may wait at a time.
+    pub fn max_waiting(&self) -> u32 {
+        self.max_waiting
     }
 
     /// Requests that wait now.

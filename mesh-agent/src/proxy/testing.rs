@@ -157,6 +157,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        backend_policy: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
     })
 }

@@ -160,6 +160,7 @@ impl Builder {
                 policy: port.policy.clone(),
                 retries: port.retries.clone(),
                 session: port.session.clone(),
+                backend_policy: port.backend_policy.clone(),
                 variants: port.variants.iter().map(variant).collect(),
                 subset_name: port.subset_name.clone(),
                 subsets: port.subsets.iter().map(subset).collect(),
@@ -272,6 +273,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && same_subsets(&old.subsets, &new.subsets)
         && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
+        && old.backend_policy == new.backend_policy
         && endpoints::same(&old.endpoints, &new.endpoints)
 }
 

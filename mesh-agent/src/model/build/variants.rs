@@ -119,6 +119,7 @@ impl Source<'_> {
             subsets,
             retries,
             session,
+            backend_policy: self.builder.backend_policy(&self.meta.name),
         };
         old.filter(|old| same_port(old, &port)).cloned().unwrap_or_else(|| Arc::new(port))
     }

@@ -39,6 +39,7 @@ fn port(endpoints: EndpointSet) -> ServicePort {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        backend_policy: None,
         endpoints,
     }
 }
@@ -65,7 +66,7 @@ fn to_nowhere(policy: &TrafficPolicy) -> Connection {
 }
 
 fn policy(most: u32) -> TrafficPolicy {
-    let activation = Some(Arc::new(Activation::new(most, PATIENCE)));
+    let activation = Some(Arc::new(Activation::new(most, PATIENCE, None)));
     TrafficPolicy { activation, ..TrafficPolicy::default() }
 }
 

@@ -24,6 +24,7 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         subsets: Vec::new(),
         retries: None,
         session: None,
+        backend_policy: None,
         endpoints: testing::set(5, 0),
     })
 }

@@ -37,6 +37,7 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        backend_policy: None,
         endpoints: testing::set(2, 0),
     };
     let conn = connection("127.0.0.1:80".parse().unwrap());

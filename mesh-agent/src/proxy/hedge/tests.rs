@@ -93,6 +93,7 @@ impl World {
             subsets: Vec::new(),
             retries: Default::default(),
             session: None,
+            backend_policy: None,
             endpoints: testing::set(endpoints, 0),
         });
         let conn = connection("127.0.0.1:80".parse().unwrap());
