@@ -99,6 +99,7 @@ struct Try {
 }
 
 /// What came of looking for a connection.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, and most are the large one")]
 enum Found {
     Here(Try),
     /// A hedge has an answer before there is one.

@@ -4,6 +4,7 @@
 //! What comes of it shows in a metric and, where it failed, in the log.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,12 +92,13 @@ async fn post(url: &Uri, body: Bytes) -> Result<(), HookError> {
         .header(CONNECTION, "close")
         .body(Full::new(body))
         .map_err(|error| HookError::Connect(io::Error::other(error)))?;
-    let exchange = async { Ok(sender.send_request(request).await?.status()) };
-    let status: Result<StatusCode, HookError> = tokio::select! {
+    let mut exchange = pin!(sender.send_request(request));
+    let answer = tokio::select! {
         biased;
-        status = exchange => status,
-        ended = connection => Err(ended.err().map_or(HookError::Late, HookError::Http)),
+        answer = &mut exchange => answer,
+        // It ends with the answer, which may have come together with its end.
+        _ = connection => exchange.await,
     };
-    let status = status?;
+    let status = answer?.status();
     if status.is_success() { Ok(()) } else { Err(HookError::Status(status)) }
 }
