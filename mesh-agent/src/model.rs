@@ -14,8 +14,8 @@ mod workload;
 pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
 pub use service::{
-    AppProtocol, Endpoint, EndpointSet, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance, Service,
-    ServiceMeta, ServicePort, Variant,
+    AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,
+    Service, ServiceMeta, ServicePort, Variant,
 };
 pub use snapshot::{Snapshot, SnapshotHandle, Target};
 pub use warning::{Severity, Warning, WarningCode};

@@ -21,13 +21,15 @@ mod locality;
 pub mod traffic;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use compile::{Defaults, compile, warnings};
+pub use compile::{Defaults, asked_at, compile, origination, warnings};
 pub use locality::{Localities, Locality, Pattern};
 
 use crate::model::{LoadBalancer, ObjectName};
 use crate::objects::Warmup;
+use crate::tls::Origination;
 
 /// What holds for one service port, for one kind of client.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,6 +52,8 @@ pub struct ClusterPolicy {
     pub outlier: Option<OutlierDetection>,
     /// Bounds on connections and requests.
     pub limits: PoolLimits,
+    /// What connections are wrapped in.
+    pub tls: Option<Arc<Origination>>,
     /// Connections must not be made: why.
     pub unusable: Option<Unusable>,
 }
@@ -57,7 +61,7 @@ pub struct ClusterPolicy {
 /// Why connections are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The rule asks for TLS, which isn't originated; plain text would give away what it protects.
+    /// The rule asks for TLS in a way that isn't supported; plain text would give away what it protects.
     TlsNotOriginated,
 }
 
@@ -135,6 +139,11 @@ pub struct Keepalive {
 }
 
 impl ClusterPolicy {
+    /// True if nothing may be sent: what must be encrypted can't be.
+    pub fn is_unusable(&self) -> bool {
+        self.unusable.is_some() || self.tls.as_ref().is_some_and(|tls| !tls.is_ready())
+    }
+
     /// True if the choice of an endpoint depends on who asks.
     pub fn is_hashed(&self) -> bool {
         self.hash.is_some() || self.client_ip_affinity.is_some()

@@ -27,6 +27,7 @@ pub use watch::SourceThread;
 use crate::history;
 use crate::model::build::{BuildOptions, Builder};
 use crate::model::{SnapshotHandle, Warning};
+use crate::names;
 use crate::objects::{Object, ObjectKey};
 
 /// `--source`.
@@ -96,6 +97,8 @@ pub struct Published {
     pub changed: Sender<u64>,
     /// For the time that changes take.
     pub noticed: Noticed,
+    /// How often names were asked for.
+    pub names: Arc<names::Stats>,
     /// Generations before the newest. In memory only unless it was opened with a directory.
     pub history: history::Shared,
 }
@@ -108,6 +111,7 @@ impl Published {
             warnings: WarningsHandle::default(),
             changed: Sender::new(0),
             noticed: Noticed::default(),
+            names: Arc::default(),
             history: history::Shared::default(),
         }
     }

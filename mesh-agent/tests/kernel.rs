@@ -56,6 +56,7 @@ fn service(vip: &str, port: u16, protocol: AppProtocol, endpoints: &[SocketAddr]
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         endpoints: EndpointSet { all: available.clone(), available, ..EndpointSet::default() },
     });
     let mut snapshot = Snapshot::default();

@@ -3,6 +3,7 @@
 pub(super) mod rules;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::AdminState;
@@ -236,7 +237,8 @@ fn port(p: &model::ServicePort) -> api::Port {
         .to_owned(),
         load_balancer: load_balancer(p.policy.load_balancer).to_owned(),
         client_ip_affinity: p.policy.client_ip_affinity.is_some(),
-        available: p.endpoints.available.len(),
+        // One with a weight stands there several times.
+        available: p.endpoints.available.chunk_by(Arc::ptr_eq).count(),
         total: p.endpoints.all.len(),
     }
 }

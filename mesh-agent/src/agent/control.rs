@@ -15,6 +15,7 @@ use crate::enrol::{Manager, PodState};
 use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
+use crate::names;
 use crate::proxy::worker;
 use crate::source::Noticed;
 
@@ -36,6 +37,7 @@ pub(super) struct Control {
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
     pub noticed: Noticed,
+    pub names: Arc<names::Stats>,
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
     pub drain_time: Duration,
@@ -113,6 +115,7 @@ impl Control {
         noticed.iter().for_each(|at| metrics.config_apply.observe(at.elapsed().as_secs_f64()));
         let warnings = self.admin.warnings.load();
         metrics.set_rollback(self.admin.history.with(|history| history.rolled_back()));
+        metrics.set_name_lookups(self.names.counts());
         metrics.set_config(snapshot.generation, warnings.iter().map(|warning| warning.code.as_str()));
     }
 

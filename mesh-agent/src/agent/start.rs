@@ -163,12 +163,13 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     };
     Ok(Control {
         kernel,
-        manager: Manager::new(Capture { ports, registry_only, flows }),
+        manager: Manager::new(Capture { ports, registry_only, refuse_unknown: registry_only, flows }),
         workers,
         heartbeat,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
         noticed: published.noticed.clone(),
+        names: published.names.clone(),
         commands,
         admin,
         drain_time: settings.drain_time,

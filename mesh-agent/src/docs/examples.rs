@@ -1,4 +1,5 @@
-//! Every YAML example of docs/routing.md, in the place in an object that it is a fragment of, without a warning.
+//! Every YAML example of docs/routing.md, in the place in an object that it is a fragment of, and the files of docs/examples
+//! about egress, without a warning.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -70,5 +71,20 @@ fn every_example_of_the_routing_page_is_valid() {
         assert_eq!(report.warnings, [], "{block}");
         let wanted = text.split("---\n").filter(|part| !part.is_empty()).count();
         assert_eq!(report.objects, wanted, "{block}");
+    }
+}
+
+#[test]
+fn every_example_of_egress_is_valid() {
+    let examples = [
+        (include_str!("../../../docs/examples/egress-plain.yaml"), 1),
+        (include_str!("../../../docs/examples/egress-tls-simple.yaml"), 2),
+        (include_str!("../../../docs/examples/egress-tls-mutual.yaml"), 2),
+    ];
+    for (text, objects) in examples {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
+        let report = source::validate(dir.path(), BuildOptions::default()).unwrap();
+        assert_eq!((report.objects, report.warnings), (objects, Vec::new()), "{text}");
     }
 }

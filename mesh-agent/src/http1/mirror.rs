@@ -15,6 +15,7 @@ use super::upload::Sent;
 use super::write;
 use crate::addr::ClientAddr;
 use crate::proxy::{Limits, Picked, Pod};
+use crate::tls::Alpn;
 
 /// Interim responses before the final one.
 const MAX_INTERIM: usize = 32;
@@ -53,7 +54,8 @@ impl Mirrored {
             Some(kept) => kept,
             None => {
                 let place = picked.connection().ok()?;
-                let stream = upstream.connect_for_requests(pod, client, &picked.limits()).await.ok()?;
+                let stream =
+                    upstream.connect_for_requests(pod, client, &picked.limits(), Alpn::Http1).await.ok()?;
                 Conn::new(stream, BytesMut::new()).hold(place)
             }
         };

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::link::{Lease, Link};
 use crate::addr::ClientAddr;
 use crate::proxy::{ErrorKind, Picked, Pod, ProxyError};
+use crate::tls::Alpn;
 
 /// Connections per pod, endpoint and worker.
 const MOST_LINKS: usize = 16;
@@ -115,7 +116,7 @@ pub(super) async fn lease(picked: &Picked, pod: &Pod, client: ClientAddr) -> Res
 }
 
 async fn open(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Link, ProxyError> {
-    let stream = picked.upstream.connect_for_requests(pod, client, &picked.limits()).await?;
+    let stream = picked.upstream.connect_for_requests(pod, client, &picked.limits(), Alpn::Http2).await?;
     Link::open(stream, &pod.worker.limits).await
 }
 

@@ -19,7 +19,8 @@ use crate::balance::usage::{Count, Place, Usage};
 use crate::balance::{self, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
-use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
+use crate::policy::{ClusterPolicy, HashKey, PoolLimits, hash};
+use crate::tls::Origination;
 
 /// Where a connection's requests may go.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub enum Backends {
     /// To one address only: a pod that was called directly, an unknown destination, the application behind an
     /// inbound connection. The upstream is the connection's own, so that client and upstream connection pair up.
     Single(Rc<Upstream>),
+    /// To the address that was dialled, under the policy of the service port that it belongs to.
+    Original(Arc<ServicePort>, Rc<Upstream>),
 }
 
 /// A chosen endpoint, counted as busy until dropped.
@@ -68,7 +71,8 @@ impl Picked {
 
     /// Feeds outlier detection, where the policy asks for it.
     pub fn outcome(&self, conn: &Connection, outcome: Outcome) {
-        let Some(port) = &self.port else { return };
+        // Of a single address there is nothing that could be ejected in favour of another.
+        let Some(port) = self.port.as_ref().filter(|port| !port.is_original()) else { return };
         let endpoint = &self.upstream.endpoint;
         let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns());
         if let Some(ejection) = ejection {
@@ -138,14 +142,35 @@ impl Connection {
         if plan.backends().is_none()
             && let Some(first) = self.first.take()
             && !(head.is_some() && first.chosen_without_request())
+            && self.still_fits(&first, backends)
         {
             return Ok(first);
         }
         match backends {
             Backends::Single(upstream) if tried.is_empty() => Ok(Picked::new(upstream.clone(), None)),
-            Backends::Single(_) => Err(ErrorKind::ConnectFailed.into()),
+            Backends::Original(port, _) if port.policy.is_unusable() => {
+                Err(ErrorKind::TlsNotOriginated.into())
+            }
+            Backends::Original(port, upstream) if tried.is_empty() => {
+                Ok(Picked::new(upstream.clone(), Some(port.clone())))
+            }
+            Backends::Single(_) | Backends::Original(..) => Err(ErrorKind::ConnectFailed.into()),
             Backends::None => Err(ErrorKind::Internal.into()),
             Backends::Service(port) => self.pick_of(port, tried, head),
+        }
+    }
+
+    /// False if a rule has come or gone since detection chose: a client may have been silent for long.
+    fn still_fits(&self, first: &Picked, backends: &Backends) -> bool {
+        match backends {
+            Backends::Service(port) => {
+                let port = port.for_client(&self.pod.workload.borrow()).clone();
+                !port.policy.is_unusable() && same_tls(first.upstream.tls(), port.policy.tls.as_ref())
+            }
+            Backends::Original(port, upstream) => {
+                !port.policy.is_unusable() && Rc::ptr_eq(&first.upstream, upstream)
+            }
+            Backends::Single(_) | Backends::None => true,
         }
     }
 
@@ -153,6 +178,9 @@ impl Connection {
     pub fn pick_kept(&self, plan: &Plan) -> Option<Picked> {
         let Some(Backends::Service(port)) = &plan.backends else { return None };
         let port = port.for_client(&self.pod.workload.borrow()).clone();
+        if port.policy.is_unusable() {
+            return None;
+        }
         let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
         let upstream = self.upstream(&port, endpoint);
         Some(Picked::new(upstream, Some(port)))
@@ -166,7 +194,7 @@ impl Connection {
         head: Option<&request::Parts>,
     ) -> Result<Picked, ProxyError> {
         let port = port.for_client(&self.pod.workload.borrow()).clone();
-        if let Some(Unusable::TlsNotOriginated) = port.policy.unusable {
+        if port.policy.is_unusable() {
             return Err(ErrorKind::TlsNotOriginated.into());
         }
         let endpoint = balance::choose(
@@ -187,6 +215,26 @@ impl Connection {
         self.first.set(Some(picked));
     }
 
+    /// Where a connection to `target` may go. Services are balanced, an address of its own is gone to as it is.
+    pub fn backends_for(&self, target: Target) -> Backends {
+        let (workload, service) = match target {
+            Target::Service(port) if port.is_original() => return self.original(&port),
+            Target::Service(port) => return Backends::Service(port),
+            Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
+            Target::Unknown => (None, None),
+        };
+        let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());
+        Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(self.dst), workload, edges)))
+    }
+
+    fn original(&self, port: &Arc<ServicePort>) -> Backends {
+        let port = port.for_client(&self.pod.workload.borrow()).clone();
+        let edges = Edges::outbound(self, Some(&port.service), None);
+        let upstream = Upstream::paired(EndpointAddr::from(self.dst), None, edges);
+        let upstream = Rc::new(upstream.over_tls(port.policy.tls.clone()));
+        Backends::Original(port, upstream)
+    }
+
     /// Says where this connection's requests may go.
     pub fn set_backends(&self, backends: Backends) {
         self.backends.replace(backends);
@@ -195,7 +243,7 @@ impl Connection {
     /// How many endpoints are worth trying for one request.
     pub fn attempts(&self, plan: &Plan) -> usize {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Single(_) | Backends::None => 1,
+            Backends::Single(_) | Backends::Original(..) | Backends::None => 1,
             Backends::Service(_) => self.limits().connect_attempts,
         }
     }
@@ -203,7 +251,7 @@ impl Connection {
     /// True if a request could go to an endpoint that isn't among `tried`.
     pub fn has_other(&self, plan: &Plan, tried: &[EndpointAddr]) -> bool {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Single(_) | Backends::None => false,
+            Backends::Single(_) | Backends::Original(..) | Backends::None => false,
             Backends::Service(port) => {
                 port.endpoints.available.iter().any(|endpoint| !tried.contains(&endpoint.addr))
             }
@@ -221,21 +269,27 @@ impl Connection {
             self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
         }
         let mut backends = self.backends.borrow_mut();
-        if let (Backends::Service(_), Target::Service(port)) = (&*backends, snapshot.resolve(self.dst)) {
-            self.routes.replace(snapshot.routes_for(&port, self.namespace()));
-            *backends = Backends::Service(port);
+        let Target::Service(port) = snapshot.resolve_for(self.dst, self.namespace()) else { return };
+        match &*backends {
+            Backends::Service(_) => {}
+            Backends::Original(known, _)
+                if !Arc::ptr_eq(known, port.for_client(&self.pod.workload.borrow())) => {}
+            _ => return,
         }
+        self.routes.replace(snapshot.routes_for(&port, self.namespace()));
+        *backends = self.backends_for(Target::Service(port));
     }
 
     fn upstream(&self, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
         let key = Arc::as_ptr(&endpoint.load) as usize;
         if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
             && same_workload(&upstream.endpoint, endpoint)
+            && same_tls(upstream.tls(), port.policy.tls.as_ref())
         {
             return upstream.clone();
         }
         let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref());
-        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges));
+        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, port.policy.tls.clone()));
         self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
         upstream
     }
@@ -249,6 +303,15 @@ fn same_workload(one: &Arc<Endpoint>, other: &Arc<Endpoint>) -> bool {
             (None, None) => true,
             _ => false,
         }
+}
+
+/// Connections made under another rule, or under none, are of no use either: a kept one in plain text least of all.
+fn same_tls(one: Option<&Arc<Origination>>, other: Option<&Arc<Origination>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// What of a request or connection is hashed, where the policy hashes.

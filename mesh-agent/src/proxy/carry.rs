@@ -122,7 +122,7 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
                 Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear)
             }).await
         } => verdict.unwrap_or(Verdict::Opaque),
-        _ = dialled.stream.readable() => Verdict::Opaque,
+        () = dialled.stream.readable() => Verdict::Opaque,
     };
     match verdict {
         Verdict::Http1 => {

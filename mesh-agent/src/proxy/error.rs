@@ -30,6 +30,10 @@ pub enum ErrorKind {
     ConnectFailed,
     /// The endpoint didn't answer within the connect timeout.
     ConnectTimeout,
+    /// The endpoint and the agent didn't agree on TLS, or the endpoint refused the agent's certificate within the handshake.
+    TlsFailed,
+    /// The endpoint's certificate isn't one that the DestinationRule accepts.
+    CertificateRefused,
     /// The endpoint closed the connection before or within its response.
     UpstreamClosed,
     /// The endpoint reset the stream with this code.
@@ -44,7 +48,7 @@ pub enum ErrorKind {
     TooManyConnections,
     /// Nobody recorded where the connection was meant to go.
     NoOriginalDestination,
-    /// A DestinationRule asks for TLS, which isn't originated.
+    /// A DestinationRule asks for TLS in a way that isn't supported, or with files that can't be read.
     TlsNotOriginated,
     /// Nothing knows the destination and `registryOnly` is set.
     UnknownDestination,
@@ -93,6 +97,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
@@ -127,9 +133,11 @@ impl ErrorKind {
     pub fn flag(self) -> Flag {
         match self {
             Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
-            Self::ConnectFailed | Self::ConnectTimeout | Self::TlsNotOriginated => {
-                Flag::UpstreamConnectionFailure
-            }
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
+            | Self::TlsNotOriginated => Flag::UpstreamConnectionFailure,
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
             Self::UpstreamReset(_) => Flag::UpstreamReset,
             Self::UpstreamProtocol(_) => Flag::UpstreamProtocolError,
@@ -158,6 +166,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
             | Self::Overflow
             | Self::TooManyConnections
             | Self::TlsNotOriginated
@@ -196,7 +206,11 @@ impl ErrorKind {
     pub fn retryable(self) -> bool {
         matches!(
             self,
-            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::TlsFailed
+                | Self::CertificateRefused
+                | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
         )
     }
 
@@ -218,6 +232,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::CertificateRefused => "certificate_refused",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",

@@ -257,9 +257,11 @@ pub(super) fn fallback_answer(fallback: &Fallback, why: ErrorKind) -> Option<Loc
         | ErrorKind::RequestTimeout
         | ErrorKind::TryTimeout
         | ErrorKind::ConnectTimeout => fallback.timeout,
-        ErrorKind::ConnectFailed | ErrorKind::UpstreamClosed | ErrorKind::UpstreamReset(_) => {
-            fallback.error_5xx
-        }
+        ErrorKind::ConnectFailed
+        | ErrorKind::TlsFailed
+        | ErrorKind::CertificateRefused
+        | ErrorKind::UpstreamClosed
+        | ErrorKind::UpstreamReset(_) => fallback.error_5xx,
         _ => false,
     };
     let FallbackTo::Answer(answer) = &fallback.to else { return None };

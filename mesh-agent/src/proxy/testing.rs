@@ -97,6 +97,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
     })
 }

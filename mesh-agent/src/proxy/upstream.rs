@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 use super::context::{Connection, Pod};
 use super::error::{ErrorKind, ProxyError};
+use super::stream::Stream;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::clock;
 use crate::http1;
@@ -22,6 +24,7 @@ use crate::kernel::netns;
 use crate::model::{Endpoint, LoadState, ServiceMeta, Workload};
 use crate::policy::{Keepalive, PoolLimits};
 use crate::telemetry::{Edge, EdgeKey, Reporter, Security};
+use crate::tls::{Alpn, Origination, TlsError};
 
 /// Sockets made ahead, so that entering the pod's network namespace is paid once for several connections.
 const STOCK: usize = 8;
@@ -40,11 +43,14 @@ pub struct Upstream {
     /// Open HTTP/2 connections.
     pub http2: RefCell<http2::Pool>,
     http1: RefCell<Vec<Idle>>,
-    stashed: RefCell<Option<TcpStream>>,
+    stashed: RefCell<Option<Stream>>,
     pooled: bool,
     used_at: Cell<u64>,
     /// How long an unused connection is kept, where a DestinationRule says so.
     idle: Cell<Option<Duration>>,
+    /// What its connections are wrapped in. An upstream never changes that: connections in plain text and such that
+    /// aren't are never kept together.
+    tls: Option<Arc<Origination>>,
 }
 
 struct Idle {
@@ -104,8 +110,8 @@ impl Edges {
 
 impl Upstream {
     /// Shared by all connections of a pod on this worker; its connections are kept for reuse.
-    pub fn pooled(endpoint: Arc<Endpoint>, edges: Edges) -> Self {
-        Self::new(endpoint, edges, true)
+    pub fn pooled(endpoint: Arc<Endpoint>, edges: Edges, tls: Option<Arc<Origination>>) -> Self {
+        Self { tls, ..Self::new(endpoint, edges, true) }
     }
 
     /// Belongs to one downstream connection: the upstream side sees that one's client.
@@ -133,22 +139,39 @@ impl Upstream {
             pooled,
             used_at: Cell::new(clock::now_ns()),
             idle: Cell::new(None),
+            tls: None,
         }
+    }
+
+    /// The same, with its connections wrapped.
+    pub fn over_tls(self, tls: Option<Arc<Origination>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// What its connections are wrapped in.
+    pub fn tls(&self) -> Option<&Arc<Origination>> {
+        self.tls.as_ref()
     }
 
     /// Opens a connection from the pod's network namespace to the endpoint's own address and port.
     ///
     /// The socket is marked as the agent's own before it connects, so that no hook captures it. Where one client
-    /// connection stands behind it (`client`), the application is shown that client's address.
+    /// connection stands behind it (`client`), the application is shown that client's address. Where connections are to
+    /// be wrapped in TLS, `alpn` is what is offered; its handshake counts towards the connect timeout.
     pub async fn connect(
         &self,
         pod: &Pod,
         client: Option<ClientAddr>,
         limits: &PoolLimits,
-    ) -> Result<TcpStream, ProxyError> {
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
         self.used_at.set(clock::now_ns());
         self.idle.set(limits.http_idle);
-        let result = self.try_connect(pod, client, limits).await;
+        let result = match &self.tls {
+            None => self.try_connect(pod, client, limits).await.map(Stream::Plain),
+            // Boxed: what goes in plain text makes no room for it.
+            Some(tls) => Box::pin(self.try_connect_tls(tls, pod, client, limits, alpn)).await,
+        };
         let outcome = match &result {
             Ok(_) => "ok",
             Err(error) => error.kind.label(),
@@ -163,21 +186,25 @@ impl Upstream {
         pod: &Pod,
         client: ClientAddr,
         limits: &PoolLimits,
-    ) -> Result<TcpStream, ProxyError> {
-        if let Some(stream) = self.take_stashed() {
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
+        // Detection couldn't offer what it didn't know yet, and servers speak HTTP/2 over TLS only where it was offered.
+        if let Some(stream) = self.take_stashed()
+            && (matches!(stream, Stream::Plain(_)) || alpn != Alpn::Http2)
+        {
             return Ok(stream);
         }
-        self.connect(pod, (!self.pooled).then_some(client), limits).await
+        self.connect(pod, (!self.pooled).then_some(client), limits, alpn).await
     }
 
     /// Keeps a connection that detection made for the request that follows.
-    pub fn stash(&self, stream: TcpStream) {
-        self.stashed.replace(Some(stream));
+    pub fn stash(&self, stream: impl Into<Stream>) {
+        self.stashed.replace(Some(stream.into()));
     }
 
     /// The connection that detection made, if there is one. It goes before those kept from earlier requests: a server
     /// with few threads may hold one for it.
-    pub fn take_stashed(&self) -> Option<TcpStream> {
+    pub fn take_stashed(&self) -> Option<Stream> {
         self.stashed.take()
     }
 
@@ -201,6 +228,38 @@ impl Upstream {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(ProxyError::new(ErrorKind::ConnectFailed, error)),
             Err(elapsed) => Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
+        }
+    }
+
+    /// Connects and shakes hands, both within the connect timeout.
+    async fn try_connect_tls(
+        &self,
+        tls: &Arc<Origination>,
+        pod: &Pod,
+        client: Option<ClientAddr>,
+        limits: &PoolLimits,
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
+        let deadline = Instant::now() + limits.connect_timeout.unwrap_or(pod.worker.limits.connect_timeout);
+        let stream = self.try_connect(pod, client, limits).await?;
+        let handshakes = &pod.worker.telemetry.metrics.agent().tls_handshakes;
+        let failed = |kind: ErrorKind, error| {
+            tls.tell(self.endpoint.addr, &error);
+            handshakes.with_label_values(&[kind.label()]).inc();
+            ProxyError::new(kind, error)
+        };
+        match timeout_at(deadline, tls.shake_hands(stream, alpn)).await {
+            Ok(Ok(stream)) => {
+                let kind = if stream.is_resumed() { "resumed" } else { "full" };
+                handshakes.with_label_values(&[kind]).inc();
+                Ok(stream.into())
+            }
+            Ok(Err(error @ TlsError::Certificate(_))) => Err(failed(ErrorKind::CertificateRefused, error)),
+            Ok(Err(error)) => Err(failed(ErrorKind::TlsFailed, error)),
+            Err(_) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no end of the handshake in time");
+                Err(failed(ErrorKind::ConnectTimeout, TlsError::Io(error)))
+            }
         }
     }
 
@@ -229,7 +288,13 @@ impl Upstream {
         let idle_limit = self.idle.get().unwrap_or(idle_limit);
         let oldest = clock::now_ns().saturating_sub(idle_limit.as_nanos() as u64);
         let mut idle = self.http1.borrow_mut();
-        idle.retain(|kept| kept.since_ns >= oldest && !kept.conn.idle_is_closed());
+        idle.retain(|kept| {
+            let stays = kept.since_ns >= oldest && !kept.conn.idle_is_closed();
+            if !stays {
+                kept.conn.farewell();
+            }
+            stays
+        });
         let http2 = self.http2.borrow_mut().sweep(oldest);
         self.stashed.take();
         !idle.is_empty() || http2 || self.used_at.get() >= oldest
@@ -291,8 +356,9 @@ fn probes(keepalive: &Keepalive) -> TcpKeepalive {
 }
 
 /// Makes the peer see a reset rather than an orderly end.
-pub fn reset(stream: TcpStream) {
+pub fn reset(stream: impl Into<Stream>) {
+    let stream = stream.into();
     // Failing to set it means the peer is gone already; closing is all that is left.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
     drop(stream);
 }

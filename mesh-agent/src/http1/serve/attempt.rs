@@ -14,6 +14,7 @@ use crate::http1::upload::Upload;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
 use crate::proxy::upstream::{Upstream, reset};
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
+use crate::tls::Alpn;
 
 /// What an exchange left behind on the upstream side.
 pub(super) enum Carried {
@@ -124,7 +125,7 @@ async fn connection_to(
         }
     }
     let place = picked.connection()?;
-    let stream = upstream.connect_for_requests(&conn.pod, conn.client, &picked.limits()).await?;
+    let stream = upstream.connect_for_requests(&conn.pod, conn.client, &picked.limits(), Alpn::Http1).await?;
     Ok((Conn::new(stream, BytesMut::new()).hold(place), false))
 }
 
@@ -132,6 +133,8 @@ fn keep(upstream: &Upstream, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
         upstream.keep_http1(up, conn.limits().max_idle_per_upstream);
+    } else {
+        up.farewell();
     }
 }
 

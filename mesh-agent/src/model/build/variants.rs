@@ -11,45 +11,80 @@ use super::{Builder, endpoints, ports, ports_of};
 use crate::addr::EndpointAddr;
 use crate::clock;
 use crate::model::{
-    AppProtocol, EndpointSet, ProtocolFrom, Service, ServiceMeta, ServicePort, Snapshot, Variant, Warning,
+    AppProtocol, EndpointSet, External, ProtocolFrom, Service, ServiceMeta, ServicePort, Snapshot, Variant,
 };
 use crate::objects::{self, TrafficPolicy};
 use crate::policy::{self, ClusterPolicy};
 
 /// What the ports of one service are built from.
 pub(super) struct Source<'a> {
-    pub(super) builder: &'a Builder,
-    pub(super) raw: &'a objects::Service,
-    pub(super) meta: &'a Arc<ServiceMeta>,
-    pub(super) next: &'a Snapshot,
+    builder: &'a Builder,
+    meta: &'a Arc<ServiceMeta>,
+    next: &'a Snapshot,
+    defaults: policy::Defaults<'a>,
+    /// Endpoints of this node only are available.
+    only_node: Option<&'a str>,
+    external: Option<Arc<External>>,
+    /// What its certificates are said to be for.
+    names: &'a [String],
 }
 
 /// What is the same for everybody.
-struct Spec<'a> {
-    spec: &'a objects::ServicePortSpec,
-    protocol: (AppProtocol, ProtocolFrom),
-    found: BTreeMap<EndpointAddr, &'a objects::SliceEndpoint>,
+pub(super) struct Spec<'a> {
+    pub(super) name: &'a str,
+    pub(super) number: u16,
+    pub(super) protocol: (AppProtocol, ProtocolFrom),
+    pub(super) found: BTreeMap<EndpointAddr, &'a objects::SliceEndpoint>,
+    /// Shares of the endpoints; 1 for those that aren't named.
+    pub(super) weights: BTreeMap<EndpointAddr, u32>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Of a Service.
+    pub(super) fn of_service(
+        builder: &'a Builder,
+        raw: &'a objects::Service,
+        meta: &'a Arc<ServiceMeta>,
+        next: &'a Snapshot,
+    ) -> Self {
+        let node = builder.options.node.as_str();
+        let defaults = policy::Defaults {
+            load_balancer: ports::load_balancer(&meta.name, raw, &mut Vec::new()),
+            client_ip_affinity: ports::affinity(raw),
+            traffic_distribution: raw.spec.traffic_distribution.as_deref(),
+            here: builder.locality_of_node(node),
+            node,
+        };
+        let local = raw.spec.internal_traffic_policy == TrafficPolicy::Local;
+        let only_node = (local && !node.is_empty()).then_some(node);
+        Self { builder, meta, next, defaults, only_node, external: None, names: &[] }
+    }
+
+    /// Of a ServiceEntry.
+    pub(super) fn outside(
+        builder: &'a Builder,
+        meta: &'a Arc<ServiceMeta>,
+        next: &'a Snapshot,
+        external: Arc<External>,
+        names: &'a [String],
+    ) -> Self {
+        let node = builder.options.node.as_str();
+        let defaults =
+            policy::Defaults { here: builder.locality_of_node(node), node, ..policy::Defaults::default() };
+        Self { builder, meta, next, defaults, only_node: None, external: Some(external), names }
+    }
+
     /// One port, in all its variants.
-    pub(super) fn port(
-        &self,
-        spec: &objects::ServicePortSpec,
-        old: Option<&Arc<Service>>,
-        warnings: &mut Vec<Warning>,
-    ) -> Arc<ServicePort> {
-        let old = ports_of(old).iter().find(|port| port.port == spec.port.0);
-        let found = endpoints::collect(self.builder.slices_of(&self.meta.name), &spec.name);
-        let port = Spec { spec, protocol: ports::protocol(&self.meta.name, spec, warnings), found };
+    pub(super) fn port(&self, port: &Spec<'_>, old: Option<&Arc<Service>>) -> Arc<ServicePort> {
+        let old = ports_of(old).iter().find(|old| old.port == port.number);
         let (everybody, others) = self.builder.rules_for(&self.meta.name, &self.meta.host);
         let variant = |audience: Audience<'_>| {
             let (namespace, labels) =
                 (audience.namespace.to_owned(), audience.labels.cloned().unwrap_or_default());
             let old = old.and_then(|old| variant_of(old, &namespace, &labels));
-            Variant { port: self.under(audience.rule, &port, old, Vec::new()), namespace, labels }
+            Variant { port: self.under(audience.rule, port, old, Vec::new()), namespace, labels }
         };
-        self.under(everybody, &port, old, others.into_iter().map(variant).collect())
+        self.under(everybody, port, old, others.into_iter().map(variant).collect())
     }
 
     /// A port as clients under `rule` have it.
@@ -60,19 +95,20 @@ impl Source<'_> {
         old: Option<&Arc<ServicePort>>,
         variants: Vec<Variant>,
     ) -> Arc<ServicePort> {
-        let policy = self.policy(rule, port.spec.port.0, old);
+        let policy = self.policy(rule, port.number, old);
         let (retries, session) = self.builder.retries_and_session(&self.meta.name, old);
         let port = ServicePort {
             service: self.meta.clone(),
-            name: port.spec.name.clone(),
-            port: port.spec.port.0,
+            name: port.name.to_owned(),
+            port: port.number,
             protocol: port.protocol.0,
             protocol_from: port.protocol.1,
-            endpoints: self.endpoints(&port.found, &policy, old),
+            endpoints: self.endpoints(port, &policy, old),
             policy,
             variants,
             retries,
             session,
+            external: self.external.clone(),
         };
         old.filter(|old| same_port(old, &port)).cloned().unwrap_or_else(|| Arc::new(port))
     }
@@ -83,34 +119,30 @@ impl Source<'_> {
         port: u16,
         old: Option<&Arc<ServicePort>>,
     ) -> Arc<ClusterPolicy> {
-        let node = self.builder.options.node.as_str();
-        let defaults = policy::Defaults {
-            load_balancer: ports::load_balancer(&self.meta.name, self.raw, &mut Vec::new()),
-            client_ip_affinity: ports::affinity(self.raw),
-            traffic_distribution: self.raw.spec.traffic_distribution.as_deref(),
-            here: self.builder.locality_of_node(node),
-            node,
-        };
-        let policy = policy::compile(rule, port, &defaults);
+        let mut policy = policy::compile(rule, port, &self.defaults);
+        match policy::origination(rule, port, &self.meta.host, self.names) {
+            Ok(spec) => policy.tls = spec.map(|spec| self.builder.originations.get(spec)),
+            Err(unusable) => policy.unusable = Some(unusable),
+        }
         let old = old.map(|old| &old.policy).filter(|old| ***old == policy);
         old.cloned().unwrap_or_else(|| Arc::new(policy))
     }
 
     fn endpoints(
         &self,
-        found: &BTreeMap<EndpointAddr, &objects::SliceEndpoint>,
+        port: &Spec<'_>,
         policy: &ClusterPolicy,
         old: Option<&Arc<ServicePort>>,
     ) -> EndpointSet {
-        let local = self.raw.spec.internal_traffic_policy == TrafficPolicy::Local;
-        let node = self.builder.options.node.as_str();
-        let only_node = (local && !node.is_empty()).then_some(node);
         let owner = |addr: EndpointAddr, pod| {
             endpoints::workload_at(self.next, self.builder.by_address.map().get(&addr.ip()), addr, pod)
         };
         let old = old.map(|old| &old.endpoints);
         let namespace = &self.meta.name.namespace;
-        let mut set = endpoints::build(found, old, namespace, only_node, owner, clock::now_ns());
+        let mut set = endpoints::build(&port.found, old, namespace, self.only_node, owner, clock::now_ns());
+        if !port.weights.is_empty() {
+            endpoints::by_weight(&mut set, &port.weights);
+        }
         self.builder.tiers(&mut set, policy);
         set
     }

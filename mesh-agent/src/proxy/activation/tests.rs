@@ -31,12 +31,20 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         endpoints: testing::set(endpoints, 0),
     });
     let ports = vec![port];
     let (vips, ports_v6) = (vec!["127.0.0.1".parse().unwrap()], Vec::new());
-    let service =
-        Arc::new(Service { meta, vips, headless: false, ports: ports.clone(), ports_v4: ports, ports_v6 });
+    let service = Arc::new(Service {
+        meta,
+        vips,
+        ranges: Vec::new(),
+        headless: false,
+        ports: ports.clone(),
+        ports_v4: ports,
+        ports_v6,
+    });
     let mut snapshot = Snapshot { generation: u64::from(endpoints), ..Snapshot::default() };
     snapshot.services.insert_mut(name.clone(), service);
     snapshot.traffic.insert_mut((name, 80), Arc::new(policy));

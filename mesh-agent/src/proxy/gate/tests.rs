@@ -30,6 +30,7 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         variants: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         endpoints: testing::set(2, 0),
     };
     let conn = connection("127.0.0.1:80".parse().unwrap());

@@ -88,7 +88,7 @@ impl Connection {
     /// The service port that a request goes to; on the inbound side the one that the application is an endpoint of.
     pub(in crate::proxy) fn port_of(&self, plan: &Plan) -> Option<Arc<ServicePort>> {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Service(port) => Some(port.clone()),
+            Backends::Service(port) | Backends::Original(port, _) => Some(port.clone()),
             Backends::Single(_) | Backends::None => self.behind.borrow().clone(),
         }
     }
