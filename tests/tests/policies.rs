@@ -278,10 +278,7 @@ impl Redis {
             "no",
         ]);
         let running = Running::start(command).unwrap();
-        eventually(PATIENCE, || {
-            std::net::TcpStream::connect(address).map(drop).context("no Redis")
-        })
-        .unwrap();
+        eventually(PATIENCE, || std::net::TcpStream::connect(address).map(drop).context("no Redis")).unwrap();
         running
     }
 }
