@@ -14,7 +14,7 @@ mod routes;
 mod socket;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,9 +25,12 @@ use tokio::sync::{mpsc, oneshot};
 pub use log::{LogError, LogHandle};
 pub use metrics::serve as serve_metrics;
 pub use readiness::{Readiness, ReadinessGuard, task};
-pub use socket::{NAME as SOCKET_NAME, SocketError, SocketGuard, bind as bind_socket, serve as serve_socket};
+pub use socket::{
+    NAME as SOCKET_NAME, SocketError, SocketGuard, bind as bind_socket, place as place_socket,
+    serve as serve_socket,
+};
 
-use crate::enrol::PodState;
+use crate::enrol::{PodState, Set};
 use crate::history;
 use crate::model::{ObjectName, SnapshotHandle};
 use crate::telemetry::Telemetry;
@@ -86,6 +89,10 @@ pub enum Command {
     Kernel(oneshot::Sender<api::Kernel>),
     /// Begin to drain, as on SIGTERM. Answered when it has begun.
     Drain(oneshot::Sender<()>),
+    /// An agent wants to take this one's place: the listeners of every pod, by netns cookie.
+    HandOver(oneshot::Sender<HashMap<u64, Set>>),
+    /// It serves: let go, and drain. Answered when this agent has let go.
+    Replaced(oneshot::Sender<()>),
 }
 
 impl AdminState {

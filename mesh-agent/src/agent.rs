@@ -4,7 +4,9 @@
 //! follow them, the two admin servers answer. The data path has threads of its own (`proxy::worker`).
 
 mod control;
+mod handover;
 mod notify;
+mod servers;
 mod start;
 mod view;
 

@@ -1,10 +1,12 @@
 //! Which endpoint of a set is next. Pure: time and chance are arguments, the figures are those of the endpoints.
 //!
 //! Comes after `proxy::backend` has found the set and before `proxy::upstream` reaches the endpoint. Never returns an
-//! endpoint that isn't available or was tried already, and always one if there is any that isn't ejected. Constant time
-//! for every policy but client affinity, which looks at each endpoint, and while endpoints are ejected.
+//! endpoint that isn't available or was tried already, and always one if there is any that is neither ejected nor unhealthy.
+//! Constant time for every policy but client affinity, which looks at each endpoint, and while endpoints are left alone.
 
 mod affinity;
+mod avoid;
+pub mod health;
 mod load;
 pub mod outlier;
 pub mod table;
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use fastrand::Rng;
 
+use self::load::Expected;
 use self::table::Tables;
 use self::tiers::Tier;
 use crate::addr::EndpointAddr;
@@ -27,17 +30,20 @@ use crate::model::{Endpoint, EndpointSet, LoadBalancer};
 use crate::objects::Warmup;
 use crate::policy::ClusterPolicy;
 
+pub use avoid::{Avoid, awaits, has_other, healthy};
 pub use load::InFlight;
 
-/// How often another endpoint is drawn in place of one that warms up or is ejected.
+/// How often another endpoint is drawn in place of one that warms up or is left alone.
 const REDRAWS: usize = 8;
 
-/// Chooses among the available endpoints that aren't in `tried`; `now_ns` is `clock::now_ns`.
+/// Chooses among the available endpoints that aren't in `tried` and aren't left alone, `avoid` being [`Avoid::of`] this set;
+/// `now_ns` is `clock::now_ns`.
 ///
 /// `hash` is what the policy hashes (`policy::hash`), where it does: a client's address for `sessionAffinity: ClientIP`,
 /// which keeps its endpoint for as long as that is available, whichever agent or worker asks, so that the timeout of the
 /// Service's `sessionAffinityConfig` needs no table. Where there is nothing to hash chance decides.
-pub fn choose<'a>(
+pub fn choose_but<'a>(
+    avoid: Avoid,
     set: &'a EndpointSet,
     policy: &ClusterPolicy,
     hash: Option<u64>,
@@ -45,14 +51,14 @@ pub fn choose<'a>(
     now_ns: u64,
     rng: &mut Rng,
 ) -> Option<&'a Arc<Endpoint>> {
-    let rules = Rules { tried, now_ns, ejecting: ejecting(set, policy, now_ns), warmup: policy.warmup };
+    let rules = Rules { tried, now_ns, avoid, warmup: policy.warmup };
     if policy.localities.is_none() {
         let all = Candidates { endpoints: &set.available, next: &set.next, tables: &set.tables, rules };
         return all.choose(policy, hash, rng);
     }
     let point = hash.map_or_else(|| rng.u64(..), crate::policy::hash::mix);
-    let healthy = |tier: &Tier| match rules.ejecting {
-        true => tier.endpoints.iter().filter(|e| !e.load.outlier.is_ejected(now_ns)).count(),
+    let healthy = |tier: &Tier| match avoid.any() {
+        true => tier.endpoints.iter().filter(|endpoint| !avoid.is_avoided(endpoint, now_ns)).count(),
         false => tier.endpoints.len(),
     };
     let first = tiers::pick(&set.tiers, point, healthy);
@@ -64,19 +70,37 @@ pub fn choose<'a>(
     })
 }
 
-/// True if ejected endpoints exist and are to be passed over: not below the panic threshold (Envoy, "Panic threshold").
-fn ejecting(set: &EndpointSet, policy: &ClusterPolicy, now_ns: u64) -> bool {
-    let Some(outlier) = policy.outlier.as_ref().filter(|_| set.ejections.any(now_ns)) else { return false };
-    let healthy = set.available.len() - outlier::ejected(set, now_ns);
-    outlier.min_health_percent == 0
-        || healthy * 100 >= set.available.len() * outlier.min_health_percent as usize
+/// [`choose_but`] with what is to be left alone now.
+#[cfg(test)]
+pub(crate) fn choose<'a>(
+    set: &'a EndpointSet,
+    policy: &ClusterPolicy,
+    hash: Option<u64>,
+    tried: &[EndpointAddr],
+    now_ns: u64,
+    rng: &mut Rng,
+) -> Option<&'a Arc<Endpoint>> {
+    choose_but(Avoid::of(set, policy, now_ns), set, policy, hash, tried, now_ns, rng)
 }
 
-/// The share of choices between two that goes to the one that costs `cost`: by the cube of the costs, so that equals
-/// are treated equally, a small difference tilts the choice and a tenfold one settles it. Always taking the cheaper
-/// one would starve an endpoint for every hiccup of the network.
-fn preference(cost: f64, other: f64) -> f64 {
-    let (own, other) = (cost.powi(3), other.powi(3));
+/// An endpoint that answers so many times later than the other of two, and at least [`LEFT_ALONE_NS`] later, is left
+/// alone until that is forgotten: a share of its turns, however small, would be the client's slowest requests.
+const LEFT_ALONE: f64 = 4.0;
+/// Well above the hiccups of a network or scheduler, for which nobody is to be starved.
+const LEFT_ALONE_NS: f64 = 25e6;
+
+/// The share of choices between two that goes to the one of which `own` is expected: by the cube of the costs, so that
+/// equals are treated equally, a small difference tilts the choice and a tenfold one settles it. Always taking the cheaper
+/// one would starve an endpoint for every hiccup of the network; never, a few requests in a thousand wait for one that is slow.
+fn preference(own: Expected, other: Expected) -> f64 {
+    let far_behind = |one: f64, other: f64| one >= other * LEFT_ALONE && one >= other + LEFT_ALONE_NS;
+    if far_behind(own.latency, other.latency) {
+        return 0.0;
+    }
+    if far_behind(other.latency, own.latency) {
+        return 1.0;
+    }
+    let (own, other) = (own.cost.powi(3), other.cost.powi(3));
     if own + other == 0.0 { 0.5 } else { other / (own + other) }
 }
 
@@ -85,14 +109,13 @@ fn preference(cost: f64, other: f64) -> f64 {
 struct Rules<'t> {
     tried: &'t [EndpointAddr],
     now_ns: u64,
-    ejecting: bool,
+    avoid: Avoid,
     warmup: Option<Warmup>,
 }
 
 impl Rules<'_> {
     fn may(&self, endpoint: &Endpoint) -> bool {
-        let ejected = self.ejecting && endpoint.load.outlier.is_ejected(self.now_ns);
-        !ejected && !self.tried.contains(&endpoint.addr)
+        !self.avoid.is_avoided(endpoint, self.now_ns) && !self.tried.contains(&endpoint.addr)
     }
 
     /// True if an endpoint that warms up gives its turn to another (Envoy, "Slow start mode").
@@ -133,7 +156,7 @@ impl<'a> Candidates<'a, '_> {
         let prefer_first = match policy.load_balancer {
             LoadBalancer::PeakEwma => {
                 let now_ns = self.rules.now_ns;
-                rng.f64() < preference(load::cost(first, now_ns), load::cost(second, now_ns))
+                rng.f64() < preference(load::expect(first, now_ns), load::expect(second, now_ns))
             }
             _ => load::in_flight(first) <= load::in_flight(second),
         };
@@ -169,7 +192,7 @@ impl<'a> Candidates<'a, '_> {
         if self.endpoints.is_empty() {
             return None;
         }
-        let draws = if self.rules.ejecting || self.rules.warmup.is_some() { REDRAWS } else { 0 };
+        let draws = if self.rules.avoid.any() || self.rules.warmup.is_some() { REDRAWS } else { 0 };
         for _ in 0..draws {
             let at = rng.usize(..self.endpoints.len());
             let endpoint = &self.endpoints[at];
@@ -187,7 +210,7 @@ impl<'a> Candidates<'a, '_> {
         if count == 1 {
             return Some((first, first));
         }
-        if self.rules.ejecting || self.rules.warmup.is_some() {
+        if self.rules.avoid.any() || self.rules.warmup.is_some() {
             let (other, second) = self.random(rng)?;
             if other != at {
                 return Some((first, second));

@@ -8,12 +8,15 @@ mod listeners;
 mod pod;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::health::Captured;
 use crate::kernel::{Flows, Kernel, Ports};
 use crate::model::{Enrolment, ObjectName, Snapshot, Workload};
 use crate::proxy::worker;
+pub use listeners::Set;
 pub use pod::EnrolError;
 use pod::Enrolled;
 
@@ -49,6 +52,8 @@ pub struct Manager {
     capture: Capture,
     enrolled: HashMap<ObjectName, Enrolled>,
     failed: HashMap<ObjectName, Failure>,
+    /// Listeners that another agent hands over, by netns cookie.
+    handed: HashMap<u64, Set>,
 }
 
 struct Failure {
@@ -58,9 +63,22 @@ struct Failure {
 }
 
 impl Manager {
-    /// Nothing is enrolled yet.
-    pub fn new(capture: Capture) -> Self {
-        Self { capture, enrolled: HashMap::new(), failed: HashMap::new() }
+    /// Nothing is enrolled yet; pods whose listeners are `handed` over get these.
+    pub fn new(capture: Capture, handed: HashMap<u64, Set>) -> Self {
+        Self { capture, enrolled: HashMap::new(), failed: HashMap::new(), handed }
+    }
+
+    /// The listeners of every pod, for an agent that takes over.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn hand_over(&self) -> io::Result<HashMap<u64, Set>> {
+        self.enrolled.values().map(|pod| Ok((pod.cookie(), pod.listeners()?))).collect()
+    }
+
+    /// Lets go of what was handed over and belongs to no pod that is wanted.
+    pub fn forget_handed(&mut self) {
+        self.handed.clear();
     }
 
     /// Brings the kernel and the workers to what `snapshot` says. Called on every change and every second or so, which
@@ -97,6 +115,13 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// The pods that are captured now, by name.
+    pub fn captured(&self) -> Vec<Captured> {
+        let mut pods: Vec<_> = self.enrolled.values().map(Enrolled::captured).collect();
+        pods.sort_by(|a, b| a.workload.name.cmp(&b.workload.name));
+        pods
     }
 
     /// The state of every pod of this node that asks to be captured.
@@ -145,7 +170,7 @@ impl Manager {
         if self.failed.get(&workload.name).is_some_and(|failure| failure.next > now) {
             return;
         }
-        match Enrolled::join(workload, &self.capture, kernel, workers) {
+        match Enrolled::join(workload, &self.capture, &mut self.handed, kernel, workers) {
             Ok(pod) => {
                 tracing::info!(pod = %workload.name, cookie = pod.cookie(), "enrolled");
                 self.failed.remove(&workload.name);

@@ -17,24 +17,36 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// A worker that showed no life for this long is wedged: its connections are better off with the fail mode.
 const WEDGED: Duration = Duration::from_secs(3);
 
+/// When the hooks may hand connections over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From the beginning.
+    Now,
+    /// Once told by [`Heartbeat::begin`]: pods that a dead agent captured follow their fail mode until they have
+    /// listeners again.
+    Later,
+    /// Once told; until then another agent beats.
+    Beside,
+}
+
 /// The beating thread.
 pub struct Heartbeat {
     stop: Arc<AtomicBool>,
+    replaced: Arc<AtomicBool>,
     serving: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Heartbeat {
-    /// Starts the thread. It beats from the beginning if `serving`, else once told by [`Self::begin`]: pods that an
-    /// earlier agent captured follow their fail mode until they have listeners again.
-    pub fn start(mut map: HeartbeatMap, lives: Vec<Arc<AtomicU64>>, serving: bool) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let serving = Arc::new(AtomicBool::new(serving));
-        let (told, served) = (stop.clone(), serving.clone());
+    /// Starts the thread.
+    pub fn start(mut map: HeartbeatMap, lives: Vec<Arc<AtomicU64>>, start: Start) -> io::Result<Self> {
+        let (stop, replaced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let serving = Arc::new(AtomicBool::new(start == Start::Now));
+        let (told, left, served) = (stop.clone(), replaced.clone(), serving.clone());
         let thread = Builder::new().name("heartbeat".into()).spawn(move || {
             let mut wedged = false;
-            // A predecessor's last beat may still be fresh.
-            if !served.load(Ordering::Relaxed)
+            // A dead predecessor's last beat may still be fresh.
+            if start == Start::Later
                 && let Err(error) = map.stop()
             {
                 tracing::error!(error = %crate::report::chain(&error), "heartbeat can't be written");
@@ -56,17 +68,25 @@ impl Heartbeat {
                 std::thread::park_timeout(PERIOD);
             }
             // Says "no agent" at once, instead of by growing stale.
-            if let Err(error) = map.stop() {
+            if !left.load(Ordering::Relaxed)
+                && let Err(error) = map.stop()
+            {
                 tracing::error!(error = %crate::report::chain(&error), "the last heartbeat can't be written");
             }
         })?;
-        Ok(Self { stop, serving, thread })
+        Ok(Self { stop, replaced, serving, thread })
     }
 
     /// Every pod that is captured has its listeners: the hooks may hand connections over.
     pub fn begin(&self) {
         self.serving.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
+    }
+
+    /// Beats no more; another agent does.
+    pub fn leave(self) {
+        self.replaced.store(true, Ordering::Relaxed);
+        self.stop();
     }
 
     /// Tells the hooks that no agent serves, from now on.

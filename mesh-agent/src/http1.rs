@@ -2,7 +2,7 @@
 //!
 //! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
 //! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
-//! to say, `mirror` sends copies of requests. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
+//! to say, `mirror` sends copies of requests. `over_http2` stands in for `forward` where the endpoint is spoken to in HTTP/2. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
 //! repaired.
 
 mod answer;
@@ -13,6 +13,7 @@ mod forward;
 mod head;
 mod message;
 mod mirror;
+mod over_http2;
 mod pool;
 mod serve;
 mod target;

@@ -2,8 +2,9 @@
 //!
 //! Comes after `proxy::carry` has seen the preface. `server` drives a client's connection and all of its streams in
 //! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
-//! `copy` moves a body in one direction; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
-//! Never collects a body, never answers what only an endpoint can answer, never carries HTTP/1.
+//! `outgoing` is a stream there for what came over HTTP/1 (`crate::http1::over_http2` carries it); `copy` moves a body in one direction;
+//! `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
+//! Never collects a body, never answers what only an endpoint can answer.
 
 mod allowance;
 mod answer;
@@ -14,6 +15,7 @@ mod grpc;
 mod guard;
 mod link;
 mod mirror;
+mod outgoing;
 mod pass;
 mod pool;
 mod request;
@@ -21,10 +23,13 @@ mod server;
 mod stall;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unclaimed;
 
+pub(crate) use answer::reset_code;
+pub(crate) use link::Lease;
 pub use mirror::Mirrored;
+pub(crate) use outgoing::Outgoing;
 pub use pool::Pool;
 pub use server::serve;
 

@@ -13,6 +13,7 @@ pub mod demo;
 mod docs;
 pub mod enrol;
 pub mod flags;
+pub mod health;
 pub mod heartbeat;
 pub mod history;
 pub mod http1;

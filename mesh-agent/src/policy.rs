@@ -54,6 +54,8 @@ pub struct ClusterPolicy {
     pub limits: PoolLimits,
     /// What connections are wrapped in.
     pub tls: Option<Arc<Origination>>,
+    /// Requests of HTTP/1 go to endpoints over HTTP/2.
+    pub over_http2: bool,
     /// Connections must not be made: why.
     pub unusable: Option<Unusable>,
 }

@@ -15,6 +15,7 @@ pub mod error;
 pub mod exchange;
 pub mod gate;
 pub mod headers;
+mod identity;
 pub mod inbound;
 pub mod limits;
 pub mod listener;

@@ -35,7 +35,7 @@ pub use rule::{
     Backend, BackendTarget, RetryBudget, RetryOn, RetryPolicy, Rule, RuleName, SessionKind,
     SessionPersistence, Timeouts,
 };
-pub use session::Session;
+pub use session::{Scope, Session};
 pub use stream::{StreamEntry, StreamRule, StreamTable};
 pub use table::{Found, RouteEntry, RouteTable};
 pub use weights::Backends;

@@ -41,7 +41,7 @@ pub fn python_server(topology: &Topology, host: &Host, name: &str, args: &[&str]
     Ok(running)
 }
 
-/// Stubs of tests/peers/echo.proto, generated once a process.
+/// Stubs of the .proto files of tests/peers, generated once a process.
 fn stubs(topology: &Topology) -> Result<PathBuf> {
     static STUBS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = STUBS.get_or_init(|| generate(topology).map_err(|error| format!("{error:#}")));
@@ -52,7 +52,7 @@ fn generate(topology: &Topology) -> Result<PathBuf> {
     let out = topology.scratch().join("stubs");
     fs::create_dir_all(&out)?;
     let mut command = Command::new(python());
-    command.args(["-m", "grpc_tools.protoc", "-I"]).arg(script("")).arg("echo.proto");
+    command.args(["-m", "grpc_tools.protoc", "-I"]).arg(script("")).args(["echo.proto", "health.proto"]);
     command.arg("--python_out").arg(&out).arg("--grpc_python_out").arg(&out);
     Running::start(command)?
         .finish(PATIENCE * 3)?

@@ -111,6 +111,24 @@ impl Shop {
         Ok(service)
     }
 
+    /// Adds a service that has no endpoints, nor a slice, and waits until the agent knows it.
+    pub fn bare(&self, name: &str, port_name: &str) -> Result<Service> {
+        let (v4, v6) = self.vips();
+        let object = ServiceObject::new(NAMESPACE, name).vip(v4).vip(v6).port(port_name, 80);
+        self.topology.mesh().write(&format!("svc-{name}.yaml"), [Object::from(object)])?;
+        self.wait_known(name)?;
+        Ok(Service { name: name.to_owned(), port_name: port_name.to_owned(), target: 0, v4, v6 })
+    }
+
+    /// Waits until connect(2) to the service fails for want of an endpoint.
+    pub fn is_unreachable(&self, service: &Service) -> Result<()> {
+        eventually(SOON, || {
+            let refused = self.web.connect(service.at()).err().and_then(|error| error.raw_os_error());
+            ensure!(refused == Some(nix::libc::EHOSTUNREACH), "{refused:?}");
+            Ok(())
+        })
+    }
+
     /// Writes the service's slice anew, in a file of its own.
     pub fn rewrite_endpoints(&self, service: &Service, slice: impl Into<Object>) -> Result<()> {
         let Service { name, port_name, v4, v6, .. } = service;

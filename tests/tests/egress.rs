@@ -232,7 +232,7 @@ fn mutual_tls_shows_the_certificate_and_follows_its_files() {
     fs::write(&first.key, "no key").unwrap();
     eventually(SOON, || {
         let told = world.shop.agent.cli(&["analyze"])?.stdout;
-        ensure!(told.contains("MESH0137") && told.contains("privateKey"), "{told}");
+        ensure!(told.contains("MESH0140") && told.contains("privateKey"), "{told}");
         Ok(())
     })
     .unwrap();
@@ -330,7 +330,7 @@ fn a_name_is_followed_by_its_ttl_and_outlives_its_servers_failures() {
     eventually(SOON, || {
         let log = world.shop.agent.log();
         let told = |line: &str| {
-            line.contains("MESH0139") && line.contains(host) && line.contains("last good answer")
+            line.contains("MESH0142") && line.contains(host) && line.contains("last good answer")
         };
         ensure!(log.lines().any(told), "{}", world.shop.log_tail());
         Ok(())

@@ -328,23 +328,35 @@ fn broken_frames_end_the_connection_with_the_code_of_the_specification() {
 }
 
 /// Sends `bytes` and no more: closed after the head deadline of 10 s, by a clock that ticks every 2.5 s.
-fn given_up(name: &str, bytes: &[u8]) {
+fn given_up(name: &str, bytes: &[u8], reason: &str) {
     let shop = need_shop!();
     let (_server, service) = h2_service(shop, name);
+    let count =
+        || shop.agent.metrics().unwrap().sum("mesh_agent_protocol_errors_total", &[("reason", reason)]);
+    let before = count();
     let mut client = Client::new(shop.web.connect(service.at()).unwrap());
     client.send(bytes).unwrap();
     assert!(client.closes_within(PATIENCE), "{name}: left open");
+    eventually(SOON, || {
+        ensure!(count() > before, "{name}: {reason} isn't counted");
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
 fn a_preface_that_never_ends_is_given_up_after_its_deadline() {
-    given_up("half-preface", &PREFACE[..18]);
+    given_up("half-preface", &PREFACE[..18], "bad_preface");
 }
 
 #[test]
 fn a_header_block_that_never_ends_is_given_up_after_its_deadline() {
     let settings = frame(kind::SETTINGS, 0, 0, &[]);
-    given_up("open-block", &[PREFACE, &settings, &frame(kind::HEADERS, 0, 1, &get("/"))].concat());
+    given_up(
+        "open-block",
+        &[PREFACE, &settings, &frame(kind::HEADERS, 0, 1, &get("/"))].concat(),
+        "frame_flood",
+    );
 }
 
 /// A request that breaks RFC 9113, 8: the stream is reset or answered 4xx, the server never sees it, and the connection

@@ -253,6 +253,27 @@ fn a_service_is_counted_once_and_by_the_agent_of_the_endpoints_node() {
     assert_eq!(near, 0.0, "the client's agent only passes the answer on");
 }
 
+#[test]
+fn identities_are_counted_apart_and_clients_of_other_nodes_share_a_bucket() {
+    let shop = need_shop!();
+    let (agent, far) = elsewhere(shop, "stranger");
+    let spec = "rateLimit: {local: [{requests: 1, per: 1h, burst: 2, key: [{type: sourceIdentity}]}]}";
+    let service = shop.http_under_policy("byidentity", 1, spec).unwrap();
+    known_to(&agent, &service);
+    let ask = |from: &Host, to| Client::new(from.connect(to).unwrap()).get("p", "/").unwrap().status();
+    for pod in [&shop.web, &shop.batch] {
+        let got: Vec<u16> = (0..3).map(|_| ask(pod, service.at())).collect();
+        assert_eq!(got, [200, 200, 429], "{}", pod.name());
+    }
+    // Two pods of one service account are one identity.
+    let carts = [&shop.carts[1], &shop.carts[2], &shop.carts[1]].map(|pod| ask(pod, service.at()));
+    assert_eq!(carts, [200, 200, 429]);
+    // Nothing proves who these are: they share one bucket.
+    let direct = shop.carts[0].at(service.target);
+    assert_eq!([ask(&far, service.at()), ask(&shop.outside, direct)], [200, 200]);
+    assert_eq!([ask(&far, service.at()), ask(&shop.outside, direct)], [429, 429]);
+}
+
 /// redis-server beside the agents.
 struct Redis {
     running: Running,

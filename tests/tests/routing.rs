@@ -289,22 +289,25 @@ fn mesh_ports_a_parent_ref_with_a_port_affects_that_port_only() {
 fn mesh_frontend_a_service_without_endpoints_only_routes() {
     let shop = need_shop!();
     let v = shop.versions("frontend", "http").unwrap();
-    let (v4, v6) = shop.vips();
-    let bare = ServiceObject::new(NAMESPACE, "front").vip(v4).vip(v6).port("http", 80);
-    shop.topology.mesh().write("svc-front.yaml", [Object::from(bare)]).unwrap();
-    shop.wait_known("front").unwrap();
-    let front = Service { name: "front".into(), port_name: "http".into(), target: 0, v4, v6 };
-    shop.route(&front, &format!("{{{}}}", to("frontend-v1"))).unwrap();
-    for host in ["front", "front.shop.svc.cluster.local", "frontend-v2", "frontend-v2.shop:80"] {
-        assert_eq!(shop.client(&front).unwrap().get(host, "/").unwrap().text(), "v1", "{host}");
-    }
-    for at in [front.at6(), v.v2.at()] {
-        let expected = if at.is_ipv6() { "v1" } else { "v2" };
-        assert_eq!(
-            Client::new(shop.web.connect(at).unwrap()).get("front", "/").unwrap().text(),
-            expected,
-            "{at}"
-        );
+    for port_name in ["http", ""] {
+        let name = format!("front{port_name}");
+        let front = shop.bare(&name, port_name).unwrap();
+        shop.route(&front, &format!("{{{}}}", to("frontend-v1"))).unwrap();
+        for host in ["front", "front.shop.svc.cluster.local", "frontend-v2", "frontend-v2.shop:80"] {
+            assert_eq!(shop.client(&front).unwrap().get(host, "/").unwrap().text(), "v1", "{host}");
+        }
+        for at in [front.at6(), v.v2.at()] {
+            let expected = if at.is_ipv6() { "v1" } else { "v2" };
+            assert_eq!(
+                Client::new(shop.web.connect(at).unwrap()).get("front", "/").unwrap().text(),
+                expected,
+                "{at}"
+            );
+        }
+        shop.detach(&name).unwrap();
+        if port_name.is_empty() {
+            shop.is_unreachable(&front).unwrap();
+        }
     }
 }
 

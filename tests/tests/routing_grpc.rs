@@ -158,7 +158,7 @@ fn mesh_grpc_route_weights_and_what_cannot_be_used() {
             "{{backendRefs: [{{name: callweights-v1, port: 80, weight: 9}}, {{name: {second}, port: 80}}]}}"
         )
     };
-    for (second, other) in [("callweights-v2", "v2"), ("nowhere", "2")] {
+    for (second, other) in [("callweights-v2", "v2"), ("nowhere", "14")] {
         shop.route_of("GRPCRoute", &v.service, &rules(second)).unwrap();
         let counts = v.client(shop, async |client| {
             let mut counts = BTreeMap::new();

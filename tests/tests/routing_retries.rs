@@ -120,12 +120,49 @@ fn mesh_http_route_retry_hides_a_failing_endpoint_and_sends_the_body_again() {
     bodies.lock().unwrap().clear();
     shop.route(&service, &format!("{{retry: {{codes: [503], attempts: 2, backoff: 1ms}}, {}}}", to("flaky")))
         .unwrap();
-    // So few that the default retry budget, 10 in a second beside its share, isn't used up.
-    assert_eq!(statuses(8), vec![200; 8]);
+    assert_eq!(statuses(30), vec![200; 30]);
     let seen = bodies.lock().unwrap().clone();
     assert!(seen.iter().any(|(name, _)| *name == "bad"), "the failing endpoint was asked");
     assert!(seen.iter().all(|(_, got)| got == body.as_bytes()), "each got the whole body");
     assert_eq!(flag(shop, "/flaky"), "-");
+}
+
+/// No budget that nobody asked for takes away what the route promises.
+#[test]
+fn what_an_http_route_retries_hides_one_failing_endpoint_of_three_at_every_rate() {
+    let shop = need_shop!();
+    let bodies = Bodies::default();
+    let port = shop.port();
+    let _servers = [
+        answering(shop, 0, port, "bad", false, &bodies),
+        answering(shop, 1, port, "good", true, &bodies),
+        answering(shop, 2, port, "good", true, &bodies),
+    ];
+    let [one, two, three] = &shop.carts;
+    let service = shop
+        .expose_with("third", "http", port, &[one, two, three], |service| {
+            service.load_balancer("ROUND_ROBIN")
+        })
+        .unwrap();
+    shop.route(&service, &format!("{{retry: {{codes: [503], attempts: 2, backoff: 1ms}}, {}}}", to("third")))
+        .unwrap();
+    // As fast as they are answered, and one at a time.
+    for clients in [8, 1] {
+        bodies.lock().unwrap().clear();
+        let ask = || {
+            let mut client = shop.client(&service).unwrap();
+            (0..320 / clients).filter(|_| client.get("third", "/third").unwrap().status() == 200).count()
+        };
+        let answered: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..clients).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let bad = bodies.lock().unwrap().iter().filter(|(name, _)| *name == "bad").count();
+        // The share of a budget of 20 %, and its minimum, would have been 64 and a few.
+        assert!(bad > 90, "the failing endpoint was asked {bad} times");
+        assert_eq!(answered, 320, "{clients} clients");
+    }
+    assert_eq!(shop.agent.metrics().unwrap().sum("mesh_agent_retry_budget_exhausted_total", &[]), 0.0);
 }
 
 #[test]
@@ -201,8 +238,7 @@ fn over_http2_a_retry_hides_a_failing_endpoint_and_sends_the_body_again() {
     let sent = body.clone();
     let asked = AtomicUsize::new(0);
     with_client(shop.web.connect(service.at()).unwrap(), async |client| {
-        // As few as the default retry budget allows.
-        for _ in 0..8 {
+        for _ in 0..30 {
             let request = Request::post("http://flaky2/two").body(())?;
             let (response, mut stream) = client.clone().ready().await?.send_request(request, false)?;
             stream.send_data(sent.clone(), true)?;
@@ -214,7 +250,7 @@ fn over_http2_a_retry_hides_a_failing_endpoint_and_sends_the_body_again() {
     })
     .unwrap();
     let seen = bodies.lock().unwrap().clone();
-    assert_eq!(asked.into_inner(), 8);
+    assert_eq!(asked.into_inner(), 30);
     assert!(seen.iter().any(|(name, _)| *name == "bad"), "the failing endpoint was asked");
     assert!(seen.iter().all(|(_, got)| *got == body), "each got the whole body");
 }

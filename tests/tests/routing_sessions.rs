@@ -64,6 +64,41 @@ fn mesh_request_mirror_gets_a_copy_and_a_dead_one_is_not_noticed() {
     .unwrap();
 }
 
+#[test]
+fn mesh_request_mirror_gets_its_share_of_the_requests() {
+    let shop = need_shop!();
+    let main = shop.http("shared", "http", 1).unwrap();
+    for (name, share, expected) in [
+        ("fifth", "percent: 20", 137..=263),
+        ("half", "fraction: {numerator: 1, denominator: 2}", 421..=579),
+        ("none", "percent: 0", 0..=0),
+        ("whole", "fraction: {numerator: 7, denominator: 7}", 1000..=1000),
+    ] {
+        let shadow = shop.http(&format!("share-{name}"), "http", 1).unwrap();
+        let filter = format!(
+            "{{type: RequestMirror, requestMirror: {{backendRef: {{name: share-{name}, port: 80}}, {share}}}}}"
+        );
+        let path = format!("/{name}");
+        let matches = format!("matches: [{{path: {{value: {path}}}}}]");
+        let rule = format!("{{{matches}, filters: [{filter}], backendRefs: [{{name: shared, port: 80}}]}}");
+        shop.route(&main, &rule).unwrap();
+        let mut client = shop.client(&main).unwrap();
+        for _ in 0..1000 {
+            assert_eq!(client.get("shared", &path).unwrap().status(), 200);
+        }
+        let mut before = usize::MAX;
+        // Copies come after their requests: counted once there are no more of them.
+        let copies = eventually(SOON, || {
+            let count = shadow.seen().count();
+            ensure!(std::mem::replace(&mut before, count) == count, "{count} copies, and more to come");
+            ensure!(expected.contains(&count), "{share}: {count} copies of 1000");
+            Ok(count)
+        });
+        assert_eq!(main.seen().of(&path).len(), 1000, "{share}: {copies:?}");
+        copies.unwrap();
+    }
+}
+
 /// A client that sends back what it is told stays at one endpoint, over connections of its own.
 fn stays(shop: &Shop, service: &HttpService, told: &str, send_back: impl Fn(&str) -> String) {
     let first = get(&mut shop.client(service).unwrap(), "");

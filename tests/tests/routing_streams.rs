@@ -72,6 +72,27 @@ fn tcp_route_gives_each_backend_its_share_of_the_connections() {
 }
 
 #[test]
+fn a_service_without_endpoints_of_its_own_only_routes_connections() {
+    let shop = need_shop!();
+    const SIZE: usize = 200;
+    for (port_name, kind, hosts) in
+        [("tcp", "TCPRoute", ""), ("", "TCPRoute", ""), ("tls", "TLSRoute", "hostnames: [db.test],")]
+    {
+        let name = format!("bare{port_name}");
+        let (_, _servers) = versions(shop, &format!("{name}-to"), port_name, SIZE);
+        let service = shop.bare(&name, port_name).unwrap();
+        shop.is_unreachable(&service).unwrap();
+        let backend = format!("{{name: {name}-to-v1, port: 80}}");
+        shop.attach(&name, kind, NAMESPACE, &spec(&name, hosts, &backend)).unwrap();
+        let mut bytes = hello("db.test");
+        bytes.resize(SIZE, 9);
+        assert_eq!(ask(shop, &service, &bytes), "v1", "{kind} on {port_name:?}");
+        shop.detach(&name).unwrap();
+        shop.is_unreachable(&service).unwrap();
+    }
+}
+
+#[test]
 fn a_tcp_route_whose_backend_cannot_be_used_refuses_connections() {
     let shop = need_shop!();
     let (service, _servers) = versions(shop, "tcpnone", "tcp", 4);
@@ -117,6 +138,27 @@ fn hello(name: &str) -> Vec<u8> {
     let length = (body.len() as u32).to_be_bytes();
     let handshake = [&[1], &length[1..], &body].concat();
     [&[0x16, 3, 1][..], &framed(&handshake)].concat()
+}
+
+#[test]
+fn tls_route_gives_each_backend_its_share_of_a_names_connections() {
+    let shop = need_shop!();
+    const SIZE: usize = 200;
+    let (service, _servers) = versions(shop, "tlsshare", "tls", SIZE);
+    let mut bytes = hello("db.test");
+    bytes.resize(SIZE, 9);
+    let share = |v1: u32, v2: u32, count: usize| {
+        let backends = format!(
+            "{{name: tlsshare-v1, port: 80, weight: {v1}}}, {{name: tlsshare-v2, port: 80, weight: {v2}}}"
+        );
+        let spec = spec("tlsshare", "hostnames: [db.test],", &backends);
+        shop.attach("tlsshare", "TLSRoute", NAMESPACE, &spec).unwrap();
+        let all: Vec<String> = (0..count).map(|_| ask(shop, &service, &bytes)).collect();
+        assert!(all.iter().all(|who| who == "v1" || who == "v2"), "{all:?}");
+        all.iter().filter(|who| *who == "v1").count()
+    };
+    assert!(share(4, 1, 1000).abs_diff(800) <= 65);
+    assert_eq!((share(1, 0, 20), share(0, 1, 20)), (20, 0));
 }
 
 #[test]

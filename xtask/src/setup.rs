@@ -62,17 +62,14 @@ pub fn run(args: &Args) -> Result<()> {
 /// Installs what the parts need and this machine lacks. An optional part that can't be had is named and passed over.
 pub fn ensure(parts: &[Part]) -> Result<()> {
     let mut debian: Vec<&str> = parts.iter().flat_map(|&part| packages::missing(part)).collect();
-    if parts.contains(&Part::Bpf) && bpf::Compiler::find().is_none() {
-        debian.extend(linker::DEBIAN_COMPILER);
-    }
-    if parts.contains(&Part::Gates) {
-        debian.extend(missing_bpf_clippy());
-    }
     debian.sort_unstable();
     debian.dedup();
     packages::install(&debian)?;
     if parts.contains(&Part::Bpf) {
         linker::ensure()?;
+    }
+    if parts.contains(&Part::Gates) {
+        packages::install(missing_bpf_clippy().as_slice())?;
     }
     for &part in parts {
         packages::ensure_python(part)?;
@@ -105,7 +102,7 @@ fn missing(part: Part) -> Vec<String> {
 
 /// Debian's clippy reads the `core` of Debian's compiler; rustup's can't.
 fn missing_bpf_clippy() -> Option<&'static str> {
-    let debian = matches!(bpf::Compiler::find(), Some(bpf::Compiler::Debian(_)) | None);
+    let debian = matches!(bpf::Compiler::find(), Some(bpf::Compiler::Debian(_)));
     (debian && packages::is_debian() && !std::path::Path::new("/usr/bin/clippy-driver").is_file())
         .then_some("rust-web-clippy")
 }

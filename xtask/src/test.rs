@@ -35,8 +35,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut count = Count::default();
     if args.unit {
         let passed = cargo_test(&mut unit_tests(), args, &mut count)?;
-        return sum_up(&count, passed);
+        return sum_up(&count, passed, false);
     }
+    let required = args.require_kernel || env::var_os("CI").is_some();
     setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests])?;
     let agent = build::agent(false)?;
     let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
@@ -44,11 +45,11 @@ pub fn run(args: &Args) -> Result<()> {
     build::packages(&["mesh-tests"], false)?;
     let mut suites = sh::cargo();
     suites.args(["test", "--package", "mesh-tests", "--no-fail-fast"]).env("MESH_AGENT_BIN", agent);
-    if args.require_kernel || env::var_os("CI").is_some() {
+    if required {
         suites.env("MESH_TESTS_REQUIRE_KERNEL", "1");
     }
     passed &= cargo_test(&mut suites, args, &mut count)?;
-    sum_up(&count, passed)
+    sum_up(&count, passed, required)
 }
 
 /// The workspace's default members: what tests itself without root.
@@ -77,10 +78,13 @@ fn cargo_test(cargo: &mut Command, args: &Args, count: &mut Count) -> Result<boo
     Ok(child.wait()?.success())
 }
 
-fn sum_up(count: &Count, passed: bool) -> Result<()> {
+fn sum_up(count: &Count, passed: bool, required: bool) -> Result<()> {
     println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
     if !passed || count.failed > 0 {
         bail!("not every test passed");
+    }
+    if required && count.wanting > 0 {
+        bail!("{} tests were skipped for want of something, and none may be here", count.wanting);
     }
     Ok(())
 }

@@ -202,6 +202,27 @@ views! {
         available: usize,
         /// Endpoints known.
         total: usize,
+        /// How its endpoints are checked, where a TrafficPolicy says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        health_check: Option<HealthCheck>,
+        /// Percent of healthy endpoints below which all are used, where a TrafficPolicy says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        panic_threshold: Option<f64>,
+    }
+    /// How endpoints are checked.
+    HealthCheck {
+        /// What is asked: `GET /healthz`, `gRPC shop.Cart`, `TCP`; and where, if not at the endpoint's own port.
+        asks: String,
+        /// Between two checks of an endpoint.
+        interval_ms: u64,
+        /// What takes longer has failed.
+        timeout_ms: u64,
+        /// Successes in a row.
+        healthy_threshold: u32,
+        /// Failures in a row.
+        unhealthy_threshold: u32,
+        /// Checks are made: there is a captured pod for them to come from.
+        active: bool,
     }
     /// A route and one of the Services that it names as parent: `GET /v1/routes`. A route that names none stands once,
     /// without parent and conditions.
@@ -244,8 +265,12 @@ views! {
         /// Zone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         zone: Option<String>,
-        /// `ready`, `terminating` or `not-ready`.
+        /// `ready`, `terminating` or `not-ready`; `unhealthy` or `checking` for one that is ready and gets no requests for
+        /// what health checks say.
         state: String,
+        /// Why it is unhealthy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unhealthy: Option<String>,
         /// It still answers, though maybe terminating.
         #[serde(default)]
         serving: bool,

@@ -18,8 +18,12 @@ use super::api::{
 use super::views::endpoint;
 use super::views::rules::{self, Place};
 use crate::addr::OrigDst;
+use crate::balance;
+use crate::clock;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
-use crate::route::{Backends, Before, Filters, RouteTable, RuleName, StreamTable, Verdict};
+use crate::route::{
+    Backend, Backends, Before, Filters, Found, RouteTable, Rule, RuleName, StreamTable, Verdict,
+};
 
 /// Why a question can't be answered.
 #[derive(Debug, Error)]
@@ -155,7 +159,7 @@ impl Requested<'_> {
         let matched = explained.considered.iter().find(|one| one.verdict == Verdict::Taken);
         answer.matched = matched.map(|one| one.asks.to_string()).unwrap_or_default();
         answer.rule = Some(place.request_rule(found.rule, Vec::new()));
-        match found.rule.before(head, found.prefix, self.dialled.port()) {
+        match found.rule.before(None, head, found.prefix, self.dialled.port()) {
             Ok(Before::Answer(status, headers)) => {
                 own(answer, status, &headers.into_iter().collect());
                 answer.message += &by(place, &found.rule.name);
@@ -163,11 +167,8 @@ impl Requested<'_> {
             Ok(Before::Forward(_)) => {
                 self.backends(place, &found.rule.backends, answer);
                 for (view, backend) in answer.backends.iter_mut().zip(found.rule.backends.iter()) {
-                    match self.sent([&found.rule.filters, &backend.filters], found.prefix) {
-                        Some(head) => view.request = Some(head),
-                        None => {
-                            view.problem = "its filters make no request of it: answered with 500".to_owned()
-                        }
+                    if rules::target(place.routes, backend, self.dialled.ip()).is_some() {
+                        self.at_backend(found, backend, view);
                     }
                 }
                 self.routed(place, &found.rule.name, &found.rule.backends, answer);
@@ -178,6 +179,24 @@ impl Requested<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of the request if `backend` is drawn.
+    fn at_backend(self, found: Found<'_>, backend: &Backend, view: &mut RouteBackend) {
+        let before = found.rule.before(Some(backend), &self.asked.head, found.prefix, self.dialled.port());
+        match before {
+            Ok(Before::Answer(status, headers)) => {
+                let headers: HeaderMap = headers.into_iter().collect();
+                let to = lines(&headers).into_iter().find(|line| line.starts_with("location:"));
+                let to = to.map(|line| format!(", {line}")).unwrap_or_default();
+                view.problem = format!("its filters answer with {status}{to}");
+            }
+            Ok(Before::Forward(_)) => match self.sent(found.rule, &backend.filters, found.prefix) {
+                Some(head) => view.request = Some(head),
+                None => view.problem = "its filters make no request of it: answered with 500".to_owned(),
+            },
+            Err(error) => view.problem = format!("{error}: answered with 500"),
+        }
     }
 
     /// As `proxy::plan::Connection::plan_stream`.
@@ -249,12 +268,10 @@ impl Requested<'_> {
         answer.backends = vec![with_endpoints(Some(self.port), view)];
     }
 
-    /// The request after these filters; None if they make none of it.
-    fn sent(self, filters: [&Filters; 2], prefix: usize) -> Option<RequestHead> {
+    /// The request after the rule's filters and these; None if they make none of it.
+    fn sent(self, rule: &Rule, backend: &Filters, prefix: usize) -> Option<RequestHead> {
         let mut head = self.asked.head.clone();
-        for filters in filters {
-            filters.change(&mut head, prefix).ok()?;
-        }
+        rule.change(backend, &mut head, prefix).ok()?;
         Some(shown(&head))
     }
 }
@@ -268,7 +285,7 @@ fn by(place: Place<'_>, name: &RuleName) -> String {
 fn with_endpoints(target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
     if let Some(port) = target {
         view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
-        if port.endpoints.available.is_empty() {
+        if balance::awaits(&port.endpoints, &port.policy, clock::now_ns()) {
             view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
         }
     }

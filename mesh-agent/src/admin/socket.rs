@@ -50,13 +50,22 @@ pub fn bind(state_dir: &Path) -> Result<(UnixListener, SocketGuard), SocketError
     if StdUnixStream::connect(&path).is_ok() {
         return Err(SocketError::InUse(state_dir.to_owned()));
     }
-    place(state_dir, &path).map_err(|source| SocketError::Io { path, source })
+    place(state_dir, NAME)
+}
+
+/// The same in the place of an agent that leaves, and for any other socket in the state directory.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn place(state_dir: &Path, name: &str) -> Result<(UnixListener, SocketGuard), SocketError> {
+    let path = state_dir.join(name);
+    replace(state_dir, name, &path).map_err(|source| SocketError::Io { path, source })
 }
 
 /// Under another name first: it gets its mode before anybody can find it, and replaces a dead agent's in one step.
-fn place(state_dir: &Path, path: &Path) -> io::Result<(UnixListener, SocketGuard)> {
+fn replace(state_dir: &Path, name: &str, path: &Path) -> io::Result<(UnixListener, SocketGuard)> {
     fs::create_dir_all(state_dir)?;
-    let fresh = state_dir.join(format!(".{NAME}.{}", std::process::id()));
+    let fresh = state_dir.join(format!(".{name}.{}", std::process::id()));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -177,7 +177,8 @@ fn history() -> history::Shared {
 fn answer(command: Command) {
     match command {
         Command::Kernel(answer) => answer.send(kernel()).unwrap(),
-        Command::Drain(answer) => answer.send(()).unwrap(),
+        Command::Drain(answer) | Command::Replaced(answer) => answer.send(()).unwrap(),
+        Command::HandOver(answer) => drop(answer.send(HashMap::default())),
     }
 }
 

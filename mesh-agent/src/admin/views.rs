@@ -5,12 +5,18 @@ pub(super) mod rules;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::AdminState;
 use super::api::{self, Capture};
+use crate::balance::Avoid;
+use crate::balance::health::Verdict;
+use crate::clock;
 use crate::enrol::PodState;
 use crate::history::{self, Cause, History};
 use crate::model::{self, Enrolment, FailMode, LoadBalancer, ObjectName, ProtocolFrom, Snapshot};
+use crate::policy::chance::Chance;
+use crate::policy::traffic::HealthCheck;
 use crate::telemetry::{ConnectionView, Connections, Reporter};
 
 type Pods = BTreeMap<ObjectName, PodState>;
@@ -176,7 +182,7 @@ fn capture(w: &model::Workload, node: &str, state: Option<&PodState>) -> (Captur
 }
 
 pub(super) fn services(snapshot: &Snapshot) -> Vec<api::Service> {
-    let mut views: Vec<_> = snapshot.services.values().map(|s| service(s)).collect();
+    let mut views: Vec<_> = snapshot.services.values().map(|s| service(s, snapshot)).collect();
     views.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     views
 }
@@ -213,18 +219,21 @@ fn route(status: &model::RouteStatus) -> Vec<api::Route> {
     status.parents.iter().map(|parent| view(Some(parent))).collect()
 }
 
-fn service(s: &model::Service) -> api::Service {
+fn service(s: &model::Service, snapshot: &Snapshot) -> api::Service {
     api::Service {
         namespace: s.meta.name.namespace.clone(),
         name: s.meta.name.name.clone(),
         host: s.meta.host.clone(),
         addresses: s.vips.clone(),
         headless: s.headless,
-        ports: s.ports.iter().map(|p| port(p)).collect(),
+        ports: s.ports.iter().map(|p| port(p, snapshot)).collect(),
     }
 }
 
-fn port(p: &model::ServicePort) -> api::Port {
+fn port(p: &model::ServicePort, snapshot: &Snapshot) -> api::Port {
+    let avoid = Avoid::of(&p.endpoints, &p.policy, clock::now_ns());
+    let policy = snapshot.traffic_of(p);
+    let available = p.endpoints.available.chunk_by(Arc::ptr_eq);
     api::Port {
         name: p.name.clone(),
         port: p.port,
@@ -238,8 +247,25 @@ fn port(p: &model::ServicePort) -> api::Port {
         load_balancer: load_balancer(p.policy.load_balancer).to_owned(),
         client_ip_affinity: p.policy.client_ip_affinity.is_some(),
         // One with a weight stands there several times.
-        available: p.endpoints.available.chunk_by(Arc::ptr_eq).count(),
+        available: available.filter(|same| !avoid.is_unhealthy(&same[0])).count(),
         total: p.endpoints.all.len(),
+        health_check: policy
+            .and_then(|policy| policy.health_check.as_ref())
+            .map(|check| health_check(check, p.endpoints.health.is_checked())),
+        panic_threshold: p.endpoints.health.panic_threshold().map(Chance::as_percent),
+    }
+}
+
+fn health_check(check: &HealthCheck, active: bool) -> api::HealthCheck {
+    let at = check.port.map(|port| format!(" at port {port}")).unwrap_or_default();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    api::HealthCheck {
+        asks: format!("{}{at}", check.probe),
+        interval_ms: millis(check.interval),
+        timeout_ms: millis(check.timeout),
+        healthy_threshold: check.healthy_threshold,
+        unhealthy_threshold: check.unhealthy_threshold,
+        active,
     }
 }
 
@@ -264,6 +290,10 @@ pub(super) fn endpoints(snapshot: &Snapshot) -> Vec<api::Endpoint> {
 
 pub(super) fn endpoint(port: &model::ServicePort, e: &model::Endpoint) -> api::Endpoint {
     let ewma = f64::from_bits(e.load.ewma_ns.load(Relaxed));
+    let checked = port.endpoints.health.is_checked();
+    let verdict = if checked { e.load.health.verdict() } else { Verdict::Unchecked };
+    let avoid = Avoid::of(&port.endpoints, &port.policy, clock::now_ns());
+    let in_set = port.endpoints.available.iter().any(|other| other.addr == e.addr);
     api::Endpoint {
         namespace: port.service.name.namespace.clone(),
         service: port.service.name.name.clone(),
@@ -272,14 +302,20 @@ pub(super) fn endpoint(port: &model::ServicePort, e: &model::Endpoint) -> api::E
         workload: e.workload.as_ref().map(|w| w.name.to_string()),
         node: e.node.clone(),
         zone: e.zone.clone(),
-        state: match (e.ready, e.terminating) {
-            (true, _) => "ready",
-            (false, true) => "terminating",
-            (false, false) => "not-ready",
+        state: match (e.ready, e.terminating, verdict) {
+            (true, _, Verdict::Unhealthy(_)) => "unhealthy",
+            (true, _, Verdict::Pending) => "checking",
+            (true, ..) => "ready",
+            (false, true, _) => "terminating",
+            (false, false, _) => "not-ready",
         }
         .to_owned(),
+        unhealthy: match verdict {
+            Verdict::Unhealthy(why) => Some(why.to_string()),
+            Verdict::Unchecked | Verdict::Pending | Verdict::Healthy => None,
+        },
         serving: e.serving,
-        available: port.endpoints.available.iter().any(|other| other.addr == e.addr),
+        available: in_set && !avoid.is_unhealthy(e),
         in_flight: e.load.in_flight.load(Relaxed),
         latency_ms: (ewma > 0.0).then_some(ewma / 1e6),
     }

@@ -1,5 +1,7 @@
 //! The control loop: follows the configuration, keeps pods enrolled, answers the admin API, drains when told to.
 
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,11 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::handover::Predecessor;
+use super::servers::Servers;
 use super::{notify, view};
 use crate::admin::{AdminState, Command, ReadinessGuard, api, task};
 use crate::balance::outlier;
 use crate::clock;
 use crate::enrol::{Manager, PodState};
+use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
@@ -34,6 +39,7 @@ pub(super) struct Control {
     pub manager: Manager,
     pub workers: Vec<worker::Handle>,
     pub heartbeat: Heartbeat,
+    pub checks: Checks,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
     pub noticed: Noticed,
@@ -41,6 +47,12 @@ pub(super) struct Control {
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
     pub drain_time: Duration,
+    /// Where its sockets are.
+    pub state_dir: PathBuf,
+    /// None until it serves, where it takes over from another agent.
+    pub servers: Option<Servers>,
+    /// Whose place it takes, and the metrics address's listener.
+    pub predecessor: Option<(Predecessor, TcpListener)>,
     /// Held until every pod known at start is captured.
     pub starting: Option<ReadinessGuard>,
 }
@@ -53,6 +65,7 @@ impl Control {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ticks = 0_u32;
+        let mut replaced = false;
         loop {
             tokio::select! {
                 changed = self.changed.changed() => match changed {
@@ -75,13 +88,23 @@ impl Control {
                         let _ = answer.send(());
                         break;
                     }
+                    Some(Command::HandOver(answer)) => match self.manager.hand_over() {
+                        Ok(listeners) => drop(answer.send(listeners)),
+                        Err(error) => tracing::warn!(%error, "the listeners can't be handed over"),
+                    },
+                    Some(Command::Replaced(answer)) => {
+                        self.admin.history.release();
+                        replaced = true;
+                        let _ = answer.send(());
+                        break;
+                    }
                     None => break,
                 },
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain().await;
+        self.drain(replaced).await;
         Ok(())
     }
 
@@ -99,14 +122,33 @@ impl Control {
             );
         }
         self.manager.reconcile(&snapshot, &mut self.kernel, &self.workers);
+        self.checks.follow(&snapshot, self.manager.captured(), || self.kernel.flows());
         self.publish_config(&snapshot, &noticed);
         self.publish_pods(&snapshot);
         self.publish_ejected(&snapshot);
+        self.checks.publish(&snapshot);
         if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
             self.manager.remove_strangers(&mut self.kernel);
             self.heartbeat.begin();
             self.starting = None;
+            self.take_over();
             notify::ready();
+        }
+    }
+
+    /// This agent beats: the one whose place it takes may go, and what is asked on its sockets is answered here.
+    fn take_over(&mut self) {
+        let Some((predecessor, metrics)) = self.predecessor.take() else { return };
+        self.manager.forget_handed();
+        match Servers::start(&self.state_dir, None, metrics, &self.admin) {
+            Ok(servers) => self.servers = Some(servers),
+            Err(error) => {
+                tracing::error!(error = %crate::report::chain(&error), "no admin socket and no metrics: traffic is served all the same");
+            }
+        }
+        match predecessor.let_go() {
+            Ok(()) => tracing::info!("the former agent has let go and drains"),
+            Err(error) => tracing::warn!(%error, "the former agent doesn't answer"),
         }
     }
 
@@ -171,12 +213,21 @@ impl Control {
         self.admin.telemetry.metrics.expire(Instant::now());
     }
 
-    /// New connections follow the fail mode from here on; those under way may finish.
-    async fn drain(self) {
-        tracing::info!(deadline = ?self.drain_time, "draining");
+    /// New connections follow the fail mode from here on, or are another agent's; those under way may finish.
+    async fn drain(mut self, replaced: bool) {
+        tracing::info!(deadline = ?self.drain_time, replaced, "draining");
+        // Who asks for anything is told at once that nothing more is done.
+        self.commands.close();
         notify::stopping();
         let _draining = self.admin.readiness.begin(task::DRAIN);
-        self.heartbeat.stop();
+        if replaced {
+            self.servers = None;
+            self.heartbeat.leave();
+        } else {
+            self.heartbeat.stop();
+        }
+        // The workers have the listeners too, and close them in their own time.
+        drop((self.manager, self.checks));
         self.workers.iter().for_each(|w| w.tell(worker::Command::Drain));
         wait_for(&self.workers, self.drain_time).await;
         let left = self.admin.telemetry.connections.active();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use super::control::Control;
+use super::handover::{self, Handed};
+use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
 use crate::enrol::{Capture, Manager};
-use crate::heartbeat::Heartbeat;
+use crate::health::Checks;
+use crate::heartbeat::{self, Heartbeat};
 use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
 use crate::proxy::limits::Limits;
@@ -79,17 +82,36 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
     make_state_dir(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (listener, _socket) = take_socket(&settings.state_dir).await?;
-        let metrics = TcpListener::bind(settings.metrics_address)
-            .await
-            .map_err(|source| AgentError::Metrics { address: settings.metrics_address, source })?;
+        let (mut handed, predecessor) = handover::receive(&settings.state_dir).unzip();
+        let taken = match predecessor {
+            Some(_) => None,
+            None => Some(take_socket(&settings.state_dir).await?),
+        };
+        let metrics = listen_for_metrics(settings.metrics_address, handed.as_mut())?;
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
-        let control = assemble(settings, log, &published)?;
-        tokio::spawn(admin::serve_socket(listener, control.admin.clone()));
-        tokio::spawn(admin::serve_metrics(metrics, control.admin.clone()));
+        let mut control = assemble(settings, log, &published, handed)?;
+        match predecessor {
+            Some(predecessor) => control.predecessor = Some((predecessor, metrics)),
+            None => {
+                control.servers = Some(Servers::start(&settings.state_dir, taken, metrics, &control.admin)?);
+            }
+        }
         Ok(control.run().await?)
     })
+}
+
+/// The socket of the agent whose place is taken, or one of our own.
+fn listen_for_metrics(address: SocketAddr, handed: Option<&mut Handed>) -> Result<TcpListener, AgentError> {
+    let handed = handed.and_then(|handed| handed.metrics.take());
+    if let Some(listener) = handed.filter(|listener| listener.local_addr().is_ok_and(|own| own == address)) {
+        return Ok(listener);
+    }
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|source| AgentError::Metrics { address, source })
 }
 
 /// An agent that was just killed may still be on its way out: its socket is waited for, a living one's is not taken.
@@ -106,7 +128,12 @@ async fn take_socket(state_dir: &Path) -> Result<(UnixListener, SocketGuard), Ag
 }
 
 /// Telemetry, then the kernel, then the workers, then the heartbeat: the hooks begin to capture only when all are there.
-fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Result<Control, AgentError> {
+fn assemble(
+    settings: &Settings,
+    log: LogHandle,
+    published: &Published,
+    handed: Option<Handed>,
+) -> Result<Control, AgentError> {
     let telemetry = Telemetry::new(telemetry::Options {
         access_log: settings.access_log.clone(),
         trust_domain: settings.trust_domain.clone(),
@@ -144,9 +171,14 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         })
         .collect::<Result<Vec<_>, AgentError>>()?;
     let lives: Vec<_> = workers.iter().map(worker::Handle::life).collect();
-    // Pods that an earlier agent left captured have no listeners yet.
-    let serving = kernel.enrolled_cookies().is_empty();
-    let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), serving)?;
+    // Pods that an earlier agent left captured have no listeners yet, unless that agent still serves them.
+    let start = match (&handed, kernel.enrolled_cookies().is_empty()) {
+        (Some(_), _) => heartbeat::Start::Beside,
+        (None, true) => heartbeat::Start::Now,
+        (None, false) => heartbeat::Start::Later,
+    };
+    let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), start)?;
+    let checks = Checks::new(telemetry.clone(), published.changed.clone());
     let (control, commands) = mpsc::channel(COMMANDS);
     let admin = AdminState {
         snapshot: published.snapshot.clone(),
@@ -163,9 +195,13 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
     };
     Ok(Control {
         kernel,
-        manager: Manager::new(Capture { ports, registry_only, refuse_unknown: registry_only, flows }),
+        manager: Manager::new(
+            Capture { ports, registry_only, refuse_unknown: registry_only, flows },
+            handed.map(|handed| handed.pods).unwrap_or_default(),
+        ),
         workers,
         heartbeat,
+        checks,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
         noticed: published.noticed.clone(),
@@ -173,6 +209,9 @@ fn assemble(settings: &Settings, log: LogHandle, published: &Published) -> Resul
         commands,
         admin,
         drain_time: settings.drain_time,
+        state_dir: settings.state_dir.clone(),
+        servers: None,
+        predecessor: None,
         starting: Some(starting),
     })
 }
@@ -206,7 +245,7 @@ fn make_state_dir(path: &Path) -> Result<(), AgentError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-/// Each connection takes two descriptors, each pod eight.
+/// Each connection takes two descriptors, each pod four for itself and eight for each worker.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

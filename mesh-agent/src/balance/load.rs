@@ -18,8 +18,9 @@ pub(super) const NOISE_NS: f64 = 4e6;
 /// What an older, higher value weighs at the most against a new measurement: after a hiccup some ten good answers, not
 /// seconds of waiting, clear an endpoint's name.
 const PEAK_WEIGHT: f64 = 0.7;
-/// While it owes answers an endpoint is forgiven this much slower: one that hangs measures nothing, and would
-/// otherwise look better the longer it hangs.
+/// While it owes answers an endpoint is forgiven this much slower, from the last request on that it was sent: one that
+/// hangs measures nothing and would otherwise look better the longer it hangs, and one that was slow once is tried by one
+/// request, not by all that come before that one's answer.
 const BUSY_FORGETS_SLOWER: f64 = 4.0;
 /// Assumed of an endpoint that has not yet answered its first request (linkerd2: 30 ms).
 pub(super) const UNMEASURED_NS: f64 = 30e6;
@@ -34,9 +35,10 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Counts one more.
-    pub fn begin(load: &Arc<LoadState>) -> Self {
+    /// Counts one more. `now_ns` is `clock::now_ns`.
+    pub fn begin(load: &Arc<LoadState>, now_ns: u64) -> Self {
         load.in_flight.fetch_add(1, Relaxed);
+        load.begun_at.store(now_ns, Relaxed);
         Self { load: load.clone() }
     }
 
@@ -47,7 +49,8 @@ impl InFlight {
         let value = if latency >= old {
             latency
         } else {
-            let weight = (-since(&self.load, now_ns) / DECAY_NS).exp().min(PEAK_WEIGHT);
+            let age = since(self.load.ewma_at.load(Relaxed), now_ns);
+            let weight = (-age / DECAY_NS).exp().min(PEAK_WEIGHT);
             old * weight + latency * (1.0 - weight)
         };
         self.load.ewma_ns.store(value.to_bits(), Relaxed);
@@ -72,18 +75,33 @@ pub(super) fn in_flight(endpoint: &Endpoint) -> u32 {
     endpoint.load.in_flight.load(Relaxed)
 }
 
-/// Expected wait in nanoseconds for one more request.
+/// What one more request to an endpoint has to reckon with, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Until the endpoint answers, by what is remembered of it.
+    pub latency: f64,
+    /// The same with what it is busy with.
+    pub cost: f64,
+}
+
+/// What to expect of `endpoint`.
 ///
-/// An endpoint without any measurement is free while idle and takes [`UNMEASURED_NS`] per request once busy: it is
-/// tried at once, but by one request and not by a herd.
-pub(super) fn cost(endpoint: &Endpoint, now_ns: u64) -> f64 {
+/// One without any measurement is free while idle and takes [`UNMEASURED_NS`] per request once busy: it is tried at once,
+/// but by one request and not by a herd.
+pub(super) fn expect(endpoint: &Endpoint, now_ns: u64) -> Expected {
+    let load = &endpoint.load;
     let busy = in_flight(endpoint);
-    let measured = f64::from_bits(endpoint.load.ewma_ns.load(Relaxed));
-    if measured == 0.0 {
-        return if busy == 0 { 0.0 } else { UNMEASURED_NS * f64::from(busy + 1) };
-    }
-    let decay = if busy == 0 { DECAY_NS } else { DECAY_NS * BUSY_FORGETS_SLOWER };
-    (measured * (-since(&endpoint.load, now_ns) / decay).exp() + NOISE_NS) * f64::from(busy + 1)
+    let measured = f64::from_bits(load.ewma_ns.load(Relaxed));
+    let latency = match (busy, measured == 0.0) {
+        (0, true) => return Expected { latency: 0.0, cost: 0.0 },
+        (0, false) => measured * (-since(load.ewma_at.load(Relaxed), now_ns) / DECAY_NS).exp(),
+        (_, unmeasured) => {
+            let remembered = if unmeasured { UNMEASURED_NS } else { measured };
+            let last = load.ewma_at.load(Relaxed).max(load.begun_at.load(Relaxed));
+            remembered * (-since(last, now_ns) / (DECAY_NS * BUSY_FORGETS_SLOWER)).exp()
+        }
+    };
+    Expected { latency, cost: (latency + NOISE_NS) * f64::from(busy + 1) }
 }
 
 /// The share, 0 to 1, of its turns that an endpoint takes at `now_ns`: it rises over the warm-up (Envoy, "Slow start mode").
@@ -97,7 +115,7 @@ pub(super) fn warm(load: &LoadState, warmup: &Warmup, now_ns: u64) -> f64 {
     part.powf(1.0 / warmup.aggression).max(warmup.minimum).max(0.01)
 }
 
-/// Nanoseconds since the last measurement. Another worker's clock reading may be a little ahead.
-fn since(load: &LoadState, now_ns: u64) -> f64 {
-    now_ns.saturating_sub(load.ewma_at.load(Relaxed)) as f64
+/// Nanoseconds since `then_ns`. Another worker's clock reading may be a little ahead.
+fn since(then_ns: u64, now_ns: u64) -> f64 {
+    now_ns.saturating_sub(then_ns) as f64
 }

@@ -86,6 +86,13 @@ impl State {
         now_ns < self.until_ns.load(Relaxed)
     }
 
+    /// An active health check found it healthy: its failures in a row are forgotten, and its ejection, if it is ejected, is
+    /// over at `now_ns` (Envoy, `successful_active_health_check_uneject_host`). True if it was ejected.
+    pub fn reinstate(&self, now_ns: u64) -> bool {
+        self.forget();
+        self.until_ns.fetch_update(Relaxed, Relaxed, |until| (now_ns < until).then_some(now_ns)).is_ok()
+    }
+
     fn forget(&self) {
         for counter in [&self.errors, &self.gateway, &self.local_origin] {
             counter.store(0, Relaxed);

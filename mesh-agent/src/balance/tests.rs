@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod health;
 mod policies;
+mod slow;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -57,7 +59,7 @@ fn simulate(
         let number = ip.octets()[3];
         count[usize::from(number)] += 1;
         let took = latency(number);
-        pending.push((now.saturating_add(took), took, InFlight::begin(&chosen.load)));
+        pending.push((now.saturating_add(took), took, InFlight::begin(&chosen.load, now)));
     }
     count
 }
@@ -71,8 +73,8 @@ proptest! {
         let set = set(available, unavailable);
         let mut guards = Vec::new();
         for (endpoint, load) in set.all.iter().zip(loads) {
-            for _ in 0..load % 5 { guards.push(InFlight::begin(&endpoint.load)); }
-            if load > 50 { InFlight::begin(&endpoint.load).observe(load * MS, load); }
+            for _ in 0..load % 5 { guards.push(InFlight::begin(&endpoint.load, load)); }
+            if load > 50 { InFlight::begin(&endpoint.load, load).observe(load * MS, load); }
         }
         let tried: Vec<_> = tried.into_iter().map(|number| endpoint(number).addr).collect();
         let expected = set.available.iter().any(|endpoint| !tried.contains(&endpoint.addr));
@@ -93,7 +95,7 @@ proptest! {
     ) {
         let set = set(available, 0);
         let tried: Vec<_> = tried.into_iter().map(|number| endpoint(number).addr).collect();
-        let rules = Rules { tried: &tried, now_ns: 0, ejecting: false, warmup: None };
+        let rules = Rules { tried: &tried, now_ns: 0, avoid: Avoid::default(), warmup: None };
         let candidates = Candidates { endpoints: &set.available, next: &set.next, tables: &set.tables, rules };
         let left = candidates.iter().count();
         let two = candidates.two(&mut Rng::with_seed(seed));
@@ -106,7 +108,7 @@ proptest! {
     #[test]
     fn in_flight_settles_at_zero(begins in 0_usize..50) {
         let load = Arc::new(LoadState::default());
-        let guards: Vec<_> = (0..begins).map(|_| InFlight::begin(&load)).collect();
+        let guards: Vec<_> = (0..begins).map(|_| InFlight::begin(&load, 0)).collect();
         prop_assert_eq!(load.in_flight.load(Ordering::Relaxed) as usize, begins);
         drop(guards);
         prop_assert_eq!(load.in_flight.load(Ordering::Relaxed), 0);
@@ -192,7 +194,7 @@ fn an_endpoint_that_hangs_gets_the_fourth_root_of_its_share() {
     let other = (5e6 + NOISE_NS) * (1.0 + 5.0 / 3.0);
     let never_answered = set(4, 0);
     let answered_before = set(4, 0);
-    InFlight::begin(&answered_before.available[0].load).observe(5 * MS, 1);
+    InFlight::begin(&answered_before.available[0].load, 0).observe(5 * MS, 1);
     // What is forgotten in time is the measurement: noise is the least that a request in flight then counts.
     for (set, each) in [(never_answered, UNMEASURED_NS), (answered_before, NOISE_NS)] {
         let counts = simulate(&set, LoadBalancer::PeakEwma, REQUESTS, MS, hung);
@@ -212,7 +214,7 @@ fn a_new_endpoint_is_tried_at_once_but_by_one_request() {
     for _ in 0..30 {
         let chosen = choose(&set, &plain(LoadBalancer::PeakEwma), None, &[], now, &mut rng).unwrap();
         if chosen.addr == set.available[3].addr {
-            guards.push(InFlight::begin(&chosen.load));
+            guards.push(InFlight::begin(&chosen.load, now));
         }
     }
     assert_eq!(guards.len(), 1);
@@ -233,16 +235,20 @@ fn is_about(count: usize, share: f64) {
     assert!(off <= 4.0 * deviation, "{count} of 1000 instead of {}", 1000.0 * share);
 }
 
+/// Of an endpoint that answers after `latency` and owes nothing.
+fn idle(latency: f64) -> Expected {
+    Expected { latency, cost: latency + NOISE_NS }
+}
+
 #[test]
 fn a_failing_endpoint_is_avoided_and_comes_back() {
     let check = |wasted_ns: u64, after_ns: u64| {
         let set = set(2, 0);
-        InFlight::begin(&set.available[0].load).fail(wasted_ns, MS);
+        InFlight::begin(&set.available[0].load, 0).fail(wasted_ns, MS);
         let now = MS + after_ns;
-        InFlight::begin(&set.available[1].load).observe(MS, now);
+        InFlight::begin(&set.available[1].load, now).observe(MS, now);
         let counted = wasted_ns.max(FAILURE_NS) as f64;
-        let cost = counted * (-(after_ns as f64) / DECAY_NS).exp() + NOISE_NS;
-        let share = preference(cost, MS as f64 + NOISE_NS);
+        let share = preference(idle(counted * (-(after_ns as f64) / DECAY_NS).exp()), idle(MS as f64));
         let count = first_of_1000(&set, now);
         is_about(count, share);
         count
@@ -262,10 +268,10 @@ fn a_failing_endpoint_is_avoided_and_comes_back() {
 fn a_hiccup_of_milliseconds_starves_nobody() {
     let set = set(3, 0);
     for (number, endpoint) in set.available.iter().enumerate() {
-        InFlight::begin(&endpoint.load).observe(if number == 0 { 5 * MS } else { MS / 3 }, MS);
+        InFlight::begin(&endpoint.load, 0).observe(if number == 0 { 5 * MS } else { MS / 3 }, MS);
     }
     // Of three, each is among the two in two thirds of the choices.
-    let share = 2.0 / 3.0 * preference(5e6 + NOISE_NS, 1e6 / 3.0 + NOISE_NS);
+    let share = 2.0 / 3.0 * preference(idle(5e6), idle(1e6 / 3.0));
     is_about(first_of_1000(&set, MS), share);
     assert!(share > 0.05);
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -93,7 +94,8 @@ impl Page {
     /// goes between endpoints and pods, in the order in which it does: routes, then policies once the agent has them.
     fn text(&self) -> String {
         let (routes, warnings) = (self.routes(), warning_section(&self.warnings));
-        let sections = [self.head(), self.ports(), self.endpoint_table(), routes, self.pods(), warnings];
+        let (health, endpoints) = (self.health(), self.endpoint_table());
+        let sections = [self.head(), self.ports(), health, endpoints, routes, self.pods(), warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 
@@ -123,6 +125,31 @@ impl Page {
             ]
         });
         section("Ports", &header, rows)
+    }
+
+    /// What TrafficPolicies say of the health of endpoints.
+    fn health(&self) -> String {
+        let header = ["PORT", "CHECK", "INTERVAL", "TIMEOUT", "HEALTHY", "UNHEALTHY", "CHECKED", "PANIC"];
+        let told =
+            self.service.ports.iter().filter(|p| p.health_check.is_some() || p.panic_threshold.is_some());
+        let rows = told.map(|p| {
+            let panic = p.panic_threshold.map(|percent| format!("below {percent}%")).unwrap_or_default();
+            let mut row = vec![p.port.to_string()];
+            match &p.health_check {
+                Some(check) => row.extend([
+                    check.asks.clone(),
+                    format!("{:?}", Duration::from_millis(check.interval_ms)),
+                    format!("{:?}", Duration::from_millis(check.timeout_ms)),
+                    format!("after {}", check.healthy_threshold),
+                    format!("after {}", check.unhealthy_threshold),
+                    if check.active { "yes" } else { "no captured pod here" }.to_owned(),
+                ]),
+                None => row.extend(std::iter::repeat_n(String::new(), 6)),
+            }
+            row.push(panic);
+            row
+        });
+        section("Health", &header, rows)
     }
 
     fn endpoint_table(&self) -> String {
@@ -228,6 +255,9 @@ fn decided_by(port: &Port) -> &str {
 
 fn state(endpoint: &Endpoint) -> String {
     match (endpoint.state.as_str(), endpoint.serving) {
+        (state, _) if endpoint.unhealthy.is_some() => {
+            format!("{state}: {}", endpoint.unhealthy.as_deref().unwrap_or_default())
+        }
         ("terminating", true) => "serving, terminating".to_owned(),
         (state, _) => state.to_owned(),
     }

@@ -1,20 +1,28 @@
-//! Every YAML example of docs/routing.md, in the place in an object that it is a fragment of, and the files of docs/examples
-//! about egress, without a warning.
+//! Every YAML example of docs/routing.md and docs/destinationrule.md, in the place in an object that it is a fragment of,
+//! and every file of docs/examples: in force without a warning.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use crate::model::build::BuildOptions;
+use crate::model::{ObjectName, Snapshot};
 use crate::source;
 
 const PAGE: &str = include_str!("../../../docs/routing.md");
+const RULES: &str = include_str!("../../../docs/destinationrule.md");
 const API: &str = "apiVersion: gateway.networking.k8s.io/v1";
 
 /// What the examples' parents and backends are.
 fn world() -> String {
     let services = [
         ("shop", "cart", "http", 80),
+        ("shop", "till", "grpc", 9000),
+        ("shop", "till-v2", "grpc", 9000),
+        ("shop", "queue", "", 5672),
+        ("shop", "queue-v1", "", 5672),
+        ("shop", "queue-v2", "", 5672),
         ("shop", "cart-v1", "http", 80),
         ("shop", "cart-v2", "http", 80),
         ("shop", "shadow", "http", 80),
@@ -24,9 +32,10 @@ fn world() -> String {
     ];
     let mut text = String::new();
     for (place, (namespace, name, port_name, port)) in services.into_iter().enumerate() {
+        let more = if name == "cart" { ", {name: http-admin, port: 9090}" } else { "" };
         write!(
             text,
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{clusterIP: 10.96.0.{}, ports: [{{name: {port_name}, port: {port}}}]}}\n",
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{clusterIP: 10.96.0.{}, ports: [{{name: '{port_name}', port: {port}}}{more}]}}\n",
             place + 1
         )
         .unwrap();
@@ -34,8 +43,8 @@ fn world() -> String {
     text
 }
 
-fn blocks() -> Vec<&'static str> {
-    let parts = PAGE.split("```yaml\n").skip(1);
+fn blocks(page: &'static str) -> Vec<&'static str> {
+    let parts = page.split("```yaml\n").skip(1);
     parts.map(|part| part.split_once("```").unwrap().0).collect()
 }
 
@@ -59,32 +68,70 @@ fn object(block: &str) -> String {
     }
 }
 
+/// What is in force with these objects, and all of them, without a warning.
+fn in_force(objects: &str) -> Arc<Snapshot> {
+    let dir = tempfile::tempdir().unwrap();
+    let text = world() + "---\n" + objects;
+    std::fs::write(dir.path().join("a.yaml"), &text).unwrap();
+    let report = source::validate(dir.path(), BuildOptions::default()).unwrap();
+    assert_eq!(report.warnings, [], "{objects}");
+    let wanted = text.split("---\n").filter(|part| !part.is_empty()).count();
+    assert_eq!(report.objects, wanted, "{objects}");
+    report.snapshot
+}
+
 #[test]
-fn every_example_of_the_routing_page_is_valid() {
-    let blocks = blocks();
-    assert!(blocks.len() >= 7, "examples are missing: {}", blocks.len());
-    for block in blocks {
-        let dir = tempfile::tempdir().unwrap();
-        let text = world() + "---\n" + &object(block);
-        std::fs::write(dir.path().join("a.yaml"), &text).unwrap();
-        let report = source::validate(dir.path(), BuildOptions::default()).unwrap();
-        assert_eq!(report.warnings, [], "{block}");
-        let wanted = text.split("---\n").filter(|part| !part.is_empty()).count();
-        assert_eq!(report.objects, wanted, "{block}");
+fn every_example_of_the_pages_is_valid() {
+    for (page, at_least) in [(PAGE, 7), (RULES, 1)] {
+        let blocks = blocks(page);
+        assert!(blocks.len() >= at_least, "examples are missing: {}", blocks.len());
+        for block in blocks {
+            in_force(&object(block));
+        }
     }
 }
 
 #[test]
-fn every_example_of_egress_is_valid() {
-    let examples = [
-        (include_str!("../../../docs/examples/egress-plain.yaml"), 1),
-        (include_str!("../../../docs/examples/egress-tls-simple.yaml"), 2),
-        (include_str!("../../../docs/examples/egress-tls-mutual.yaml"), 2),
-    ];
-    for (text, objects) in examples {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
-        let report = source::validate(dir.path(), BuildOptions::default()).unwrap();
-        assert_eq!((report.objects, report.warnings), (objects, Vec::new()), "{text}");
+fn every_example_file_of_routes_and_rules_is_in_force() {
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        // Those have a test of their own, beside the schema.
+        if name.starts_with("trafficpolicy") {
+            continue;
+        }
+        let snapshot = in_force(&std::fs::read_to_string(&path).unwrap());
+        match name.as_str() {
+            "destinationrule" => {
+                let cart = &snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap().ports;
+                assert!(cart[0].policy.hash.is_some() && cart[1].policy.hash.is_none(), "{name}");
+            }
+            name if name.starts_with("egress") => {
+                let host =
+                    if name == "egress-tls-mutual" { "partner.example.com" } else { "api.example.com" };
+                let ports = &snapshot.services.get(&ObjectName::new("shop", host)).unwrap().ports;
+                assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
+            }
+            _ => {
+                assert_eq!(snapshot.route_status.size(), 1, "{name}");
+                let (_, status) = snapshot.route_status.iter().next().unwrap();
+                assert!(status.parents.iter().all(|parent| parent.accepted.status), "{name}");
+                let producer = snapshot.routes.values().all(|port| port.producer.is_some());
+                assert_eq!(producer, name != "httproute-consumer", "{name}");
+            }
+        }
+        seen.push(name);
+    }
+    seen.sort();
+    for name in [
+        "destinationrule",
+        "egress-tls-simple",
+        "grpcroute",
+        "httproute-consumer",
+        "httproute-cors",
+        "tcproute",
+    ] {
+        assert!(seen.iter().any(|other| other == name), "{name} isn't among {seen:?}");
     }
 }

@@ -28,10 +28,37 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetStruct<libc::c_int>
 );
 
-/// Listeners of one worker in one pod.
-pub(super) struct Set {
+/// Listeners in one pod, of one worker or of all.
+#[derive(Debug, Default)]
+pub struct Set {
+    /// On the outbound port.
     pub outbound: Vec<TcpListener>,
+    /// On the inbound port.
     pub inbound: Vec<TcpListener>,
+}
+
+impl Set {
+    /// The same sockets under other descriptors.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        let all = |listeners: &[TcpListener]| -> io::Result<Vec<TcpListener>> {
+            listeners.iter().map(TcpListener::try_clone).collect()
+        };
+        Ok(Self { outbound: all(&self.outbound)?, inbound: all(&self.inbound)? })
+    }
+
+    /// All of `sets` in one.
+    pub(super) fn of_all(sets: &[Self]) -> io::Result<Self> {
+        let mut all = Self::default();
+        for set in sets {
+            let Self { outbound, inbound } = set.share()?;
+            all.outbound.extend(outbound);
+            all.inbound.extend(inbound);
+        }
+        Ok(all)
+    }
 }
 
 /// Makes the listeners of `workers` workers. Must run inside the pod's network namespace.
@@ -46,6 +73,39 @@ pub(super) fn make(capture: &Capture, workers: usize) -> io::Result<Vec<Set>> {
     (0..workers)
         .map(|_| Ok(Set { outbound: listen(ports.outbound)?, inbound: listen(ports.inbound)? }))
         .collect()
+}
+
+/// The listeners that another agent hands over, spread over `workers` workers, each of which has one of its own: none is
+/// closed, since connections may wait in it. None if they are of other ports. Must run inside the pod's network namespace.
+pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Result<Option<Vec<Set>>> {
+    let Capture { ports, flows, .. } = capture;
+    let is_on = |listeners: &[TcpListener], port: u16| {
+        listeners.iter().all(|listener| listener.local_addr().is_ok_and(|addr| addr.port() == port))
+    };
+    if !is_on(&handed.outbound, ports.outbound) || !is_on(&handed.inbound, ports.inbound) {
+        return Ok(None);
+    }
+    let mut sets: Vec<Set> = (0..workers).map(|_| Set::default()).collect();
+    let lists: [(Vec<TcpListener>, u16, fn(&mut Set) -> &mut Vec<TcpListener>); 2] = [
+        (handed.outbound, ports.outbound, |set| &mut set.outbound),
+        (handed.inbound, ports.inbound, |set| &mut set.inbound),
+    ];
+    for (listeners, port, list) in lists {
+        let (v4, v6): (Vec<_>, Vec<_>) = listeners
+            .into_iter()
+            .partition(|listener| listener.local_addr().is_ok_and(|addr| addr.is_ipv4()));
+        for of_family in [v4, v6] {
+            let Some(ip) = of_family.first().and_then(|listener| listener.local_addr().ok()) else {
+                continue;
+            };
+            let more = workers.saturating_sub(of_family.len());
+            let made = (0..more).map(|_| listen(ip.ip(), port, flows)).collect::<io::Result<Vec<_>>>()?;
+            for (place, listener) in of_family.into_iter().chain(made).enumerate() {
+                list(&mut sets[place % workers]).push(listener);
+            }
+        }
+    }
+    Ok(Some(sets))
 }
 
 fn both_families<T>(make: impl Fn(IpAddr) -> io::Result<T>) -> io::Result<Vec<T>> {

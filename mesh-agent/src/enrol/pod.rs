@@ -1,8 +1,9 @@
 //! One captured pod: how it is entered, told to the kernel and the workers, and left again.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 use super::Capture;
 use super::listeners::{self, Set};
+use crate::health::Captured;
 use crate::kernel::{EnrolPod, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
 use crate::proxy::worker::{self, Command, PodSpec};
@@ -62,8 +64,9 @@ pub(super) struct Enrolled {
     cookie: u64,
     netns: Arc<OwnedFd>,
     entry: PodEntry,
-    /// One socket of each inbound reuseport group: it stands for all of them in the kernel's map.
-    inbound: Vec<TcpListener>,
+    /// Every listener: one inbound one of each family stands for all of them in the kernel's map, and all go to an agent
+    /// that takes over.
+    listeners: Set,
 }
 
 impl Enrolled {
@@ -71,6 +74,7 @@ impl Enrolled {
     pub fn join(
         workload: &Arc<Workload>,
         capture: &Capture,
+        handed: &mut HashMap<u64, Set>,
         kernel: &mut Kernel,
         workers: &[worker::Handle],
     ) -> Result<Self, EnrolError> {
@@ -80,12 +84,11 @@ impl Enrolled {
         let inode = identity(&path).map_err(open_error)?;
         let netns = Arc::new(OwnedFd::from(file));
         let own_cookie = netns::cookie_here().map_err(EnrolError::Enter)?;
-        let inside = netns::enter(netns.as_fd(), || enter(workload, capture, workers.len()));
+        let inside = netns::enter(netns.as_fd(), || enter(workload, capture, handed, workers.len()));
         let Inside { cookie, addresses, sets } = inside.map_err(EnrolError::Enter)??;
         if cookie == own_cookie {
             return Err(EnrolError::HostNetwork);
         }
-        let inbound = sets.first().map(|set| set.inbound.iter().map(TcpListener::try_clone).collect());
         let pod = Self {
             workload: workload.clone(),
             path,
@@ -93,7 +96,7 @@ impl Enrolled {
             cookie,
             netns,
             entry: entry_for(workload, capture.refuse_unknown),
-            inbound: inbound.transpose().map_err(EnrolError::Enter)?.unwrap_or_default(),
+            listeners: Set::of_all(&sets).map_err(EnrolError::Enter)?,
         };
         if let Err(error) = pod.tell_kernel(&addresses, kernel) {
             // Its listeners go with this function: a lookup link left behind would refuse whoever dials the pod.
@@ -112,7 +115,7 @@ impl Enrolled {
     /// Once to enrol it, again whenever its addresses or its fail mode change: no connection notices.
     fn tell_kernel(&self, addresses: &[IpAddr], kernel: &mut Kernel) -> Result<(), KernelError> {
         let of_family = |v4: bool| {
-            let mut listeners = self.inbound.iter();
+            let mut listeners = self.listeners.inbound.iter();
             listeners.find(|l| l.local_addr().is_ok_and(|a| a.is_ipv4() == v4)).map(|l| l.as_fd())
         };
         kernel.enrol(&EnrolPod {
@@ -128,6 +131,16 @@ impl Enrolled {
     /// The kernel's name for its network namespace.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Its listeners, for an agent that takes over.
+    pub fn listeners(&self) -> io::Result<Set> {
+        self.listeners.share()
+    }
+
+    /// As a place to send from.
+    pub fn captured(&self) -> Captured {
+        Captured { cookie: self.cookie, workload: self.workload.clone(), netns: self.netns.clone() }
     }
 
     /// True while the path still leads to the namespace that was entered, and the pod still names that path.
@@ -184,14 +197,27 @@ fn addresses_of(workload: &Workload) -> io::Result<Vec<IpAddr>> {
     addresses(workload.addresses.clone(), netns::local_addresses)
 }
 
-fn enter(workload: &Workload, capture: &Capture, workers: usize) -> Result<Inside, EnrolError> {
+fn enter(
+    workload: &Workload,
+    capture: &Capture,
+    handed: &mut HashMap<u64, Set>,
+    workers: usize,
+) -> Result<Inside, EnrolError> {
     let cookie = netns::cookie_here().map_err(EnrolError::Enter)?;
     let addresses = addresses_of(workload).map_err(EnrolError::Enter)?;
-    let sets = listeners::make(capture, workers).map_err(|source| EnrolError::Listen {
+    let failed = |source| EnrolError::Listen {
         outbound: capture.ports.outbound,
         inbound: capture.ports.inbound,
         source,
-    })?;
+    };
+    let adopted = match handed.remove(&cookie) {
+        Some(set) => listeners::adopt(capture, set, workers).map_err(failed)?,
+        None => None,
+    };
+    let sets = match adopted {
+        Some(sets) => sets,
+        None => listeners::make(capture, workers).map_err(failed)?,
+    };
     Ok(Inside { cookie, addresses, sets })
 }
 
@@ -221,6 +247,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::net::TcpListener;
     use std::time::Instant;
 
     use super::*;
@@ -248,8 +275,10 @@ mod tests {
                     refuse_unknown: false,
                     flows: Flows::detached(),
                 };
-                let error = enter(&workload, &capture(), 2).err().expect("the port is the application's");
-                let mut manager = Manager::new(capture());
+                let error = enter(&workload, &capture(), &mut HashMap::new(), 2)
+                    .err()
+                    .expect("the port is the application's");
+                let mut manager = Manager::new(capture(), HashMap::new());
                 manager.note_failure(&workload, error, Instant::now());
                 let Some(PodState::Pending(why)) = manager.state(&workload) else { panic!("not pending") };
                 for part in [&outbound.to_string(), &inbound.to_string(), "does the pod use them", "in use"] {

@@ -79,6 +79,11 @@ impl Shared {
         }
     }
 
+    /// From now on nothing is written: the file is a successor's.
+    pub fn release(&self) {
+        self.lock().path = None;
+    }
+
     /// When [`Shared::save`] wants to be called.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due

@@ -13,7 +13,8 @@ const MAX_LINE: usize = 256;
 const MAX_EXTENSIONS: usize = 16 * 1024;
 /// The last chunk with its trailers.
 const MAX_TRAILERS: usize = 16 * 1024;
-const MAX_TRAILER_FIELDS: usize = 64;
+/// Trailer fields of one message.
+pub const MAX_TRAILER_FIELDS: usize = 64;
 
 /// What the next bytes of a body are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,17 +142,20 @@ fn check_trailers(section: &[u8]) -> Result<(), Hostile> {
     }
     let mut fields = pool::take_fields();
     let parsed = head::parse_fields(section, start, MAX_TRAILER_FIELDS, &mut fields);
-    let forbidden = fields.iter().any(|field| {
-        let name = &section[field.start as usize..field.name_end as usize];
-        field.known != Known::Other
-            || FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
-    });
+    let forbidden =
+        fields.iter().any(|field| !may_trail(&section[field.start as usize..field.name_end as usize]));
     pool::give_fields(fields);
     match parsed {
         Ok(()) if !forbidden => Ok(()),
         Err(HeadError::Hostile(hostile)) => Err(hostile),
         _ => Err(Hostile::BadTrailer),
     }
+}
+
+/// True if a field of this name may be a trailer.
+pub fn may_trail(name: &[u8]) -> bool {
+    head::known(name) == Known::Other
+        && !FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 const FORBIDDEN: [&str; 6] =

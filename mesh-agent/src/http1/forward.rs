@@ -26,7 +26,7 @@ use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadlin
 /// Pipelined bytes that are read ahead while a response is awaited; the rest waits in the socket.
 pub(super) const READ_AHEAD: usize = 16 * 1024;
 /// A response may be preceded by so many interim ones.
-const MAX_INTERIM: usize = 32;
+pub(super) const MAX_INTERIM: usize = 32;
 
 /// A request on its way, as `serve` knows it.
 pub struct Forward<'a, 'c, 'p> {
@@ -62,7 +62,8 @@ pub struct Done {
 }
 
 impl Done {
-    fn again(wait: Duration) -> Self {
+    /// The response isn't passed on.
+    pub(super) fn again(wait: Duration) -> Self {
         Self { keep_downstream: true, keep_upstream: false, switched: false, again: Some(wait) }
     }
 }
@@ -80,53 +81,65 @@ pub struct Failure {
     pub replayable: bool,
     /// The upstream's end was a reset rather than an orderly close.
     pub reset: bool,
+    /// The endpoint certainly didn't take the request up.
+    pub untaken: bool,
 }
 
 impl Failure {
     /// No upstream connection was had.
     pub fn before_sending(kind: ErrorKind) -> Self {
-        Self { kind, started: false, sent: false, replayable: false, reset: false }
+        Self { kind, started: false, sent: false, replayable: false, reset: false, untaken: false }
     }
 }
 
 /// What both directions tell each other.
 #[derive(Default)]
-struct State {
-    request_bytes: Cell<u64>,
-    response_bytes: Cell<u64>,
-    moved: Cell<u64>,
+pub(super) struct State {
+    pub(super) request_bytes: Cell<u64>,
+    pub(super) response_bytes: Cell<u64>,
+    pub(super) moved: Cell<u64>,
     heard: Cell<bool>,
-    started: Cell<bool>,
-    sent: Cell<bool>,
+    pub(super) started: Cell<bool>,
+    pub(super) sent: Cell<bool>,
     half_closed: Cell<bool>,
     /// The client holds its body back until it is told to go on.
-    waits: Cell<bool>,
-    upstream_deaf: Cell<bool>,
-    reset: Cell<bool>,
+    pub(super) waits: Cell<bool>,
+    pub(super) upstream_deaf: Cell<bool>,
+    pub(super) reset: Cell<bool>,
 }
 
 impl State {
-    fn bump(cell: &Cell<u64>, by: usize) {
+    pub(super) fn of(request: &RequestHead) -> Self {
+        Self { waits: Cell::new(request.expects_continue), ..Self::default() }
+    }
+
+    pub(super) fn bump(cell: &Cell<u64>, by: usize) {
         cell.set(cell.get() + by as u64);
     }
 }
 
 /// What the client asked for, as far as it decides about the response's way back.
-struct Ask {
-    asked: Asked,
-    version: Version,
-    persistent: bool,
+pub(super) struct Ask {
+    pub(super) asked: Asked,
+    pub(super) version: Version,
+    pub(super) persistent: bool,
     upgrade: bool,
+}
+
+impl Ask {
+    pub(super) fn of(request: &RequestHead) -> Self {
+        let version = request.parts.version;
+        let persistent = request.options.persistent(version);
+        Self { asked: request.asked(), version, persistent, upgrade: request.upgrade }
+    }
 }
 
 impl Forward<'_, '_, '_> {
     /// Carries the exchange to its end.
     pub async fn run(self, down: &mut Conn, up: &mut Conn, timer: &mut Timer) -> Result<Done, Failure> {
         let Self { conn, request, plan, picked, until, account, upload, tries } = self;
-        let state = State { waits: Cell::new(request.expects_continue), ..State::default() };
-        let version = request.parts.version;
-        let persistent = request.options.persistent(version);
-        let ask = Ask { asked: request.asked(), version, persistent, upgrade: request.upgrade };
+        let state = State::of(request);
+        let ask = Ask::of(request);
         let (mut from_client, mut to_client) = down.split();
         let (mut from_upstream, mut to_upstream) = up.split();
         write::put_request(request, to_upstream.stage());
@@ -144,7 +157,7 @@ impl Forward<'_, '_, '_> {
         };
         account.request_bytes += state.request_bytes.get();
         account.response_bytes += state.response_bytes.get();
-        let usable = version == Version::HTTP_11 && state.sent.get() && !state.half_closed.get();
+        let usable = ask.version == Version::HTTP_11 && state.sent.get() && !state.half_closed.get();
         match result.unwrap_or_else(|| Err(until.passed().unwrap_or_else(|| state.stalled()))) {
             Ok(done) => Ok(Done { keep_upstream: done.keep_upstream && usable && up.is_clear(), ..done }),
             Err(kind) => Err(state.failure(kind, &request.parts.method)),
@@ -153,7 +166,7 @@ impl Forward<'_, '_, '_> {
 }
 
 impl State {
-    fn failure(&self, kind: ErrorKind, method: &Method) -> Failure {
+    pub(super) fn failure(&self, kind: ErrorKind, method: &Method) -> Failure {
         Failure {
             kind,
             started: self.started.get(),
@@ -161,6 +174,7 @@ impl State {
             // RFC 9110, 9.2.2: what isn't idempotent may have been acted upon.
             replayable: !self.heard.get() && self.request_bytes.get() == 0 && method.is_idempotent(),
             reset: self.reset.get(),
+            untaken: false,
         }
     }
 
@@ -171,7 +185,7 @@ impl State {
     }
 
     /// Whose turn it was when nothing moved any more.
-    fn stalled(&self) -> ErrorKind {
+    pub(super) fn stalled(&self) -> ErrorKind {
         if self.sent.get() && !self.started.get() {
             ErrorKind::UpstreamTimeout
         } else {
@@ -181,7 +195,7 @@ impl State {
 }
 
 /// Drives both directions. The response may end first: the rest of the request is still carried.
-fn join(
+pub(super) fn join(
     mut sending: Pin<&mut impl Future<Output = Result<(), ErrorKind>>>,
     mut answering: Pin<&mut impl Future<Output = Result<Done, ErrorKind>>>,
     state: &State,
@@ -243,14 +257,19 @@ async fn send_request(
             return Ok(());
         }
     }
+    watch(from).await?;
+    state.half_closed.set(true);
+    // The server decides what a client that says no more means, as it would without us.
+    let _ = to.shutdown().await;
+    Ok(())
+}
+
+/// Watches a client that has sent its request: fails once it resets, ends well once it ends its side. What it pipelines
+/// is read ahead, up to a bound.
+pub(super) async fn watch(from: &mut Reader<'_>) -> Result<(), ErrorKind> {
     while from.buffered().len() < READ_AHEAD {
         match from.fill().await {
-            Ok(0) => {
-                state.half_closed.set(true);
-                // The server decides what a client that says no more means, as it would without us.
-                let _ = to.shutdown().await;
-                return Ok(());
-            }
+            Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(_) => return Err(ErrorKind::DownstreamClosed),
         }
@@ -295,9 +314,11 @@ impl Answer<'_, '_, '_> {
             Body::UntilClose => false,
         };
         let persistent = head.options.persistent(head.version);
-        // A server that answers before it has heard everything may leave the rest unread.
-        let keep_downstream =
-            ask.persistent && persistent_version(&head) && delimited && state.sent.get() && !draining;
+        // A server that answers before it has heard everything may leave the rest unread, and would take it for its next
+        // request; as would we what a client sends into a tunnel that it doesn't get.
+        let heard_all = state.sent.get();
+        let in_step = delimited && heard_all && !ask.asked.connect;
+        let keep_downstream = ask.persistent && persistent_version(&head) && in_step && !draining;
         let connection = match (switched || head.status == StatusCode::UPGRADE_REQUIRED, keep_downstream) {
             (_, false) if !switched => Some("close"),
             (true, _) => head.options.upgrade.then_some("Upgrade"),
@@ -314,7 +335,7 @@ impl Answer<'_, '_, '_> {
         let mut flow = Flow::new(head.body);
         match pump(&mut flow, from, to, Bound::ForClient { bare }, count).await {
             Ok(()) => {
-                let keep_upstream = persistent && delimited && !switched;
+                let keep_upstream = persistent && in_step && !switched;
                 Ok(Done { keep_downstream, keep_upstream, switched, again: None })
             }
             Err(Broken::Protocol(hostile)) => Err(ErrorKind::UpstreamProtocol(hostile)),

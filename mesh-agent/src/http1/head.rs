@@ -192,7 +192,8 @@ pub fn control_byte(byte: u8) -> Option<Hostile> {
     }
 }
 
-fn known(name: &[u8]) -> Known {
+/// What a name means to us.
+pub fn known(name: &[u8]) -> Known {
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match name.len() {
         2 if is("te") => Known::Te,

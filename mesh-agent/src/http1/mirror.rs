@@ -1,4 +1,5 @@
-//! A copy of an HTTP/1 request on its way to a mirror: the same bytes once more, the answer read and thrown away.
+//! A copy of an HTTP/1 request on its way to a mirror: the same bytes once more, the answer read and thrown away. Over
+//! HTTP/2 where the mirror's DestinationRule says so.
 //!
 //! Made by `forward` when a request has been sent completely, delivered by `proxy::mirror`. Uses connections that requests
 //! left behind and leaves its own to them.
@@ -12,8 +13,9 @@ use super::body::Body;
 use super::conn::{Conn, Reader};
 use super::message::{Asked, RequestHead, ResponseHead};
 use super::upload::Sent;
-use super::write;
+use super::{head, over_http2, write};
 use crate::addr::ClientAddr;
+use crate::http2;
 use crate::proxy::{Limits, Picked, Pod};
 use crate::tls::Alpn;
 
@@ -49,6 +51,9 @@ impl Mirrored {
         client: ClientAddr,
         answered: &Cell<bool>,
     ) -> Option<()> {
+        if picked.is_over_http2() {
+            return Box::pin(self.translated()?.deliver(picked, pod, client, answered)).await;
+        }
         let upstream = &picked.upstream;
         let mut conn = match upstream.take_http1().filter(|kept| !kept.is_closed_now()) {
             Some(kept) => kept,
@@ -74,6 +79,15 @@ impl Mirrored {
             upstream.keep_http1(conn, pod.worker.limits.max_idle_per_upstream);
         }
         Some(())
+    }
+
+    /// The same over HTTP/2, for an endpoint that is spoken to in that.
+    fn translated(&self) -> Option<http2::Mirrored> {
+        let end = head::find_end(&self.bytes, &mut 0).ok()??;
+        // Its limits were kept when it came.
+        let request = RequestHead::parse(self.bytes.slice(..end), usize::MAX, usize::MAX).ok()?;
+        let (body, trailers) = over_http2::whole(request.body, &self.bytes[end..])?;
+        Some(http2::Mirrored::translated(over_http2::head(&request), body, trailers))
     }
 }
 

@@ -206,11 +206,12 @@ async fn past_body<'c>(
     }
 }
 
-/// True if the client means to keep its connection, and so do we.
+/// True if the client means to keep its connection, and so do we. What follows a CONNECT is meant for the tunnel.
 fn stays(conn: &Connection, request: &RequestHead) -> bool {
     let version = request.parts.version;
     let draining = conn.pod.worker.drain.is_draining();
-    version == Version::HTTP_11 && request.options.persistent(version) && !draining
+    let persistent = version == Version::HTTP_11 && request.options.persistent(version);
+    persistent && !request.asked().connect && !draining
 }
 
 /// What is done about a failure depends on how much the client has seen.
@@ -225,8 +226,9 @@ async fn failed<'c>(
 ) -> After<'c> {
     if failure.started {
         // Without its last bytes the body's framing says that something is missing; a reset is passed on as one, and
-        // is all that tells where the framing is the end of the connection.
-        return if failure.reset || failure.kind != ErrorKind::UpstreamClosed {
+        // is all that tells where the framing is the end of the connection, as it may be for a client of version 1.0.
+        let framed = request.parts.version == Version::HTTP_11;
+        return if failure.reset || !framed || failure.kind != ErrorKind::UpstreamClosed {
             After::Reset
         } else {
             After::Linger
@@ -234,7 +236,11 @@ async fn failed<'c>(
     }
     let unread = !failure.sent && account.request_bytes == 0 && answer::is_skippable(request);
     let keep = (failure.sent || unread) && stays(conn, request) && may_go_on(failure.kind);
-    let answer = plan.answer_to(conn, failure.kind);
+    let answer = plan.answer_to(conn, failure.kind).or_else(|| match failure.kind {
+        // HTTP/1 has no reset of a request to pass on (Envoy: 503 with UR).
+        kind @ ErrorKind::UpstreamReset(_) => LocalAnswer::to(kind),
+        _ => None,
+    });
     let after = tell(down, account, answer, !keep, request.asked().head, timer).await;
     if unread { past_body(down, request, after, timer).await } else { after }
 }

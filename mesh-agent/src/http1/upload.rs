@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::body::Body;
 
@@ -65,6 +65,28 @@ impl Sent {
                 so_far.put_slice(bytes);
             }
         }
+    }
+
+    /// Keeps up to `limit` bytes where nothing was to be kept. Before anything is sent.
+    pub fn keep_at_least(&mut self, limit: usize) {
+        if self.kept.get_mut().is_none() {
+            (self.limit, self.kept) = (limit, RefCell::new(Some(BytesMut::new())));
+        }
+    }
+
+    /// It won't be sent again.
+    pub fn keep_nothing(&self) {
+        self.kept.take();
+    }
+
+    /// True if no byte was sent yet.
+    pub fn is_untouched(&self) -> bool {
+        !self.any.get()
+    }
+
+    /// What goes again, by itself.
+    pub fn again(&self) -> Bytes {
+        self.kept.borrow().as_ref().map(|kept| Bytes::copy_from_slice(kept)).unwrap_or_default()
     }
 
     /// True if the request can be sent again from its beginning.

@@ -93,24 +93,41 @@ fn put_in_step(raw: &RawHead, mut runs: Runs<'_>, headers: &HeaderMap, out: &mut
     true
 }
 
-/// The general way: a line stays if the map still has its name with its value; the rest of the map comes behind.
+/// The general way: of equal lines as many stay as the map still has; the rest of the map comes behind.
 fn put_by_name(raw: &RawHead, mut runs: Runs<'_>, headers: &HeaderMap, out: &mut BytesMut) {
-    for field in &raw.fields {
+    for (at, field) in raw.fields.iter().enumerate() {
         let framing = matches!(field.known, Known::TransferEncoding | Known::ContentLength);
         let kept = || {
             let Ok(name) = HeaderName::from_bytes(raw.name(field)) else { return false };
-            headers.get_all(&name).iter().any(|value| is_same(raw, field, &name, value))
+            let value = raw.value(field);
+            let there = headers.get_all(&name).iter().filter(|other| other.as_bytes() == value).count();
+            equal_lines(raw, &raw.fields[..at], &name, value) < there
         };
         if field.hop || !framing && !kept() {
             runs.skip(field, out);
         }
     }
     runs.finish(out);
-    for (name, value) in headers {
-        if !raw.fields.iter().any(|field| !field.hop && is_same(raw, field, name, value)) {
-            put_line(name.as_str().as_bytes(), value.as_bytes(), out);
+    for name in headers.keys() {
+        for (at, value) in headers.get_all(name).iter().enumerate() {
+            let value = value.as_bytes();
+            let earlier =
+                headers.get_all(name).iter().take(at).filter(|other| other.as_bytes() == value).count();
+            if earlier >= equal_lines(raw, &raw.fields, name, value) {
+                put_line(name.as_str().as_bytes(), value, out);
+            }
         }
     }
+}
+
+/// How many of `fields` that go on are this line.
+fn equal_lines(raw: &RawHead, fields: &[Field], name: &HeaderName, value: &[u8]) -> usize {
+    let same = |field: &&Field| {
+        !field.hop
+            && raw.value(field) == value
+            && raw.name(field).eq_ignore_ascii_case(name.as_str().as_bytes())
+    };
+    fields.iter().filter(same).count()
 }
 
 fn is_same(raw: &RawHead, field: &Field, name: &HeaderName, value: &HeaderValue) -> bool {
@@ -214,6 +231,23 @@ mod tests {
         check(head, add, with);
         let change = |map: &mut HeaderMap| drop(map.insert("x-a", HeaderValue::from_static("2")));
         check(head, change, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nx-a: 2\r\n\r\n");
+    }
+
+    #[test]
+    fn lines_of_one_value_are_counted() {
+        let head = "GET / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nx-a: 1\r\nX-B: 2\r\n\r\n";
+        let one = HeaderValue::from_static("1");
+        check(
+            head,
+            |map| drop(map.insert("x-a", one.clone())),
+            "GET / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nX-B: 2\r\n\r\n",
+        );
+        check(
+            head,
+            |map| assert!(map.append("x-a", one.clone())),
+            "GET / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nx-a: 1\r\nX-B: 2\r\nx-a: 1\r\n\r\n",
+        );
+        check(head, |map| drop(map.remove("x-a")), "GET / HTTP/1.1\r\nHost: a\r\nX-B: 2\r\n\r\n");
     }
 
     #[test]

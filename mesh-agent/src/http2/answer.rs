@@ -50,7 +50,7 @@ pub(super) fn send(respond: &mut SendResponse<Bytes>, exchange: &mut Exchange<'_
 }
 
 /// The code for a stream that ends by `error` without an answer.
-pub(super) fn reset_code(error: ErrorKind) -> Reason {
+pub(crate) fn reset_code(error: ErrorKind) -> Reason {
     match error {
         ErrorKind::UpstreamReset(reason) | ErrorKind::DownstreamReset(reason) => reason,
         ErrorKind::DownstreamProtocol(_) => Reason::PROTOCOL_ERROR,

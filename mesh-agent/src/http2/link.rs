@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// A request's place on a connection, given back on drop.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     send: SendRequest<Bytes>,
     shared: Rc<Shared>,
     frames_before: u64,
@@ -71,9 +71,7 @@ impl Link {
             Ok((send, connection))
         };
         let (send, connection) = match timeout(limits.connect_timeout, opening).await {
-            Ok(opened) => {
-                opened.map_err(|error: h2::Error| ProxyError::new(ErrorKind::ConnectFailed, error))?
-            }
+            Ok(opened) => opened.map_err(|error| not_opened(error, &meter))?,
             Err(elapsed) => return Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
         };
         let shared = Rc::new(Shared {
@@ -159,6 +157,13 @@ impl Drop for Lease {
         self.shared.active.set(self.shared.active.get() - 1);
         self.shared.used_at.set(clock::now_ns());
     }
+}
+
+/// A peer that says something else than SETTINGS, which go before all else (RFC 9113, 3.4), doesn't speak HTTP/2; one that
+/// says nothing may just be going away.
+fn not_opened(error: h2::Error, meter: &Meter) -> ProxyError {
+    let other = error.is_library() || error.is_io() && meter.read.get() > 0 && meter.frames.get() == 0;
+    ProxyError::new(if other { ErrorKind::NotHttp2 } else { ErrorKind::ConnectFailed }, error)
 }
 
 fn builder(limits: &Limits) -> client::Builder {

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{Request, request};
+use http::{HeaderMap, Request, request};
 
 use super::pool;
 use crate::addr::ClientAddr;
@@ -22,11 +22,18 @@ const MOST_CONNECTIONS_TRIED: usize = 3;
 pub struct Mirrored {
     head: request::Parts,
     body: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
 }
 
 impl Mirrored {
     pub(super) fn of(head: &request::Parts, body: &[Bytes]) -> Self {
-        Self { head: head.clone(), body: body.to_vec() }
+        Self { head: head.clone(), body: body.to_vec(), trailers: None }
+    }
+
+    /// Of a request that came over HTTP/1.
+    pub(crate) fn translated(head: Request<()>, body: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let body = Some(body).filter(|body| !body.is_empty()).into_iter().collect();
+        Self { head: head.into_parts().0, body, trailers }
     }
 
     /// Sends it and reads the answer to its end; `answered` is set at the answer's head. None if that is all there is to
@@ -41,7 +48,7 @@ impl Mirrored {
         for _ in 0..MOST_CONNECTIONS_TRIED {
             let mut lease = pool::lease(picked, pod, client).await.ok()?;
             let request = Request::from_parts(self.head.clone(), ());
-            let Some((response, mut to)) = lease.send(request, self.body.is_empty()).await.ok()? else {
+            let Some((response, mut to)) = lease.send(request, self.is_bodiless()).await.ok()? else {
                 continue;
             };
             // A mirror that wants no more of it may have answered all the same.
@@ -56,6 +63,10 @@ impl Mirrored {
         None
     }
 
+    fn is_bodiless(&self) -> bool {
+        self.body.is_empty() && self.trailers.is_none()
+    }
+
     async fn send_body(&self, to: &mut SendStream<Bytes>) -> Option<()> {
         for (at, part) in self.body.iter().enumerate() {
             let mut left = part.clone();
@@ -66,10 +77,10 @@ impl Mirrored {
                     capacity => capacity,
                 };
                 let now = left.split_to(capacity.min(left.len()));
-                let last = left.is_empty() && at + 1 == self.body.len();
+                let last = left.is_empty() && at + 1 == self.body.len() && self.trailers.is_none();
                 to.send_data(now, last).ok()?;
             }
         }
-        Some(())
+        self.trailers.clone().map_or(Some(()), |trailers| to.send_trailers(trailers).ok())
     }
 }

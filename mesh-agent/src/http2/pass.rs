@@ -223,18 +223,8 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
     }
 
     fn endpoint_fault(&self, error: &h2::Error) -> Fault {
-        let kind = match error.reason() {
-            _ if error.is_library() => ErrorKind::UpstreamProtocol(Hostile::BadFrame),
-            Some(reason) if error.is_reset() => ErrorKind::UpstreamReset(reason),
-            _ => ErrorKind::UpstreamClosed,
-        };
-        let lease = &self.to_endpoint.lease;
-        // A server that closes an idle connection crosses the request on the wire; nothing can have come of it.
-        let crossed = error.is_io() && lease.reused && lease.nothing_came() && self.upload.is_untouched();
-        // RFC 9113, 6.8 and 8.7: streams beyond a GOAWAY's last id, and refused ones, were not processed.
-        let refused =
-            error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
-        Fault { kind, untaken: self.download.is_none() && (crossed || refused), again: false }
+        let fault = self.to_endpoint.lease.fault(error, self.upload.is_untouched());
+        Fault { kind: fault.kind, untaken: self.download.is_none() && fault.untaken, again: false }
     }
 }
 

@@ -24,6 +24,8 @@ const MOST_WAITING: usize = 1024;
 pub struct Pool {
     links: Vec<Link>,
     dialling: Option<Rc<Dialling>>,
+    /// The log was told that the endpoint has no HTTP/2, since it last had.
+    told: bool,
 }
 
 #[derive(Default)]
@@ -117,7 +119,13 @@ pub(super) async fn lease(picked: &Picked, pod: &Pod, client: ClientAddr) -> Res
 
 async fn open(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Link, ProxyError> {
     let stream = picked.upstream.connect_for_requests(pod, client, &picked.limits(), Alpn::Http2).await?;
-    Link::open(stream, &pod.worker.limits).await
+    let opened = Link::open(stream, &pod.worker.limits).await;
+    let failed = opened.as_ref().err();
+    let told = std::mem::replace(&mut picked.upstream.http2.borrow_mut().told, failed.is_some());
+    if let Some(error) = failed.filter(|_| !told) {
+        picked.has_no_http2(error);
+    }
+    opened
 }
 
 impl Dialling {

@@ -38,7 +38,7 @@ fn run(test: impl Future<Output = ()>) {
     LocalSet::new().block_on(&runtime, timed);
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         if holds() {
@@ -51,14 +51,14 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// An endpoint: every request goes to `answer`.
-struct Endpoint {
-    addr: SocketAddr,
-    connections: Rc<Cell<usize>>,
-    requests: Rc<Cell<usize>>,
+pub(crate) struct Endpoint {
+    pub(crate) addr: SocketAddr,
+    pub(crate) connections: Rc<Cell<usize>>,
+    pub(crate) requests: Rc<Cell<usize>>,
 }
 
 impl Endpoint {
-    async fn start<F, A>(answer: F) -> Self
+    pub(crate) async fn start<F, A>(answer: F) -> Self
     where
         F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> A + 'static,
         A: Future<Output = ()> + 'static,
@@ -94,7 +94,7 @@ impl Endpoint {
     }
 
     /// Waits until it has `count` requests.
-    async fn has(&self, count: usize) {
+    pub(crate) async fn has(&self, count: usize) {
         eventually("requests at the endpoint", || self.requests.get() == count).await;
     }
 }
@@ -180,7 +180,7 @@ async fn send(
 }
 
 /// A whole body with its trailers.
-async fn collect(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+pub(crate) async fn collect(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
     let mut all = Vec::new();
     while let Some(part) = body.data().await {
         let part = part?;
@@ -191,7 +191,7 @@ async fn collect(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), 
 }
 
 /// A response with a short body.
-fn reply(mut respond: SendResponse<Bytes>, body: &'static str) {
+pub(crate) fn reply(mut respond: SendResponse<Bytes>, body: &'static str) {
     if let Ok(mut stream) = respond.send_response(Response::new(()), body.is_empty()) {
         let _ = body.is_empty() || stream.send_data(Bytes::from_static(body.as_bytes()), true).is_ok();
     }

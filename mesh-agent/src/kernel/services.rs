@@ -14,7 +14,7 @@ use mesh_common::{ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, servic
 use super::maps::{Maps, is_missing};
 use super::{Kernel, KernelError, maps};
 use crate::addr;
-use crate::model::{ServicePort, Snapshot};
+use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::policy::traffic::TrafficPolicy;
 
 /// What a synchronisation did.
@@ -42,8 +42,8 @@ pub(super) struct Services {
 struct Written {
     /// None for what an earlier process wrote: certainly looked at again.
     port: Option<Arc<ServicePort>>,
-    /// Connections wait for a first endpoint (TrafficPolicy, `activation`).
-    waits: bool,
+    /// A route or a policy decides about connections, whether the service has endpoints of its own or not.
+    decided: bool,
     entry: ServiceEntry,
     slots: Vec<ServiceEndpoint>,
 }
@@ -59,7 +59,7 @@ impl Services {
                 continue;
             }
             services.next_id = services.next_id.max(entry.id.wrapping_add(1));
-            services.ports.insert(key, Written { port: None, waits: false, entry, slots: Vec::new() });
+            services.ports.insert(key, Written { port: None, decided: false, entry, slots: Vec::new() });
         }
         Ok(services)
     }
@@ -82,17 +82,15 @@ impl Services {
 
     fn sync(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> SyncStats {
         let mut stats = SyncStats::default();
-        let waits = |(_, policy): &(_, &Arc<TrafficPolicy>)| policy.activation.is_some();
-        let activated = snapshot.traffic.iter().filter(waits);
-        let activated: HashSet<_> = activated.map(|((name, port), _)| (name, *port)).collect();
+        let decided = decided(snapshot);
         for (&(ip, port), service) in snapshot.vips.iter() {
             let key = key(ip, port);
-            let waits = !activated.is_empty() && activated.contains(&(&service.service.name, service.port));
+            let decided = !decided.is_empty() && decided.contains(&(&service.service.name, service.port));
             let is_same = |known: &Written| {
-                known.waits == waits && known.port.as_ref().is_some_and(|port| Arc::ptr_eq(port, service))
+                known.decided == decided && known.port.as_ref().is_some_and(|port| Arc::ptr_eq(port, service))
             };
             if !self.ports.get(&key).is_some_and(is_same) {
-                self.write(maps, key, ip, service, waits, &mut stats);
+                self.write(maps, key, ip, service, decided, &mut stats);
             }
         }
         self.remove_missing(maps, snapshot, &mut stats);
@@ -109,13 +107,13 @@ impl Services {
         key: ServiceKey,
         vip: IpAddr,
         port: &Arc<ServicePort>,
-        waits: bool,
+        decided: bool,
         stats: &mut SyncStats,
     ) {
         let slots = slots(vip, port);
-        // The agent crosses address families where a socket couldn't, and can wait for an endpoint.
+        // The agent crosses address families where a socket couldn't, can wait for an endpoint, and may be led to others'.
         let answers = port.protocol.is_http() || !port.endpoints.available.is_empty() || port.is_original();
-        let agent_answers = answers || waits;
+        let agent_answers = answers || decided;
         let flags = if agent_answers { service_flag::AGENT_ANSWERS } else { 0 };
         if let Some(known) = self.ports.get_mut(&key)
             && known.port.is_some()
@@ -123,7 +121,7 @@ impl Services {
             && known.entry.flags == flags
         {
             known.port = Some(port.clone());
-            known.waits = waits;
+            known.decided = decided;
             return;
         }
         let entry =
@@ -135,7 +133,7 @@ impl Services {
             return;
         }
         stats.written += 1;
-        let written = Written { port: Some(port.clone()), waits, entry, slots };
+        let written = Written { port: Some(port.clone()), decided, entry, slots };
         if let Some(old) = self.ports.insert(key, written) {
             remove_slots(maps, old.entry);
         }
@@ -207,6 +205,14 @@ impl Kernel {
     pub fn sync_services(&mut self, snapshot: &Snapshot) -> SyncStats {
         self.services.sync(&mut self.maps, snapshot)
     }
+}
+
+/// Ports about which the agent decides without endpoints too: those with routes, for whichever clients, and those at which
+/// connections wait for a first endpoint (TrafficPolicy, `activation`).
+fn decided(snapshot: &Snapshot) -> HashSet<(&ObjectName, u16)> {
+    let waits = |(_, policy): &(_, &Arc<TrafficPolicy>)| policy.activation.is_some();
+    let activated = snapshot.traffic.iter().filter(waits).map(|(port, _)| port);
+    activated.chain(snapshot.routes.keys()).map(|(name, port)| (name, *port)).collect()
 }
 
 fn key(ip: IpAddr, port: u16) -> ServiceKey {

@@ -133,6 +133,19 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// Starts another one with the same directories, without waiting for what becomes of it.
+    pub fn beside(&self) -> Result<Running> {
+        Running::start(self.command())
+    }
+
+    /// Starts another one with the same directories, which takes this one's place; returns the former one, which drains.
+    pub fn upgrade(&mut self) -> Result<Running> {
+        let newcomer = self.beside()?;
+        let former = std::mem::replace(&mut self.running, newcomer);
+        self.wait_ready()?;
+        Ok(former)
+    }
+
     /// SIGKILL, and reaps it.
     pub fn kill(&mut self) {
         self.running.kill();

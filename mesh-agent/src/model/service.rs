@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{ObjectName, Workload};
 use crate::addr::EndpointAddr;
+use crate::balance::health::{self, Health};
 use crate::balance::outlier::{self, Ejections};
 use crate::balance::table::Tables;
 use crate::balance::tiers::Tier;
@@ -109,6 +110,12 @@ impl Service {
     pub fn ports_at(&self, vip: IpAddr) -> &[Arc<ServicePort>] {
         if vip.is_ipv4() { &self.ports_v4 } else { &self.ports_v6 }
     }
+
+    /// The port `number` as a connection to `like` is led to it when it goes there instead of where it was dialled. A
+    /// service without an address of that family is reached at all of its endpoints.
+    pub fn port_towards(&self, like: IpAddr, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports_at(like).iter().chain(&self.ports).find(|port| port.port == number)
+    }
 }
 
 /// What labels and logs say of a service.
@@ -137,8 +144,8 @@ pub struct ServicePort {
     pub policy: Arc<ClusterPolicy>,
     /// For clients under a DestinationRule of their own; the first that fits.
     pub variants: Vec<Variant>,
-    /// How many of its requests may be sent again.
-    pub retries: Arc<RetryAllowance>,
+    /// How many of its requests may be sent again; None: as many as their rules say.
+    pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
     /// What is different about a ServiceEntry's port.
@@ -211,12 +218,6 @@ impl RetryAllowance {
     }
 }
 
-impl Default for RetryAllowance {
-    fn default() -> Self {
-        Self::new(RetryBudget::default())
-    }
-}
-
 /// The endpoints of one service port, in a stable order (by address, IPv4 first).
 #[derive(Debug, Default)]
 pub struct EndpointSet {
@@ -232,6 +233,8 @@ pub struct EndpointSet {
     pub tables: Tables,
     /// What outlier detection knows of all of them.
     pub ejections: Arc<Ejections>,
+    /// What active health checks, and a panic threshold, say of all of them.
+    pub health: Arc<Health>,
     /// How much of the policy's limits is in use.
     pub usage: Arc<Usage>,
 }
@@ -266,8 +269,12 @@ pub struct LoadState {
     pub ewma_ns: AtomicU64,
     /// Nanoseconds (of the process's clock) at which `ewma_ns` was last changed.
     pub ewma_at: AtomicU64,
+    /// Nanoseconds (of the process's clock) at which the last of `in_flight` began.
+    pub begun_at: AtomicU64,
     /// When it came up, in nanoseconds of the process's clock; 0 for before anybody looked.
     pub born_ns: AtomicU64,
     /// What outlier detection knows.
     pub outlier: outlier::State,
+    /// What active health checks know.
+    pub health: health::State,
 }

@@ -64,9 +64,9 @@ codes! {
     ConflictingPolicy = "MESH0134", "Two policies say different things of the same target; the oldest, then the first by name, holds for the fields that both give.";
     HostNotFound = "MESH0135", "A DestinationRule names a host that no Service or ServiceEntry has; it has no effect until one has.";
     RuleConflict = "MESH0136", "Two DestinationRules of a namespace set a traffic policy for the same host; the oldest one's, then the first by name, is used.";
-    TlsFileUnusable = "MESH0137", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
-    HostConflict = "MESH0138", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
-    NameUnresolved = "MESH0139", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
+    TlsFileUnusable = "MESH0140", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
+    HostConflict = "MESH0141", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
+    NameUnresolved = "MESH0142", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
 }
 
 /// How much a warning matters.

@@ -86,6 +86,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// SPIFFE id of its service account (Istio, "Security", `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`).
+    pub fn spiffe_id(&self, trust_domain: &str) -> String {
+        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.name.namespace, self.service_account)
+    }
+
     /// True if an agent captures this pod.
     pub fn is_enrolled(&self) -> bool {
         self.enrolment == Enrolment::Enrolled

@@ -22,7 +22,7 @@ pub use filter::{
 };
 pub use header::{HeaderLine, HeaderMatch, HeaderModifier, MatchKind, QueryMatch};
 pub use list::{Bounded, List};
-pub use path::{PathMatch, PathMatchKind, PathModifier, PathModifierKind};
+pub use path::{PathMatch, PathMatchKind, PathModifier, PathModifierKind, encoded};
 pub use reference::{BackendRef, BackendTargetRef, ObjectRef, ParentRef, check_parents};
 pub use session::{LifetimeKind, SessionPersistence, SessionPersistenceKind};
 pub use text::{

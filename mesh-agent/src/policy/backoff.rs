@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use crate::route::RetryPolicy;
+
+/// How long to wait before a retry, of which `retry` counts from 1: what the policy asks for at the least, and then the
+/// back-off's random time.
+pub fn wait(policy: &RetryPolicy, retry: u32, random: u64) -> Duration {
+    policy.least_wait.saturating_add(delay(policy.backoff, policy.max_backoff, retry, random))
+}
+
 /// A random time below `base` doubled with every retry, at most `max`. `retry` counts from 1. Full jitter spreads the tries
 /// of clients that failed at the same moment over the whole interval.
 pub fn delay(base: Duration, max: Duration, retry: u32, random: u64) -> Duration {
@@ -34,6 +42,17 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// HTTPRouteRetry.backoff: no retry begins before the configured minimum duration.
+        #[test]
+        fn no_retry_begins_before_the_least_wait(retry in 1u32..100, random: u64, least in 0u64..10_000) {
+            let least_wait = Duration::from_millis(least);
+            let on = crate::route::RetryOn::default();
+            let policy =
+                RetryPolicy { attempts: 1, on, least_wait, backoff: least_wait, max_backoff: 10 * least_wait, per_try: None };
+            let wait = wait(&policy, retry, random);
+            proptest::prop_assert!(wait >= least_wait && wait <= 11 * least_wait, "{:?}", wait);
+        }
+
         #[test]
         fn it_is_anywhere_between_nothing_and_the_ceiling(retry in 1u32..100, random: u64, base in 0u64..1000, max in 0u64..10_000) {
             let (base, max) = (Duration::from_millis(base), Duration::from_millis(max));

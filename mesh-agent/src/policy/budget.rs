@@ -1,7 +1,8 @@
-//! Retry budget (GEP-3388): retries are at most a share of the requests of the last while, plus a small rate of their own.
+//! Retry budget (GEP-3388): retries are at most a share of the requests of the last while, or a small rate if that is more.
 //!
-//! However everything fails, retries add no more than that to the load of a service that is down already. The budget is
-//! one for all clients of a service on this node.
+//! The rate is a floor ("such that the budget for retries never goes below this minimum value", as Envoy's
+//! `min_retry_concurrency`), nothing beside the share. However everything fails, retries add no more than that to the
+//! load of a service that is down already. The budget is one for all clients of a service on this node.
 
 use super::gcra::{Bucket, Rate};
 use super::window::Window;
@@ -36,8 +37,10 @@ impl Budget {
     pub fn retry(&self, now_ns: u64) -> bool {
         let counts = self.window.counts(now_ns);
         let within_share = (counts.marked + 1) * 100 <= counts.total * self.percent;
-        let granted = within_share
-            || self.minimum.as_ref().is_some_and(|(rate, bucket)| bucket.take(*rate, 0, now_ns).passes());
+        // What the share grants uses the minimum up as well.
+        let within_minimum =
+            self.minimum.as_ref().is_some_and(|(rate, bucket)| bucket.take(*rate, 0, now_ns).passes());
+        let granted = within_share || within_minimum;
         if granted {
             self.window.add(0, 1, now_ns);
         }
@@ -59,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_are_a_share_of_requests_or_the_minimum() {
+    fn retries_are_a_share_of_requests_or_the_minimum_if_that_is_more() {
         fn check(percent: u32, min_count: u32, requests: u64, want: usize) {
             let budget = budget(percent, min_count);
             (0..requests).for_each(|_| budget.request(MS));
@@ -71,7 +74,9 @@ mod tests {
         check(20, 0, 5, 1);
         check(20, 0, 1000, 200);
         check(0, 10, 1000, 10);
-        check(20, 10, 100, 30);
+        check(20, 10, 100, 20);
+        check(20, 10, 40, 10);
+        check(20, 10, 0, 10);
         check(100, 0, 100, 100);
         check(0, 0, 100, 0);
     }
@@ -100,6 +105,7 @@ mod tests {
                 }
                 retries += (0..tries).filter(|_| budget.retry(now)).count() as u64;
                 let seconds = now / 1_000_000_000;
+                // Over all time both may have had their turn; at one moment it is the larger.
                 let bound = requests * u64::from(percent) / 100 + u64::from(min_count) * (seconds + 2);
                 proptest::prop_assert!(retries <= bound, "{} retries of {} requests in {} s", retries, requests, seconds);
             }

@@ -21,6 +21,16 @@ impl Chance {
         f64::from(self.0) / 10_000.0
     }
 
+    /// In millionths, for an atomic.
+    pub const fn millionths(self) -> u32 {
+        self.0
+    }
+
+    /// From millionths; what is more than all counts as all.
+    pub fn of_millionths(millionths: u32) -> Self {
+        Self(millionths.min(ONE))
+    }
+
     /// True for this share of all `random` numbers.
     pub fn hits(self, random: u32) -> bool {
         (u64::from(random) * u64::from(ONE)) >> 32 < u64::from(self.0)

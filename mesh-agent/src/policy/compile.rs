@@ -60,6 +60,7 @@ pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_
     }
     if let Some(pool) = settings.connection_pool {
         policy.limits = limits(pool);
+        policy.over_http2 = pool.http.upgrades();
     }
     if settings.tls.is_some_and(|tls| tls.unsupported().is_some()) {
         policy.unusable = Some(Unusable::TlsNotOriginated);
@@ -300,13 +301,13 @@ pub fn warnings(rule: &DestinationRule) -> Vec<Warning> {
         }
     }
     for (path, settings) in rule.all_settings() {
-        let upgrade = settings.connection_pool.map(|pool| pool.http.h2_upgrade_policy);
-        if upgrade == Some(H2UpgradePolicy::Upgrade) {
+        let Some(http) = settings.connection_pool.map(|pool| &pool.http) else { continue };
+        if http.h2_upgrade_policy == H2UpgradePolicy::Upgrade && http.use_client_protocol {
             warnings.push(Warning::new(
-                WarningCode::UnsupportedFeature,
+                WarningCode::UnsupportedValue,
                 &key,
                 format!("{path}.connectionPool.http.h2UpgradePolicy"),
-                "UPGRADE is not supported by this version: the client's HTTP version is kept",
+                "UPGRADE has no effect beside useClientProtocol: the client's HTTP version is kept; take one of them out",
             ));
         }
     }

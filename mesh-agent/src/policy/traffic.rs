@@ -9,6 +9,7 @@ mod compile;
 mod limit;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use answer::{Answer, Fallback, FallbackTo};
 pub use limit::{Counted, GlobalLimit, KeySource, LimitKey, LocalLimit, Quota, RateLimits};
 
+use super::ClusterPolicy;
 use super::breaker::Breaker;
 use super::budget::Budget;
 use super::chance::Chance;
@@ -210,7 +212,24 @@ pub enum Probe {
     Tcp,
 }
 
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { path, .. } => write!(f, "GET {path}"),
+            Self::Grpc(service) if service.is_empty() => f.write_str("gRPC"),
+            Self::Grpc(service) => write!(f, "gRPC {service}"),
+            Self::Tcp => f.write_str("TCP"),
+        }
+    }
+}
+
 impl HealthCheck {
+    /// False for a check that would say in plain text what the port's DestinationRule wants encrypted in a way that isn't
+    /// supported.
+    pub fn is_sendable(&self, port: &ClusterPolicy) -> bool {
+        port.unusable.is_none() || self.probe == Probe::Tcp
+    }
+
     /// True if a healthy endpoint answers so.
     pub fn expects(&self, status: u16) -> bool {
         match &self.probe {

@@ -1,7 +1,7 @@
 //! What goes to a service without an endpoint waits for one, where a TrafficPolicy says so (`activation`).
 //!
 //! Used by `plan` for requests and by `tcp` for connections, before an endpoint is picked. Looks again whenever the
-//! configuration changed, and never in between. What waits has a place in `crate::policy::traffic::Activation`, and
+//! configuration changed or a health check passed, and never in between. An endpoint that its checks found unhealthy is none. What waits has a place in `crate::policy::traffic::Activation`, and
 //! shows in the metrics that an autoscaler goes by.
 
 use std::future::pending;
@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use super::backend::Backends;
 use super::context::{Connection, Direction};
 use super::plan::Plan;
+use crate::balance;
+use crate::clock;
 use crate::model::ServicePort;
 use crate::policy::traffic::{Activation, Layers, Waiting};
 use crate::telemetry::AgentMetrics;
@@ -59,7 +61,7 @@ impl Connection {
         layers: &Layers,
         port: Option<&Arc<ServicePort>>,
     ) -> Option<Arc<ServicePort>> {
-        let port = port.filter(|port| port.endpoints.available.is_empty())?;
+        let port = port.filter(|port| self.lacks_endpoint(port))?;
         let waits = self.direction == Direction::Outbound && layers.activation().is_some();
         waits.then(|| port.clone())
     }
@@ -79,7 +81,7 @@ impl Connection {
         let until = deadline.map_or(until, |deadline| deadline.min(until));
         let comes = async {
             loop {
-                let newest = self.newest(port).filter(|port| !port.endpoints.available.is_empty());
+                let newest = self.newest(port).filter(|port| !self.lacks_endpoint(port));
                 if let Some(port) = newest {
                     return port;
                 }
@@ -109,12 +111,17 @@ impl Connection {
         }
     }
 
+    /// True if an endpoint has to come, or one to pass its check, before this client can be served.
+    fn lacks_endpoint(&self, port: &Arc<ServicePort>) -> bool {
+        let port = port.for_client(&self.pod.workload.borrow());
+        balance::awaits(&port.endpoints, &port.policy, clock::now_ns())
+    }
+
     /// The port in the newest configuration.
     fn newest(&self, port: &ServicePort) -> Option<Arc<ServicePort>> {
         let snapshot = self.snapshot();
         let service = snapshot.services.get(&port.service.name)?;
-        let ports = if service.headless { &service.ports[..] } else { service.ports_at(self.dst.ip()) };
-        ports.iter().find(|newest| newest.port == port.port).cloned()
+        service.port_towards(self.dst.ip(), port.port).cloned()
     }
 }
 

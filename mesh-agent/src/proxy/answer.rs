@@ -9,6 +9,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::error::{ErrorKind, grpc_status_for};
+use crate::route::HeaderEdits;
 
 /// An answer of the agent's own.
 #[derive(Clone, Debug)]
@@ -37,6 +38,14 @@ impl LocalAnswer {
     pub fn with_headers(status: StatusCode, headers: HeaderMap) -> Self {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone()));
         Self::new(status, headers.collect())
+    }
+
+    /// With these changes of its headers.
+    pub fn edited(mut self, edits: &HeaderEdits) -> Self {
+        let mut headers: HeaderMap = self.headers.drain(..).collect();
+        edits.apply(&mut headers);
+        self.headers = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        self
     }
 
     /// True for what a client must not take for success.

@@ -16,10 +16,11 @@ use super::upstream::{Edges, Upstream};
 use crate::addr::EndpointAddr;
 use crate::balance::outlier::{self, Outcome};
 use crate::balance::usage::{Count, Place, Usage};
-use crate::balance::{self, InFlight};
+use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
 use crate::policy::{ClusterPolicy, HashKey, PoolLimits, hash};
+use crate::report;
 use crate::tls::Origination;
 
 /// Where a connection's requests may go.
@@ -48,8 +49,9 @@ pub struct Picked {
 
 impl Picked {
     fn new(upstream: Rc<Upstream>, port: Option<Arc<ServicePort>>) -> Self {
-        let load = InFlight::begin(&upstream.endpoint.load);
-        Self { upstream, load, since_ns: clock::now_ns(), port }
+        let since_ns = clock::now_ns();
+        let load = InFlight::begin(&upstream.endpoint.load, since_ns);
+        Self { upstream, load, since_ns, port }
     }
 
     /// Feeds the balancer alone: of a failure that no client saw.
@@ -106,6 +108,26 @@ impl Picked {
     /// Bounds that the endpoint's policy sets.
     pub fn limits(&self) -> PoolLimits {
         self.port.as_ref().map(|port| port.policy.limits).unwrap_or_default()
+    }
+
+    /// True if a DestinationRule has requests of HTTP/1 go to the endpoint over HTTP/2.
+    pub fn is_over_http2(&self) -> bool {
+        self.port.as_ref().is_some_and(|port| port.policy.over_http2)
+    }
+
+    /// Tells the log of an endpoint that takes connections and doesn't answer in HTTP/2, where a rule wants it.
+    pub fn has_no_http2(&self, why: &ProxyError) {
+        let Some(port) = self.port.as_ref().filter(|port| port.policy.over_http2) else { return };
+        let rule = port.policy.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(
+            rule,
+            service = %port.service.host,
+            port = port.port,
+            endpoint = %self.upstream.endpoint.addr,
+            error = %report::chain(why),
+            "endpoint doesn't answer in HTTP/2, which h2UpgradePolicy UPGRADE of this DestinationRule asks for: requests \
+             to it fail; let it speak HTTP/2 with prior knowledge, or take UPGRADE out of the rule"
+        );
     }
 
     /// Takes a place among the requests under way.
@@ -197,12 +219,18 @@ impl Connection {
         if port.policy.is_unusable() {
             return Err(ErrorKind::TlsNotOriginated.into());
         }
-        let endpoint = balance::choose(
+        let now_ns = clock::now_ns();
+        let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
+        if avoid.panics {
+            self.pod.worker.telemetry.metrics.agent().panic_choices.inc();
+        }
+        let endpoint = balance::choose_but(
+            avoid,
             &port.endpoints,
             &port.policy,
             hash_of(&port.policy, head, self.client.ip()),
             tried,
-            clock::now_ns(),
+            now_ns,
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
@@ -253,7 +281,8 @@ impl Connection {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
             Backends::Single(_) | Backends::Original(..) | Backends::None => false,
             Backends::Service(port) => {
-                port.endpoints.available.iter().any(|endpoint| !tried.contains(&endpoint.addr))
+                let port = port.for_client(&self.pod.workload.borrow()).clone();
+                balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
             }
         }
     }

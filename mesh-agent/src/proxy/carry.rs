@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::context::Connection;
 use super::detect::{self, MAX_PEEK, Verdict};
 use super::error::ErrorKind;
+use super::stream::Stream;
 use super::tcp::{self, Dialled};
 use crate::http1;
 use crate::http2;
@@ -105,7 +106,8 @@ async fn begins(conn: &Connection, client: &mut TcpStream, first: &mut BytesMut)
     }
 }
 
-/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at.
+/// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at. What goes to where
+/// nothing is known of stays as it is: odd HTTP that outside servers take is no business of the mesh.
 async fn unknown(conn: &Connection, mut client: TcpStream) {
     let dialled = match tcp::dial(conn, &client).await {
         Ok(dialled) => dialled,
@@ -122,9 +124,12 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
                 Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear)
             }).await
         } => verdict.unwrap_or(Verdict::Opaque),
-        () = dialled.stream.readable() => Verdict::Opaque,
+        () = speaks_first(conn, &dialled.stream) => Verdict::Opaque,
     };
     match verdict {
+        Verdict::Http1 | Verdict::Http2 if conn.untouched => {
+            opaque(conn, client, first.freeze(), Some(dialled)).await;
+        }
         Verdict::Http1 => {
             dialled.keep_for_requests(conn);
             serve_http1(conn, client, first).await;
@@ -135,6 +140,17 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
         }
         Verdict::Tls(sni) => through(conn, client, first.freeze(), sni, Some(dialled)).await,
         Verdict::Opaque | Verdict::Unclear => opaque(conn, client, first.freeze(), Some(dialled)).await,
+    }
+}
+
+/// Until the server spoke or ended before its client did. What an HTTP/2 server begins with, its SETTINGS, leaves the
+/// verdict to the client, for as long as one that speaks HTTP/2 may take: they needn't wait for its preface (RFC 9113, 3.4).
+async fn speaks_first(conn: &Connection, server: &Stream) {
+    let mut head = [0; detect::FRAME_HEAD];
+    if let Ok(read) = server.peek(&mut head).await
+        && detect::is_settings(&head[..read])
+    {
+        sleep(conn.limits().detect_timeout).await;
     }
 }
 
@@ -181,13 +197,30 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
-    use crate::proxy::testing;
+    use crate::addr::EndpointAddr;
+    use crate::proxy::upstream::{Edges, Upstream};
+    use crate::proxy::{Backends, testing};
+    use crate::tls::testing::{Authority, accept, origination};
 
-    /// A client on a port that is declared HTTP, the endpoint, and the connection between them.
+    /// A client, the endpoint, and the connection between them, on a port that is declared HTTP.
     async fn lab() -> (TcpStream, TcpListener, Rc<Connection>) {
+        lab_of(AppProtocol::Http, None).await
+    }
+
+    async fn lab_of(
+        protocol: AppProtocol,
+        tls: Option<&Authority>,
+    ) -> (TcpStream, TcpListener, Rc<Connection>) {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut conn = testing::connection(endpoint.local_addr().unwrap());
-        conn.protocol = AppProtocol::Http;
+        let addr = endpoint.local_addr().unwrap();
+        let mut conn = testing::connection(addr);
+        (conn.protocol, conn.untouched) = (protocol, false);
+        if let Some(authority) = tls {
+            let upstream =
+                Upstream::paired(EndpointAddr::from(addr), None, Edges::outbound(&conn, None, None));
+            let upstream = upstream.over_tls(Some(origination(authority.spec("outside.test"))));
+            conn.set_backends(Backends::Single(Rc::new(upstream)));
+        }
         let conn = Rc::new(conn);
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
@@ -197,9 +230,71 @@ mod tests {
         (client, endpoint, conn)
     }
 
+    /// SETTINGS of the server, then the client's preface; what the connection was found to speak.
+    async fn found_after(first: &[u8], tls: Option<&Authority>) -> &'static str {
+        let (mut client, endpoint, conn) = lab_of(AppProtocol::Detect, tls).await;
+        let (tcp, _) = endpoint.accept().await.unwrap();
+        let mut server = match tls {
+            Some(authority) => {
+                Stream::from(accept(&authority.server(&["outside.test"], false), tcp).await.unwrap())
+            }
+            None => tcp.into(),
+        };
+        server.write_all(first).await.unwrap();
+        if detect::is_settings(first) {
+            // Seen by the agent or still on their way: the client decides either way.
+            for _ in 0..100 {
+                yield_now().await;
+            }
+        } else {
+            client.read_exact(&mut vec![0; first.len()]).await.unwrap();
+        }
+        client.write_all(detect::H2_PREFACE).await.unwrap();
+        client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let found = |label: &str| {
+            conn.pod.worker.telemetry.metrics.agent().detect.with_label_values(&[label]).get() > 0
+        };
+        loop {
+            if let Some(label) = ["http2", "tcp"].into_iter().find(|label| found(label)) {
+                return label;
+            }
+            yield_now().await;
+        }
+    }
+
+    #[test]
+    fn settings_of_a_server_leave_the_verdict_to_the_client_and_other_bytes_do_not() {
+        run(async {
+            let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+            let authority = Authority::new();
+            for tls in [None, Some(&authority)] {
+                assert_eq!(found_after(&settings, tls).await, "http2");
+                assert_eq!(found_after(b"220 mail.example ESMTP\r\n", tls).await, "tcp");
+            }
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_server_that_sent_settings_reaches_a_client_that_is_silent() {
+        run_with(true, async {
+            let (mut client, endpoint, _conn) = lab_of(AppProtocol::Detect, None).await;
+            let (mut server, _) = endpoint.accept().await.unwrap();
+            server.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            drop(server);
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        });
+    }
+
     fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let limit = async { timeout(Duration::from_secs(10), test).await.expect("test hangs") };
+        run_with(false, test);
+    }
+
+    fn run_with(paused: bool, test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(paused).build().unwrap();
+        let limit = async { timeout(Duration::from_secs(60), test).await.expect("test hangs") };
         LocalSet::new().block_on(&runtime, limit);
     }
 

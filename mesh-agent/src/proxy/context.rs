@@ -1,6 +1,6 @@
 //! What a connection is handled with: its worker, its pod, itself. All of it belongs to one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -101,6 +101,8 @@ pub struct Connection {
     pub client: ClientAddr,
     /// Where the client meant to go.
     pub dst: OrigDst,
+    /// Nothing knows the destination: bytes pass as they are, whatever they say.
+    pub untouched: bool,
     /// What is declared to be spoken.
     pub protocol: AppProtocol,
     /// The client, if it is a known pod.
@@ -120,6 +122,8 @@ pub struct Connection {
     pub(super) behind: RefCell<Option<Arc<ServicePort>>>,
     /// TrafficPolicies by the address of the rule or service port that they hold for, as far as they were asked for.
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
+    /// See `identity`.
+    pub(super) identity: OnceCell<Option<Box<str>>>,
     pub(super) first: Cell<Option<Picked>>,
     /// For the log line of a connection that no endpoint took.
     pub(super) last_dialled: Cell<Option<Arc<Endpoint>>>,
@@ -228,6 +232,7 @@ impl Connection {
             direction,
             client,
             dst,
+            untouched: direction == Direction::Outbound && matches!(target, Target::Unknown),
             protocol: routes.as_ref().map_or(target.protocol(), |routes| routes.spoken(target.protocol())),
             source,
             service,
@@ -238,6 +243,7 @@ impl Connection {
             routes: RefCell::new(routes),
             behind: RefCell::new(behind),
             traffic: RefCell::default(),
+            identity: OnceCell::new(),
             first: Cell::new(None),
             last_dialled: Cell::new(None),
             generation: Cell::new(snapshot.generation),

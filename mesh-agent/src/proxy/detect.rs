@@ -5,6 +5,15 @@
 
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113, 3.4).
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So many bytes of it are its first line.
+const H2_FIRST_LINE: usize = 16;
+/// Bytes of a frame's head (RFC 9113, 4.1).
+pub const FRAME_HEAD: usize = 9;
+const SETTINGS: u8 = 4;
+/// Bytes of one setting (RFC 9113, 6.5.1).
+const SETTING: usize = 6;
+/// More settings than are defined, with room for those that mean nothing.
+const MAX_SETTINGS: usize = 64;
 /// More than this is never read for a verdict.
 pub const MAX_PEEK: usize = 16 * 1024;
 
@@ -64,11 +73,21 @@ pub fn classify(bytes: &[u8]) -> Verdict {
 }
 
 /// HTTP of either version is declared: only the preface tells them apart. None while that isn't certain.
+///
+/// Its first line settles it: no other request has that method and version (RFC 9113, 11.6), and whether the rest is
+/// right is for `crate::http2` to judge and to count.
 pub fn is_http2(bytes: &[u8]) -> Option<bool> {
-    if bytes.starts_with(H2_PREFACE) {
+    if bytes.starts_with(&H2_PREFACE[..H2_FIRST_LINE]) {
         return Some(true);
     }
     if H2_PREFACE.starts_with(bytes) { None } else { Some(false) }
+}
+
+/// True for what an HTTP/2 server says first: the head of a SETTINGS frame that isn't an acknowledgement.
+pub fn is_settings(bytes: &[u8]) -> bool {
+    let [0, high, low, SETTINGS, 0, 0, 0, 0, 0, ..] = *bytes else { return false };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    length % SETTING == 0 && length <= MAX_SETTINGS * SETTING
 }
 
 fn classify_http1(bytes: &[u8]) -> Verdict {
@@ -146,6 +165,27 @@ mod tests {
         check(b"HTTP/1.\n", Verdict::Opaque);
         check(&[0x16], Verdict::Unclear);
         check(&[0x16, 9, 1], Verdict::Opaque);
+    }
+
+    #[test]
+    fn settings_are_told_from_what_other_servers_say_first() {
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        assert!(is_settings(&settings) && is_settings(&[0, 0, 0, 4, 0, 0, 0, 0, 0]));
+        let mysql = [0x4a, 0, 0, 0, 10, b'8', b'.', b'0', b'.'];
+        let acknowledgement = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+        for other in [&mysql, &acknowledgement, &[0, 0, 7, 4, 0, 0, 0, 0, 0], b"SSH-2.0-x", &settings[..8]]
+            as [&[u8]; 5]
+        {
+            assert!(!is_settings(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_line_of_the_preface_tells_http2_where_http_is_declared() {
+        assert_eq!(is_http2(b"PRI * HTTP/2.0\r"), None);
+        assert_eq!(is_http2(b"PRI * HTTP/2.0\r\nX"), Some(true));
+        assert_eq!(is_http2(b"PRI * HTTP/1.1\r\n"), Some(false));
+        assert_eq!(is_http2(b"PUT / HTTP/1.1\r\n"), Some(false));
     }
 
     #[test]

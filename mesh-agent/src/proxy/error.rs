@@ -34,6 +34,8 @@ pub enum ErrorKind {
     TlsFailed,
     /// The endpoint's certificate isn't one that the DestinationRule accepts.
     CertificateRefused,
+    /// The endpoint was connected to for HTTP/2 and said something else.
+    NotHttp2,
     /// The endpoint closed the connection before or within its response.
     UpstreamClosed,
     /// The endpoint reset the stream with this code.
@@ -99,6 +101,7 @@ impl ErrorKind {
             | Self::ConnectTimeout
             | Self::TlsFailed
             | Self::CertificateRefused
+            | Self::NotHttp2
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
@@ -140,7 +143,7 @@ impl ErrorKind {
             | Self::TlsNotOriginated => Flag::UpstreamConnectionFailure,
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
             Self::UpstreamReset(_) => Flag::UpstreamReset,
-            Self::UpstreamProtocol(_) => Flag::UpstreamProtocolError,
+            Self::UpstreamProtocol(_) | Self::NotHttp2 => Flag::UpstreamProtocolError,
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => Flag::UpstreamTimeout,
             Self::Overflow | Self::CircuitOpen | Self::ConcurrencyLimit => Flag::UpstreamOverflow,
             Self::UpstreamErrorStatus => Flag::None,
@@ -174,9 +177,10 @@ impl ErrorKind {
             | Self::Draining
             | Self::UpstreamClosed
             | Self::UpstreamReset(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamProtocol(_) | Self::UnknownDestination | Self::NoOriginalDestination => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::UpstreamProtocol(_)
+            | Self::NotHttp2
+            | Self::UnknownDestination
+            | Self::NoOriginalDestination => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::CircuitOpen | Self::ConcurrencyLimit | Self::UpstreamErrorStatus | Self::FaultInjected => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -198,6 +202,8 @@ impl ErrorKind {
     pub fn grpc_status(self) -> u16 {
         match self {
             Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout => 4,
+            // GRPCRouteRule.backendRefs: UNAVAILABLE for what leads to an invalid backend.
+            Self::NoBackend => 14,
             _ => self.status().map_or(2, grpc_status_for),
         }
     }
@@ -210,6 +216,7 @@ impl ErrorKind {
                 | Self::ConnectTimeout
                 | Self::TlsFailed
                 | Self::CertificateRefused
+                | Self::NotHttp2
                 | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
         )
     }
@@ -234,6 +241,7 @@ impl ErrorKind {
             Self::ConnectTimeout => "connect_timeout",
             Self::TlsFailed => "tls_failed",
             Self::CertificateRefused => "certificate_refused",
+            Self::NotHttp2 => "upstream_not_http2",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",

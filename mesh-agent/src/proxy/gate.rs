@@ -14,6 +14,8 @@ use super::answer::LocalAnswer;
 use super::backend::{Backends, Picked};
 use super::context::{Connection, Direction};
 use super::error::ErrorKind;
+use super::identity::UNPROVEN;
+use crate::balance;
 use crate::clock;
 use crate::model::ServicePort;
 use crate::objects::traffic_policy::OnUnavailable;
@@ -117,25 +119,30 @@ impl Connection {
     pub(super) fn within_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
         picked: &Picked,
     ) -> Result<(), LocalAnswer> {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(());
         }
-        let source = KeySource {
-            identity: None,
-            address: self.client.ip(),
-            path: head.uri.path(),
-            headers: &head.headers,
-            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
-        };
         // Only the client's agent knows the rule, and only the last one counts for the service: both count, or what
         // passes would depend on whether one agent is both.
         let rule = layers.rule.as_ref().filter(|_| self.direction == Direction::Outbound);
         let service = layers.service.as_ref().filter(|_| self.is_last_agent(picked));
         let policies = rule.into_iter().chain(service);
-        policies.filter_map(|policy| policy.rate_limits.as_ref()).try_for_each(|limits| take(limits, &source))
+        let mut limits = policies.filter_map(|policy| policy.rate_limits.as_ref()).peekable();
+        if limits.peek().is_none() {
+            return Ok(());
+        }
+        let source = KeySource {
+            identity: self.identity(),
+            address: self.client.ip(),
+            path,
+            headers,
+            endpoint: Some(picked.upstream.endpoint.addr.socket_addr()),
+        };
+        limits.try_for_each(|limits| take(limits, &source))
     }
 
     /// Counts a request against the limits that all agents share, unless the client's agent did. Waits for Redis no
@@ -143,7 +150,8 @@ impl Connection {
     pub(super) async fn within_global_limits(
         &self,
         layers: &Layers,
-        head: &request::Parts,
+        path: &str,
+        headers: &HeaderMap,
     ) -> Result<(), LocalAnswer> {
         let is_enrolled = self.source.as_ref().is_some_and(|source| source.is_enrolled());
         if self.direction == Direction::Inbound && is_enrolled {
@@ -153,10 +161,10 @@ impl Connection {
         let limits = policies.filter_map(|policy| policy.rate_limits.as_ref());
         for limit in limits.flat_map(|limits| &limits.global) {
             let source = KeySource {
-                identity: None,
+                identity: self.identity(),
                 address: self.client.ip(),
-                path: head.uri.path(),
-                headers: &head.headers,
+                path,
+                headers,
                 endpoint: None,
             };
             let redis = self.pod.worker.redis(&limit.redis);
@@ -184,6 +192,11 @@ impl Connection {
         Ok(())
     }
 
+    /// What the client counts as where limits tell identities apart.
+    fn identity(&self) -> &str {
+        self.proven_identity().unwrap_or(UNPROVEN)
+    }
+
     /// True if no other agent will see a request to `picked`.
     fn is_last_agent(&self, picked: &Picked) -> bool {
         let elsewhere = picked.upstream.endpoint.workload.as_ref().is_some_and(|workload| {
@@ -192,10 +205,15 @@ impl Connection {
         self.direction == Direction::Inbound || !elsewhere
     }
 
-    /// The service that answers instead, where the policy has one and `port` can't answer.
+    /// The service that answers instead, where the policy has one and `port` can't answer: it has no endpoint, or all of them
+    /// are left alone. What came in is at its endpoint already.
     pub(super) fn instead(&self, layers: &Layers, port: Option<&Arc<ServicePort>>) -> Option<Backends> {
+        if self.direction == Direction::Inbound {
+            return None;
+        }
         let fallback = layers.fallback().filter(|fallback| fallback.no_endpoint)?;
-        if !port?.endpoints.available.is_empty() {
+        let port = port?.for_client(&self.pod.workload.borrow()).clone();
+        if balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns()) {
             return None;
         }
         self.fallback_service(fallback)
@@ -205,9 +223,7 @@ impl Connection {
     pub(super) fn fallback_service(&self, fallback: &Fallback) -> Option<Backends> {
         let FallbackTo::Service(name, number) = &fallback.to else { return None };
         let snapshot = self.snapshot();
-        let service = snapshot.services.get(name)?;
-        let ports = if service.headless { &service.ports[..] } else { service.ports_at(self.dst.ip()) };
-        let port = ports.iter().find(|port| port.port == *number)?;
+        let port = snapshot.services.get(name)?.port_towards(self.dst.ip(), *number)?;
         self.count_policy("fallback_service");
         Some(Backends::Service(port.clone()))
     }
@@ -260,6 +276,7 @@ pub(super) fn fallback_answer(fallback: &Fallback, why: ErrorKind) -> Option<Loc
         ErrorKind::ConnectFailed
         | ErrorKind::TlsFailed
         | ErrorKind::CertificateRefused
+        | ErrorKind::NotHttp2
         | ErrorKind::UpstreamClosed
         | ErrorKind::UpstreamReset(_) => fallback.error_5xx,
         _ => false,

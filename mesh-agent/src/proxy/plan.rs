@@ -9,7 +9,8 @@ mod decide;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 
-use http::{StatusCode, request};
+use http::header::HeaderMap;
+use http::{StatusCode, Uri, request};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::deadline::TryDeadline;
@@ -49,6 +50,8 @@ pub struct Plan {
 #[derive(Default)]
 struct Policed {
     layers: Layers,
+    /// The request as the client sent it, where a route changed what its limits tell requests apart by.
+    asked: Option<Box<Asked>>,
     fault: Option<Injected>,
     /// A service port without an endpoint, for which one is waited for.
     empty: Option<Arc<ServicePort>>,
@@ -57,6 +60,12 @@ struct Policed {
     waited: Cell<bool>,
     /// The answer that says more than the kind of failure; few requests have one.
     refusal: RefCell<Option<Box<LocalAnswer>>>,
+}
+
+/// A request before its route changed it.
+struct Asked {
+    uri: Uri,
+    headers: HeaderMap,
 }
 
 /// The rule that a request goes by, and the backend that was drawn.
@@ -127,17 +136,27 @@ impl Plan {
             && let Some(answer) = self.policed.as_ref().and_then(|policed| policed.refusal.take())
         {
             conn.count_policy("rate_limited");
-            return Some(*answer);
+            return Some(self.marked(*answer));
         }
         let fallback = self.fallback().and_then(|fallback| gate::fallback_answer(fallback, why));
         if fallback.is_some() {
             conn.count_policy("fallback_answer");
         }
-        fallback.or_else(|| match why {
+        let answer = fallback.or_else(|| match why {
             // A reset is passed on with its code.
             ErrorKind::UpstreamReset(_) => None,
             why => LocalAnswer::to(why),
-        })
+        });
+        answer.map(|answer| self.marked(answer))
+    }
+
+    /// The answer with what CORS says of every response: a page may read why its request failed, as behind Envoy, whose
+    /// filter marks local replies too.
+    fn marked(&self, answer: LocalAnswer) -> LocalAnswer {
+        match self.routed.as_ref().and_then(|routed| routed.cors.as_deref()) {
+            Some(cors) => answer.edited(cors),
+            None => answer,
+        }
     }
 
     /// True if a response of this status is kept from the client, who gets the fallback's answer.
@@ -154,10 +173,10 @@ impl Plan {
         conn: &Connection,
         head: &request::Parts,
     ) -> Result<(), LocalAnswer> {
-        match &self.policed {
-            Some(policed) => conn.within_global_limits(&policed.layers, head).await,
-            None => Ok(()),
-        }
+        let Some(policed) = &self.policed else { return Ok(()) };
+        let (uri, headers) = policed.told_by(head);
+        let within = conn.within_global_limits(&policed.layers, uri.path(), headers).await;
+        within.map_err(|answer| self.marked(answer))
     }
 
     /// True if something is to be waited for before the request is sent.
@@ -219,7 +238,7 @@ impl Plan {
         }
         let Some(abort) = fault.abort else { return Ok(()) };
         conn.count_policy("fault_abort");
-        Err(gate::aborted(abort))
+        Err(self.marked(gate::aborted(abort)))
     }
 
     /// Counts the request against the limits that hold at the endpoint it goes to.
@@ -230,7 +249,8 @@ impl Plan {
         picked: &Picked,
     ) -> Result<(), ErrorKind> {
         let Some(policed) = &self.policed else { return Ok(()) };
-        conn.within_limits(&policed.layers, head, picked).map_err(|answer| {
+        let (uri, headers) = policed.told_by(head);
+        conn.within_limits(&policed.layers, uri.path(), headers, picked).map_err(|answer| {
             policed.refusal.replace(Some(Box::new(answer)));
             ErrorKind::RateLimited
         })
@@ -267,6 +287,24 @@ impl Plan {
             (Some(whole), Some(one)) if one.0 < whole.0 => TryDeadline(Some(one)),
             (whole, one) => TryDeadline(whole.or(one)),
         }
+    }
+}
+
+impl Policed {
+    /// What limits tell requests apart by: the client's own target and headers, as in Envoy, whose rate limit filter comes
+    /// before its router.
+    fn told_by<'r>(&'r self, head: &'r request::Parts) -> (&'r Uri, &'r HeaderMap) {
+        match &self.asked {
+            Some(asked) => (&asked.uri, &asked.headers),
+            None => (&head.uri, &head.headers),
+        }
+    }
+
+    /// True if a limit tells requests apart by what a route can change.
+    fn tells_by_head(&self) -> bool {
+        let Layers { rule, service } = &self.layers;
+        let mut limits = rule.iter().chain(service).filter_map(|policy| policy.rate_limits.as_ref());
+        limits.any(|limits| limits.keys().any(|key| key.path || !key.headers.is_empty()))
     }
 }
 

@@ -45,7 +45,9 @@ impl<'p> Tries<'p> {
     pub fn new(conn: &'p Connection, plan: &'p Plan) -> Self {
         let policy = plan.retry();
         let budget = plan.retry_budget().map(|budget| &**budget).or(match plan.backends() {
-            Some(Backends::Service(port)) if policy.is_some() => Some(&port.retries.budget),
+            Some(Backends::Service(port)) if policy.is_some() => {
+                port.retries.as_ref().map(|retries| &retries.budget)
+            }
             _ => None,
         });
         if let Some(budget) = budget {
@@ -144,7 +146,8 @@ impl<'p> Tries<'p> {
             ErrorKind::ConnectFailed
             | ErrorKind::ConnectTimeout
             | ErrorKind::TlsFailed
-            | ErrorKind::CertificateRefused => on.connect_failure || on.server_error || on.gateway_error,
+            | ErrorKind::CertificateRefused
+            | ErrorKind::NotHttp2 => on.connect_failure || on.server_error || on.gateway_error,
             ErrorKind::UpstreamClosed
             | ErrorKind::UpstreamReset(_)
             | ErrorKind::UpstreamTimeout
@@ -184,7 +187,7 @@ impl<'p> Tries<'p> {
             self.exhausted = true;
             return None;
         }
-        let wait = backoff::delay(policy.backoff, policy.max_backoff, self.retries + 1, fastrand::u64(..));
+        let wait = backoff::wait(policy, self.retries + 1, fastrand::u64(..));
         if self.is_too_late(wait) {
             return None;
         }

@@ -12,44 +12,54 @@ use http::HeaderMap;
 
 use super::backend::Picked;
 use crate::addr::EndpointAddr;
+use crate::balance::Avoid;
+use crate::clock;
 use crate::model::{Endpoint, ServicePort};
-use crate::route::{HeaderEdits, Session, SessionPersistence};
+use crate::route::{HeaderEdits, Scope, Session, SessionPersistence};
 
 /// The session of one request.
 pub struct Sticky {
     how: Arc<SessionPersistence>,
+    /// Whose sessions.
+    scope: Scope,
     /// What the client carries, if its endpoint serves.
     kept: Option<Session>,
-    backend: u32,
+    backend: Scope,
     told: OnceCell<HeaderEdits>,
 }
 
 impl Sticky {
-    /// What a request carries for one of several service ports: the place of the one that it names, if its endpoint
-    /// serves.
+    /// What a request of `scope` carries for one of several service ports: the place of the one that it names, if its
+    /// endpoint serves.
     pub fn find<'p>(
         how: &SessionPersistence,
+        scope: Scope,
         headers: &HeaderMap,
         ports: impl Iterator<Item = Option<&'p Arc<ServicePort>>>,
     ) -> Option<(usize, Session)> {
-        let session = how.read(headers, now_ms())?;
+        let session = how.read(scope, headers, now_ms())?;
         let names = |port: &Arc<ServicePort>| {
-            tag(port) == session.backend && serving(port, session.endpoint).is_some()
+            tag(scope, port) == session.backend && serving(port, session.endpoint).is_some()
         };
         let at = ports.enumerate().find(|(_, port)| port.is_some_and(names))?.0;
         Some((at, session))
     }
 
     /// Of a request that goes to `port`; `kept` is what [`Self::find`] found.
-    pub fn new(how: Arc<SessionPersistence>, port: &ServicePort, kept: Option<Session>) -> Self {
-        Self { how, kept, backend: tag(port), told: OnceCell::new() }
+    pub fn new(
+        how: Arc<SessionPersistence>,
+        scope: Scope,
+        port: &ServicePort,
+        kept: Option<Session>,
+    ) -> Self {
+        Self { how, scope, kept, backend: tag(scope, port), told: OnceCell::new() }
     }
 
-    /// Of a request that goes to `port`, if the port has a policy of its own.
-    pub fn of_port(port: &Arc<ServicePort>, headers: &HeaderMap) -> Option<Self> {
+    /// Of a request that goes to `port`, if the port has a policy of its own. Rules don't share its sessions either.
+    pub fn of_port(port: &Arc<ServicePort>, scope: Scope, headers: &HeaderMap) -> Option<Self> {
         let how = port.session.as_ref()?;
-        let kept = Self::find(how, headers, std::iter::once(Some(port)));
-        Some(Self::new(how.clone(), port, kept.map(|(_, session)| session)))
+        let kept = Self::find(how, scope, headers, std::iter::once(Some(port)));
+        Some(Self::new(how.clone(), scope, port, kept.map(|(_, session)| session)))
     }
 
     /// The endpoint that the first try goes to.
@@ -65,7 +75,7 @@ impl Sticky {
             Some(kept) if kept.endpoint == endpoint => Session { used_ms: now_ms, ..kept },
             _ => Session { endpoint, backend: self.backend, begun_ms: now_ms, used_ms: now_ms },
         };
-        self.told.get_or_init(|| self.how.tell(&session, now_ms));
+        self.told.get_or_init(|| self.how.tell(self.scope, &session, now_ms));
     }
 
     /// What comes into the response's head.
@@ -75,19 +85,18 @@ impl Sticky {
 }
 
 /// The endpoint with this address, if it takes requests of sessions: it is available to everybody, or it drains and
-/// still serves.
+/// still serves, and its checks haven't found it unhealthy.
 pub fn serving(port: &ServicePort, addr: EndpointAddr) -> Option<&Arc<Endpoint>> {
     let all = &port.endpoints.all;
     let endpoint = &all[all.binary_search_by_key(&addr, |endpoint| endpoint.addr).ok()?];
     let available = || port.endpoints.available.iter().any(|other| Arc::ptr_eq(other, endpoint));
-    (endpoint.serving && endpoint.terminating || available()).then_some(endpoint)
+    let healthy = || !Avoid::of(&port.endpoints, &port.policy, clock::now_ns()).is_unhealthy(endpoint);
+    ((endpoint.serving && endpoint.terminating || available()) && healthy()).then_some(endpoint)
 }
 
-/// Tells the backends of a rule apart, some of which may share endpoints; the same in every agent (FNV-1a).
-fn tag(port: &ServicePort) -> u32 {
-    let name = &port.service.name;
-    let bytes = name.namespace.bytes().chain([b'/']).chain(name.name.bytes()).chain(port.port.to_be_bytes());
-    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+/// Tells the backends of a rule apart, some of which may share endpoints, and those of other rules from them.
+fn tag(scope: Scope, port: &ServicePort) -> Scope {
+    scope.backend(&port.service.name, port.port)
 }
 
 fn now_ms() -> u64 {

@@ -72,12 +72,12 @@ impl Stream {
         }
     }
 
-    /// Resolves once there is a byte, an end or a failure to read.
-    pub async fn readable(&self) {
-        let _ = match self {
-            Self::Plain(stream) => stream.readable().await,
-            Self::Tls(stream) => poll_fn(|cx| stream.poll_readable(cx)).await,
-        };
+    /// What can be read without being taken, once there is anything; nothing at the end.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.peek(buf).await,
+            Self::Tls(stream) => poll_fn(|cx| stream.poll_peek(cx, buf)).await,
+        }
     }
 
     /// True if the peer of an idle connection closed it, or sent what nobody asked for. Costs a system call only if the

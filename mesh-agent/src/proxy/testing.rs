@@ -60,7 +60,8 @@ pub fn rule(backends: &[usize]) -> Rule {
 /// Makes every request of a connection go by `rule`, among whose backends and mirrors `ports` are numbered.
 pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
     let (route, rule) = (rule.name.route.clone(), Arc::new(rule));
-    let entry = RouteEntry { matches: Vec::new(), rule, created: None, route, rule_index: 0 };
+    let entry =
+        RouteEntry { matches: Vec::new(), preflights: Vec::new(), rule, created: None, route, rule_index: 0 };
     let target = |port: &Arc<ServicePort>| BackendPort { v4: Some(port.clone()), v6: Some(port.clone()) };
     conn.routes.replace(Some(Arc::new(Routes {
         requests: Some(Arc::new(RouteTable::new(vec![entry]))),

@@ -225,7 +225,10 @@ impl Upstream {
         let connecting = TcpSocket::from_std_stream(socket.into()).connect(addr.socket_addr());
         let limit = limits.connect_timeout.unwrap_or(pod.worker.limits.connect_timeout);
         match tokio::time::timeout(limit, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => {
+                self.endpoint.load.health.reached(pod.cookie);
+                Ok(stream)
+            }
             Ok(Err(error)) => Err(ProxyError::new(ErrorKind::ConnectFailed, error)),
             Err(elapsed) => Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
         }
@@ -334,6 +337,11 @@ impl SocketStock {
         self.v4.borrow_mut().clear();
         self.v6.borrow_mut().clear();
     }
+}
+
+/// A socket for `like`'s family in a network namespace, as all that the agent connects with.
+pub fn socket_in(netns: BorrowedFd<'_>, like: IpAddr) -> io::Result<Socket> {
+    netns::enter(netns, || new_socket(if like.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }))?
 }
 
 fn new_socket(domain: Domain) -> io::Result<Socket> {

@@ -89,10 +89,13 @@ impl Cors {
         } else {
             edits.remove.push(ACCESS_CONTROL_ALLOW_CREDENTIALS);
         }
-        // A wildcard means nothing beside credentials (Fetch, "CORS protocol and credentials").
-        let expose = self.expose.as_ref().filter(|expose| !self.credentials || *expose != "*");
-        edits.set.extend(expose.map(|expose| (ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone())));
+        edits.set.extend(self.exposed().map(|expose| (ACCESS_CONTROL_EXPOSE_HEADERS, expose)));
         edits
+    }
+
+    /// A wildcard means nothing beside credentials (Fetch, "CORS protocol and credentials").
+    fn exposed(&self) -> Option<HeaderValue> {
+        self.expose.clone().filter(|expose| !self.credentials || expose != "*")
     }
 
     /// Wildcards are answered with what was asked for: right beside credentials too, and `*` wouldn't mean Authorization
@@ -118,6 +121,8 @@ impl Cors {
         };
         answer.extend(methods.map(|methods| (ACCESS_CONTROL_ALLOW_METHODS, methods)));
         answer.extend(headers.map(|headers| (ACCESS_CONTROL_ALLOW_HEADERS, headers)));
+        // No browser asks for it here, but the API has it in the answers to preflights too (HTTPCORSFilter.exposeHeaders).
+        answer.extend(self.exposed().map(|expose| (ACCESS_CONTROL_EXPOSE_HEADERS, expose)));
         answer.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.into());
     }
 

@@ -46,6 +46,8 @@ impl Redirect {
     pub fn location(&self, head: &request::Parts, prefix: usize, dialled: u16, scheme: &str) -> String {
         let path = match &self.path {
             Some(path) => path.apply(&head.uri, prefix),
+            // A Location for `OPTIONS *` can only name the server.
+            None if head.uri.path() == "*" => "/".to_owned(),
             None => with_query(head.uri.path().to_owned(), &head.uri),
         };
         let Some(host) = self.hostname.as_deref().or_else(|| requested_host(head)) else {

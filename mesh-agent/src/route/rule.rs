@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::filter::Filters;
+use super::session::Scope;
 use super::weights::Backends;
 use crate::model::ObjectName;
 
@@ -39,6 +40,8 @@ pub struct RuleName {
     pub name: Option<String>,
     /// `NAMESPACE/ROUTE/RULE`, the rule by its name or else its index: the access log's `route`.
     pub label: String,
+    /// Tells the sessions of rules apart; the same in every agent.
+    pub scope: Scope,
 }
 
 impl RuleName {
@@ -48,7 +51,8 @@ impl RuleName {
             Some(name) => format!("{route}/{name}"),
             None => format!("{route}/{index}"),
         };
-        Self { kind, route, index, name, label }
+        let scope = Scope::default().with(kind.as_bytes()).with(label.as_bytes());
+        Self { kind, route, index, name, label, scope }
     }
 }
 
@@ -59,7 +63,7 @@ pub struct Backend {
     pub target: BackendTarget,
     /// Its share of the requests is `weight` of the sum of all weights; 0 gets none.
     pub weight: u32,
-    /// Filters of this backend alone, applied after the rule's.
+    /// Filters of this backend alone, beside the rule's.
     pub filters: Filters,
 }
 
@@ -88,6 +92,8 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// What is worth another try.
     pub on: RetryOn,
+    /// What every wait is longer than (HTTPRouteRetry.backoff).
+    pub least_wait: Duration,
     /// Base of the exponential back-off with full jitter; Envoy's default is 25 ms.
     pub backoff: Duration,
     /// The longest back-off.
@@ -140,6 +146,8 @@ pub struct SessionPersistence {
     pub kind: SessionKind,
     /// Name of the cookie or header.
     pub name: String,
+    /// Nobody gave the name, and each rule has one that is made of it: a client carries the sessions of all.
+    pub per_rule: bool,
     /// The session ends so long after it began.
     pub absolute_timeout: Option<Duration>,
     /// The session ends after so long without a request.

@@ -22,6 +22,8 @@ use crate::model::ObjectName;
 pub struct RouteEntry {
     /// Any of these; an empty list is the Gateway API's default, PathPrefix `/`.
     pub matches: Vec<Match>,
+    /// And any of these, which no author wrote: preflights of the requests that it matches, for its CORS to answer.
+    pub preflights: Vec<Match>,
     /// What a request that matches goes by.
     pub rule: Arc<Rule>,
     /// The route's `creationTimestamp`, in UTC as the API server writes it; None counts as younger than any.
@@ -181,6 +183,7 @@ fn expand(mut entry: RouteEntry) -> (RouteEntry, Vec<Match>) {
     if matches.is_empty() {
         matches.push(Match::default());
     }
+    matches.append(&mut entry.preflights);
     for asks in &mut matches {
         let mut seen = Vec::new();
         asks.headers.retain(|header| first_of(&mut seen, &header.name));

@@ -45,10 +45,14 @@ pub struct SourceThread {
 impl SourceThread {
     pub(super) fn spawn(path: PathBuf, builder: Builder, published: Published) -> io::Result<Self> {
         let (send, receive) = mpsc::channel();
-        let events = send.clone();
-        let watcher = notify::recommended_watcher(move |event| drop(events.send(Message::Event(event))))
-            .map_err(io::Error::other)?;
         let path = std::path::absolute(path)?;
+        let (events, watched) = (send.clone(), path.clone());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.as_ref().map_or(true, |event| Pending::is_about(event, &watched)) {
+                drop(events.send(Message::Event(event)));
+            }
+        })
+        .map_err(io::Error::other)?;
         let operator = send.clone();
         published.history.serve(move |request| operator.send(Message::Operator(request)).is_ok());
         let names = Names::new(builder.options().resolv_conf.clone(), published.names.clone());

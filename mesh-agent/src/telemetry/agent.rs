@@ -98,6 +98,16 @@ agent_metrics! {
         "Endpoints left alone for a while, by the threshold that they reached.";
     /// Refreshed at every look of the control loop.
     outlier_ejected: IntGauge = "mesh_agent_outlier_ejected_endpoints", "Endpoints that outlier detection leaves alone now.";
+    /// `passed`, or [`crate::balance::health::Failure::label`].
+    health_checks: IntCounterVec = "mesh_agent_health_checks_total" ["result"],
+        "Active health checks of endpoints, by what came of them.";
+    /// Refreshed at every look of the control loop.
+    unhealthy: IntGauge = "mesh_agent_unhealthy_endpoints", "Endpoints that get no requests for what active health checks say.";
+    /// See [`crate::balance::Avoid`].
+    panic_choices: IntCounter = "mesh_agent_panic_choices_total",
+        "Endpoints chosen among all, too few being healthy.";
+    /// Refreshed at every look of the control loop.
+    panicking: IntGauge = "mesh_agent_panicking_service_ports", "Service ports that use all endpoints, too few being healthy.";
     /// See docs/trafficpolicy.md.
     traffic_policy: IntCounterVec = "mesh_agent_traffic_policy_decisions_total" ["decision"],
         "Requests that a TrafficPolicy had something to say to, by what it was.";

@@ -47,7 +47,7 @@ impl LabelContext {
         labels.add(names.workload, of(|w| &w.workload_name));
         labels.add(names.namespace, of(|w| &w.name.namespace));
         match (security, peer) {
-            (Security::MutualTls, Some(w)) => labels.add(names.principal, &self.principal(w)),
+            (Security::MutualTls, Some(w)) => labels.add(names.principal, &w.spiffe_id(&self.trust_domain)),
             _ => labels.add(names.principal, UNKNOWN),
         }
         labels.add(names.app, of(|w| &w.app));
@@ -56,11 +56,6 @@ impl LabelContext {
         labels.add(names.canonical_service, of(|w| &w.canonical_name));
         // Istio: a known workload without a revision is `latest`.
         labels.add(names.canonical_revision, of(|w| &w.canonical_revision));
-    }
-
-    fn principal(&self, workload: &Workload) -> String {
-        let Workload { name, service_account, .. } = workload;
-        format!("spiffe://{}/ns/{}/sa/{service_account}", self.trust_domain, name.namespace)
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::edge::Budget;
 use super::labels::LabelContext;
 use super::{AgentMetrics, Edge, EdgeKey, Exposition, Options, Reporter};
+use crate::model::Workload;
 
 /// Bounds of what is kept.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,11 @@ impl Metrics {
         let edge = Arc::new(Edge::new(labels.clone(), self.budget.clone()));
         edges.insert(labels, Entry { edge: edge.clone(), seen: 0, since: Instant::now() });
         edge
+    }
+
+    /// Name of a workload's identity, as in the `*_principal` labels. Not for the request path: it is made anew.
+    pub fn principal(&self, workload: &Workload) -> String {
+        workload.spiffe_id(&self.labels.trust_domain)
     }
 
     /// The agent's own metrics.

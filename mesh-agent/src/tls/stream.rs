@@ -155,6 +155,17 @@ impl TlsStream {
         }
     }
 
+    /// The beginning of what a read would find, which it still finds.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_readable(cx))?;
+        let mut state = self.state.borrow_mut();
+        let mut reader = state.session.reader();
+        let read = reader.fill_buf()?;
+        let most = read.len().min(buf.len());
+        buf[..most].copy_from_slice(&read[..most]);
+        Poll::Ready(Ok(most))
+    }
+
     /// As `AsyncWrite::poll_write_vectored`, but bytes count as taken only once the socket has them: nobody would carry on
     /// what is left in here. Until then it has to be called again with the same bytes.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {

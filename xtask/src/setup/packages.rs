@@ -61,6 +61,27 @@ pub fn is_debian() -> bool {
     sh::which("apt-get").is_some() && Path::new("/etc/debian_version").is_file()
 }
 
+/// Whether [`install`] can do more than say what is missing.
+pub fn can_install() -> bool {
+    is_debian() && is_root()
+}
+
+/// Whether apt has all of them to install, asked again with fresh lists if not: on a new machine there are none.
+pub fn has_all(packages: &[&str]) -> bool {
+    let all = || packages.iter().all(|package| has_candidate(package));
+    all() || (update().is_ok() && all())
+}
+
+fn has_candidate(package: &str) -> bool {
+    let policy = sh::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    policy.lines().any(|line| line.trim().strip_prefix("Candidate: ").is_some_and(|found| found != "(none)"))
+}
+
+fn update() -> Result<()> {
+    sh::progress("refreshing the package lists");
+    sh::logged("apt-update", Command::new("apt-get").arg("update"))
+}
+
 /// Installs packages as root on Debian; anywhere else says which are missing. Does nothing for an empty list.
 pub fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
@@ -80,8 +101,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     // The package lists may be older than the mirror; refreshed only now, because it takes its time.
-    sh::progress("refreshing the package lists");
-    sh::logged("apt-update", Command::new("apt-get").arg("update"))?;
+    update()?;
     sh::progress(format!("installing {list}"));
     apt_install(packages)
 }

@@ -9,6 +9,8 @@ pub struct Count {
     pub failed: i64,
     /// Tests that said `SKIPPED: why`, and ignored ones.
     pub skipped: i64,
+    /// Those that said why: something isn't there that they need.
+    pub wanting: i64,
 }
 
 /// What a test prints first when it can't run here.
@@ -45,6 +47,7 @@ impl Filter {
         let why = line.strip_prefix(SKIPPED)?;
         // libtest knows no skipping at run time and has called it passed.
         count.skipped += 1;
+        count.wanting += 1;
         count.passed -= 1;
         Some(format!("skipped {}: {why}", self.test))
     }
@@ -72,7 +75,7 @@ mod tests {
             test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
         let (mut count, mut filter) = (Count::default(), Filter::default());
         let shown: Vec<String> = output.lines().filter_map(|line| filter.line(line, &mut count)).collect();
-        assert_eq!(count, Count { passed: 4, failed: 1, skipped: 2 });
+        assert_eq!(count, Count { passed: 4, failed: 1, skipped: 2, wanting: 1 });
         assert!(shown.contains(&"skipped b: no root".to_owned()));
         assert!(!shown.contains(&"noise".to_owned()));
     }

@@ -73,7 +73,10 @@ fn each_backend_is_shown_with_the_request_that_it_would_get() {
         ("shop/cart", "beta", "producer")
     );
     assert_eq!(rule.timeouts, ["request 10s", "backendRequest 2s"]);
-    assert_eq!(rule.retry, "3 on connect-failure, reset, 502, 503; back-off 100ms to 1s");
+    assert_eq!(
+        rule.retry,
+        "3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more"
+    );
     let backends: Vec<_> = found.backends.iter().map(|one| (one.service.as_str(), one.weight)).collect();
     assert_eq!(backends, [("shop/cart", 90), ("shop/cart-v2", 10)]);
     for backend in &found.backends {
@@ -202,4 +205,26 @@ fn what_makes_no_sense_is_refused_with_what_was_expected() {
     check(web, "tcp://db", None, "needs a port");
     check(web, "tcp://cart:80", None, "ask with http://");
     check(web, "http://cart", Some("nonsense"), "expected 'name: value'");
+}
+
+#[test]
+fn a_backend_that_redirects_says_so_and_is_sent_nothing() {
+    let world = world(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: away, namespace: shop}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: plain}]
+  rules:
+  - backendRefs:
+    - name: cart
+      port: 80
+      filters: [{type: RequestRedirect, requestRedirect: {hostname: o.test}}]
+    - {name: cart-v2, port: 80}
+",
+    );
+    let found = ask(&world, &question("pod/shop/web-1", "http://plain/a"));
+    let [away, stays] = &found.backends[..] else { panic!("{:?}", found.backends) };
+    assert_eq!(away.problem, "its filters answer with 302 Found, location: http://o.test/a");
+    assert!(away.request.is_none() && stays.request.is_some());
 }

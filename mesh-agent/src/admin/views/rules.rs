@@ -197,13 +197,14 @@ fn retry(policy: &RetryPolicy) -> String {
     let statuses = on.statuses.iter().map(|status| status.as_u16().to_string());
     let grpc = on.grpc.iter().map(|code| format!("grpc-status {code}"));
     let on: Vec<String> = flags.chain(statuses).chain(grpc).collect();
-    format!(
-        "{} on {}; back-off {:?} to {:?}",
-        policy.attempts,
-        on.join(", "),
-        policy.backoff,
-        policy.max_backoff
-    )
+    let (on, backoff, max) = (on.join(", "), policy.backoff, policy.max_backoff);
+    match policy.least_wait {
+        Duration::ZERO => format!("{} on {on}; back-off {backoff:?} to {max:?}", policy.attempts),
+        least => format!(
+            "{} on {on}; back-off at least {least:?}, and up to {backoff:?} to {max:?} more",
+            policy.attempts
+        ),
+    }
 }
 
 fn session(session: &SessionPersistence) -> String {

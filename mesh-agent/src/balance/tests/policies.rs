@@ -8,13 +8,13 @@ use crate::policy::{Localities, Locality, OutlierDetection, Pattern};
 
 const HASHES: u64 = 2000;
 
-fn chosen(set: &EndpointSet, policy: &ClusterPolicy, hash: u64, now: u64) -> Option<EndpointAddr> {
+pub(super) fn chosen(set: &EndpointSet, policy: &ClusterPolicy, hash: u64, now: u64) -> Option<EndpointAddr> {
     let mut rng = Rng::with_seed(hash);
     choose(set, policy, Some(crate::policy::hash::mix(hash)), &[], now, &mut rng)
         .map(|endpoint| endpoint.addr)
 }
 
-fn detection(min_health_percent: u32) -> OutlierDetection {
+pub(super) fn detection(min_health_percent: u32) -> OutlierDetection {
     OutlierDetection {
         consecutive_5xx: 1,
         consecutive_gateway: 0,
@@ -28,11 +28,11 @@ fn detection(min_health_percent: u32) -> OutlierDetection {
     }
 }
 
-fn detecting(load_balancer: LoadBalancer) -> ClusterPolicy {
+pub(super) fn detecting(load_balancer: LoadBalancer) -> ClusterPolicy {
     ClusterPolicy { outlier: Some(detection(0)), ..plain(load_balancer) }
 }
 
-fn eject(set: &EndpointSet, policy: &ClusterPolicy, at: usize, now: u64) {
+pub(super) fn eject(set: &EndpointSet, policy: &ClusterPolicy, at: usize, now: u64) {
     assert!(report(policy, set, &set.available[at], Outcome::Status(500), now).is_some());
 }
 
@@ -155,7 +155,7 @@ fn an_endpoint_that_came_up_is_given_its_share_by_and_by() {
 }
 
 /// Of ten endpoints the first five are in zone a, the others in zone b.
-fn zones(localities: Localities) -> (EndpointSet, ClusterPolicy) {
+pub(super) fn zones(localities: Localities) -> (EndpointSet, ClusterPolicy) {
     let mut set = set(10, 0);
     let zone = |endpoint: &Endpoint| {
         let first = set.all[..5].iter().any(|other| other.addr == endpoint.addr);
@@ -167,7 +167,7 @@ fn zones(localities: Localities) -> (EndpointSet, ClusterPolicy) {
 }
 
 /// Percent of choices in zone a.
-fn percent_in_a(set: &EndpointSet, policy: &ClusterPolicy) -> usize {
+pub(super) fn percent_in_a(set: &EndpointSet, policy: &ClusterPolicy) -> usize {
     let mut rng = Rng::with_seed(5);
     let in_a = |chosen: &Arc<Endpoint>| set.available[..5].iter().any(|other| Arc::ptr_eq(other, chosen));
     let picks = (0..10_000).filter(|_| in_a(choose(set, policy, None, &[], 2 * MS, &mut rng).unwrap()));

@@ -27,7 +27,7 @@ impl Row for Endpoint {
             self.port.to_string(),
             self.address.to_string(),
             self.workload.clone().unwrap_or_default(),
-            self.state.clone(),
+            state(self),
             self.in_flight.to_string(),
             self.latency_ms.map(|ms| format!("{ms:.2}ms")).unwrap_or_default(),
             if self.available { "yes" } else { "no" }.to_owned(),
@@ -38,6 +38,14 @@ impl Row for Endpoint {
 
     fn name(&self) -> String {
         format!("{}/{}:{}/{}", self.namespace, self.service, self.port, self.address)
+    }
+}
+
+/// With why, where health checks say so.
+fn state(endpoint: &Endpoint) -> String {
+    match &endpoint.unhealthy {
+        Some(why) => format!("{}: {why}", endpoint.state),
+        None => endpoint.state.clone(),
     }
 }
 

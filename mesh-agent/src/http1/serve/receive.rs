@@ -19,15 +19,27 @@ pub(super) async fn next_request(
     down: &mut Conn,
     conn: &Connection,
     timer: &mut Timer,
-    draining: Pin<&mut impl Future<Output = ()>>,
+    mut draining: Pin<&mut impl Future<Output = ()>>,
     first: bool,
 ) -> Result<Option<RequestHead>, ErrorKind> {
     let limits = conn.limits();
     down.release();
     let (mut reader, _) = down.split();
-    if reader.buffered().is_empty() {
+    let mut blank = false;
+    loop {
+        // Old clients end a body with an empty line (RFC 9112, 2.2): no request has begun with it.
+        if !blank && reader.buffered() == b"\r\n" {
+            reader.consume(2);
+            blank = true;
+        }
+        if !reader.buffered().is_empty() {
+            break;
+        }
+        if blank && conn.pod.worker.drain.is_draining() {
+            return Ok(None);
+        }
         let patience = if first { limits.head_timeout } else { limits.keepalive_idle };
-        let filled = timer.within(patience, pin!(fill_unless(&mut reader, draining))).await;
+        let filled = timer.within(patience, pin!(fill_unless(&mut reader, draining.as_mut()))).await;
         if !matches!(filled, Some(Some(1..))) {
             return Ok(None);
         }

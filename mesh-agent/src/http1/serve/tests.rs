@@ -13,8 +13,10 @@ use super::*;
 use crate::proxy::{Plan, testing};
 
 mod budgets;
+mod in_step;
 mod limits;
 mod mirrors;
+mod over_http2;
 mod retries;
 mod sessions;
 

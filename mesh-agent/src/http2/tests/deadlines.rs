@@ -34,6 +34,7 @@ async fn tried(timeout: &str, pause: Duration) -> (Vec<String>, bool) {
     rule.retry = Some(RetryPolicy {
         attempts: 3,
         on: RetryOn { reset: true, ..RetryOn::default() },
+        least_wait: Duration::ZERO,
         backoff: Duration::ZERO,
         max_backoff: Duration::ZERO,
         per_try: None,

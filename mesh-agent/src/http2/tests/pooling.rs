@@ -2,6 +2,7 @@
 
 use h2::Reason;
 use http::StatusCode;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 
@@ -80,6 +81,25 @@ fn no_request_is_lost_when_the_endpoint_goes_away_again_and_again() {
         for call in calls {
             call.await.unwrap();
         }
+    });
+}
+
+#[test]
+fn an_endpoint_of_http1_is_told_from_one_that_can_not_be_reached() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Proxy::to(listener.local_addr().unwrap()).await.client().await;
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (mut from, mut to) = stream.split();
+                to.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+            }
+        });
+        let (response, _) = send(&client, get("/"), true).await;
+        assert_eq!(response.await.unwrap().status(), StatusCode::BAD_GATEWAY);
+        let (response, _) = send(&client, grpc("/pkg.Service/Call"), true).await;
+        assert_eq!(response.await.unwrap().headers()["grpc-status"], "14");
     });
 }
 

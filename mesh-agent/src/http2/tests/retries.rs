@@ -48,7 +48,14 @@ async fn two(first: First, attempts: u32, timeouts: Timeouts) -> Two {
     eventually("a connection", || !proxy.conns.borrow().is_empty()).await;
     let on = RetryOn { reset: true, statuses: vec![StatusCode::SERVICE_UNAVAILABLE], ..RetryOn::default() };
     let backoff = Duration::from_millis(1);
-    let retry = Some(RetryPolicy { attempts, on, backoff, max_backoff: backoff, per_try: None });
+    let retry = Some(RetryPolicy {
+        attempts,
+        on,
+        least_wait: Duration::ZERO,
+        backoff,
+        max_backoff: backoff,
+        per_try: None,
+    });
     let rule = Rule { timeouts, retry, ..testing::rule(&[0]) };
     testing::route(&proxy.conn(), rule, &[testing::service_port("two", &addresses)]);
     Two { client, requests, bodies, met }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::addr::EndpointAddr;
+use crate::balance::health::Health;
 use crate::model::{Endpoint, EndpointSet, LoadState, ObjectName, Snapshot, Workload};
 use crate::objects::{AddressType, EndpointSlice, SliceEndpoint, TransportProtocol};
 
@@ -44,6 +45,7 @@ pub fn build(
     // What is there when the agent first looks isn't new.
     let born_ns = if old.is_some() { now_ns } else { 0 };
     let known = old.map(|old| old.all.as_slice()).unwrap_or_default();
+    let health = old.map(|old| &*old.health);
     let all: Vec<Arc<Endpoint>> = found
         .iter()
         .map(|(addr, raw)| {
@@ -60,7 +62,7 @@ pub fn build(
                     ready: raw.ready(),
                     serving: raw.serving(),
                     terminating: raw.terminating(),
-                    load: load(before, raw.ready(), born_ns),
+                    load: load(before, raw.ready(), born_ns, health),
                 }),
             }
         })
@@ -97,20 +99,31 @@ fn carried(old: Option<&EndpointSet>) -> EndpointSet {
     EndpointSet {
         next: old.next.load(Relaxed).into(),
         ejections: old.ejections.clone(),
+        health: old.health.clone(),
         usage: old.usage.clone(),
         ..EndpointSet::default()
     }
 }
 
-/// The figures of an endpoint, which comes up when it is new or becomes ready.
-fn load(before: Option<&Arc<Endpoint>>, ready: bool, born_ns: u64) -> Arc<LoadState> {
-    let Some(before) = before else {
-        return Arc::new(LoadState { born_ns: born_ns.into(), ..LoadState::default() });
+/// The figures of an endpoint, which comes up when it is new or becomes ready. To a service under check it comes as one
+/// that has to pass its first check.
+fn load(
+    before: Option<&Arc<Endpoint>>,
+    ready: bool,
+    born_ns: u64,
+    health: Option<&Health>,
+) -> Arc<LoadState> {
+    let load = match before {
+        Some(before) => before.load.clone(),
+        None => Arc::new(LoadState { born_ns: born_ns.into(), ..LoadState::default() }),
     };
-    if ready && !before.ready {
-        before.load.born_ns.store(born_ns, Relaxed);
+    if ready && !before.is_some_and(|before| before.ready) {
+        load.born_ns.store(born_ns, Relaxed);
+        if let Some(health) = health {
+            health.admit(&load.health);
+        }
     }
-    before.load.clone()
+    load
 }
 
 /// The part of `set` that a virtual address of one family leads to. `old` is that part's last version; what is counted
@@ -123,6 +136,7 @@ pub fn of_family(set: &EndpointSet, v4: bool, old: Option<&EndpointSet>) -> Endp
         available: of_it(&set.available),
         all: of_it(&set.all),
         ejections: set.ejections.clone(),
+        health: set.health.clone(),
         usage: set.usage.clone(),
         ..carried(old)
     }

@@ -44,23 +44,24 @@ impl Builder {
         &self,
         service: &ObjectName,
         old: Option<&Arc<ServicePort>>,
-    ) -> (Arc<RetryAllowance>, Option<Arc<SessionPersistence>>) {
+    ) -> (Option<Arc<RetryAllowance>>, Option<Arc<SessionPersistence>>) {
         let policy = self.ranked(service).into_iter().next();
         let spec = policy.and_then(|policy| policy.spec.retry_constraint.as_ref());
-        let limits = spec.map_or_else(RetryBudget::default, |spec| RetryBudget {
-            percent: spec.budget.percent,
-            interval: spec.budget.interval.0,
-            min_count: spec.min_retry_rate.count,
-            min_interval: spec.min_retry_rate.interval.0,
+        let had = old.and_then(|old| old.retries.as_ref());
+        let retries = spec.map(|spec| {
+            let limits = RetryBudget {
+                percent: spec.budget.percent,
+                interval: spec.budget.interval.0,
+                min_count: spec.min_retry_rate.count,
+                min_interval: spec.min_retry_rate.interval.0,
+            };
+            let same = had.filter(|had| had.limits == limits);
+            same.cloned().unwrap_or_else(|| Arc::new(RetryAllowance::new(limits)))
         });
-        let retries = match old {
-            Some(old) if old.retries.limits == limits => old.retries.clone(),
-            _ => Arc::new(RetryAllowance::new(limits)),
-        };
         let session = policy.and_then(|policy| {
             let spec = policy.spec.session_persistence.as_ref()?;
             let name = format!("mesh-session-{}-{}", service.namespace, service.name);
-            Some(Arc::new(session(spec, || name, "/")))
+            Some(Arc::new(SessionPersistence { per_rule: spec.name().is_none(), ..session(spec, || name) }))
         });
         let same = old.and_then(|old| old.session.as_ref()).filter(|old| Some(*old) == session.as_ref());
         (retries, same.cloned().or(session))

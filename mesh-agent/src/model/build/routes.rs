@@ -3,11 +3,13 @@
 //! A table is compiled when one of its routes, a ReferenceGrant that matters to it or the ports of a service that it
 //! names change. A change of endpoints only replaces pointers in `Routes::targets`; the table's `Arc` stays.
 
+mod advice;
 mod compile;
 mod edits;
 mod group;
 mod matches;
 mod refs;
+mod shadow;
 mod status;
 mod view;
 

@@ -305,7 +305,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && old.protocol_from == new.protocol_from
         && Arc::ptr_eq(&old.policy, &new.policy)
         && same_variants(&old.variants, &new.variants)
-        && Arc::ptr_eq(&old.retries, &new.retries)
+        && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
         && old.external == new.external
         && endpoints::same(&old.endpoints, &new.endpoints)

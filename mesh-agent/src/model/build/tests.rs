@@ -397,5 +397,6 @@ fn a_dump_reads_back_as_it_was_written() {
     assert_eq!(dump.services[0].ports[0].endpoints[0].workload.as_ref().unwrap().name, "web");
 }
 
+mod filters;
 mod policies;
 mod routes;

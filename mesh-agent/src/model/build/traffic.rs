@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, ServicePort, Snapshot, Warning, WarningCode};
-use crate::objects::traffic_policy::{FallbackOn, KeyType, TargetKind, TargetRef, TrafficPolicySpec};
+use crate::objects::traffic_policy::{FallbackOn, TargetKind, TargetRef, TrafficPolicySpec};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
 
@@ -27,7 +27,7 @@ pub struct Traffic {
 
 /// Groups that are read and compiled, and that the data path doesn't follow. Never in silence: each that a policy gives
 /// is named.
-const NOT_IN_FORCE: &[&str] = &["healthCheck", "panicThreshold", "hedge"];
+const NOT_IN_FORCE: &[&str] = &["hedge"];
 
 /// A policy for one of its targets.
 #[derive(Debug)]
@@ -160,12 +160,16 @@ impl Builder {
             warnings.push(missing_target(&it.key, &missing));
         }
         let (mut changed, mut with_policy) = (false, BTreeSet::new());
-        for port in ports.iter().filter(|_| !attached.is_empty()) {
+        for port in ports {
             let of_port =
                 attached.iter().filter(|it| it.section.as_deref().is_some_and(|s| is_port(s, port)));
             let of_service = attached.iter().filter(|it| it.section.is_none());
             let policy = join(of_port, warnings);
             let policy = join_under(policy, join(of_service, warnings));
+            tell_balancer(port, &policy);
+            if policy.health_check.as_ref().is_some_and(|check| !check.is_sendable(&port.policy)) {
+                warnings.extend(attached.iter().filter_map(|it| not_in_plain_text(it, port)));
+            }
             if policy.is_empty() {
                 continue;
             }
@@ -275,6 +279,15 @@ fn join_under(mut policy: TrafficPolicy, below: TrafficPolicy) -> TrafficPolicy 
     policy
 }
 
+/// A threshold belongs to the port's endpoints, as all of its clients have them, and as those under a rule of their own do.
+fn tell_balancer(port: &ServicePort, policy: &TrafficPolicy) {
+    let threshold = policy.panic_threshold.as_deref().copied();
+    port.endpoints.health.set_panic_threshold(threshold);
+    for variant in &port.variants {
+        variant.port.endpoints.health.set_panic_threshold(threshold);
+    }
+}
+
 /// True if `section` names the port, by name or number.
 fn is_port(section: &str, port: &ServicePort) -> bool {
     section == port.name || section.parse() == Ok(port.port)
@@ -284,10 +297,6 @@ fn is_port(section: &str, port: &ServicePort) -> bool {
 fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static str> {
     let limits = spec.rate_limit.as_ref();
     let secret = limits.is_some_and(|l| l.global.iter().any(|limit| limit.redis.password_secret.is_some()));
-    let by_identity = limits.is_some_and(|l| {
-        let keys = l.local.iter().map(|limit| &limit.key).chain(l.global.iter().map(|limit| &limit.key));
-        keys.flatten().any(|part| part.kind == KeyType::SourceIdentity)
-    });
     // By then the request may have been sent, and its body with it.
     let too_late = spec.fallback.as_ref().is_some_and(|fallback| {
         let late = [FallbackOn::Error5xx, FallbackOn::Timeout];
@@ -295,7 +304,6 @@ fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static
     });
     let parts = [
         (secret, "rateLimit.global[].redis.passwordSecret"),
-        (by_identity, "rateLimit.*[].key[].type sourceIdentity"),
         (too_late, "fallback.on error5xx and timeout, beside service"),
     ];
     parts.into_iter().filter(|(given, _)| *given).map(|(_, part)| part)
@@ -304,6 +312,18 @@ fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static
 fn not_in_force(key: &ObjectKey, field: &str) -> Warning {
     let message = "is not supported by this version: traffic flows as if the field weren't there";
     Warning::new(WarningCode::UnsupportedFeature, key, format!("spec.{field}"), message)
+}
+
+/// The check of a policy that has one, for a port whose DestinationRule asks for TLS that can't be had.
+fn not_in_plain_text(it: &Attached, port: &ServicePort) -> Option<(ObjectKey, Warning)> {
+    it.policy.health_check.as_ref()?;
+    let message = format!(
+        "the DestinationRule of Service {} asks on port {} for TLS in a way that isn't supported: no check is made there, as no request \
+         is sent; correct the rule, or use tcp, which sends nothing",
+        port.service.name, port.port
+    );
+    let warning = Warning::new(WarningCode::UnsupportedValue, &it.key, "spec.healthCheck", message);
+    Some((it.key.clone(), warning))
 }
 
 fn missing_target(key: &ObjectKey, missing: &str) -> (ObjectKey, Warning) {

@@ -76,6 +76,9 @@ pub struct HttpPool {
     /// Whether HTTP/1 goes on as HTTP/2.
     #[serde(default, deserialize_with = "nullable")]
     pub h2_upgrade_policy: H2UpgradePolicy,
+    /// The client's HTTP version is kept, whatever `h2UpgradePolicy` says.
+    #[serde(default, deserialize_with = "nullable")]
+    pub use_client_protocol: bool,
 }
 
 /// `h2UpgradePolicy`.
@@ -89,6 +92,13 @@ pub enum H2UpgradePolicy {
     DoNotUpgrade,
     /// Yes.
     Upgrade,
+}
+
+impl HttpPool {
+    /// True if HTTP/1 goes on as HTTP/2 (Istio reference: with `useClientProtocol` the policy is ineffective).
+    pub fn upgrades(&self) -> bool {
+        self.h2_upgrade_policy == H2UpgradePolicy::Upgrade && !self.use_client_protocol
+    }
 }
 
 const SHORTEST: Duration = Duration::from_millis(1);

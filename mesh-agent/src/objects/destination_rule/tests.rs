@@ -221,3 +221,22 @@ fn fields_without_effect_are_noted_and_the_rest_is_used() {
         true,
     );
 }
+
+#[test]
+fn examples_are_valid_and_every_field_of_theirs_has_an_effect() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("destinationrule")) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for document in text.split("\n---\n").filter(|document| document.contains("kind: DestinationRule")) {
+            let rule = rule(document).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            assert_eq!(crate::policy::warnings(&rule), [], "{path:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no example");
+}

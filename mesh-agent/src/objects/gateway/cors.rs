@@ -73,12 +73,12 @@ impl AllowMethod {
 }
 
 impl Cors {
-    /// `*` stands alone; nothing twice.
+    /// `*` stands alone; nothing twice, letter by letter.
     pub fn validate(&self) -> Result<(), FieldError> {
         unique("allowOrigins", &self.allow_origins, "", |origin| Some(origin.to_string()))?;
         unique("allowMethods", &self.allow_methods, "", |method| Some(*method))?;
-        unique("allowHeaders", &self.allow_headers, "", |name| Some(name.to_ascii_lowercase()))?;
-        unique("exposeHeaders", &self.expose_headers, "", |name| Some(name.to_ascii_lowercase()))?;
+        unique("allowHeaders", &self.allow_headers, "", |name| Some(name.to_string()))?;
+        unique("exposeHeaders", &self.expose_headers, "", |name| Some(name.to_string()))?;
         for (field, count, any) in [
             ("allowOrigins", self.allow_origins.len(), self.allow_origins.iter().any(|o| &**o == "*")),
             ("allowMethods", self.allow_methods.len(), self.allow_methods.contains(&AllowMethod::Any)),

@@ -68,12 +68,13 @@ pub struct HeaderLine {
 }
 
 impl HeaderModifier {
-    /// Each name at most once in each list, and names to remove that can be names.
+    /// Each name at most once in each list, and names to remove that can be names. As the CRD's list keys, letter by
+    /// letter: of names that differ in case alone the later ones are ignored, with a warning.
     pub fn validate(&self) -> Result<(), FieldError> {
-        let name = |line: &HeaderLine| Some(line.name.to_ascii_lowercase());
+        let name = |line: &HeaderLine| Some(line.name.to_string());
         unique("set", &self.set, ".name", name)?;
         unique("add", &self.add, ".name", name)?;
-        unique("remove", &self.remove, "", |name| Some(name.to_ascii_lowercase()))?;
+        unique("remove", &self.remove, "", |name| Some(name.clone()))?;
         for (index, name) in self.remove.iter().enumerate() {
             if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
                 let message = format!("{name:?} can't be the name of a header: correct or remove it");
@@ -84,11 +85,11 @@ impl HeaderModifier {
     }
 }
 
-/// Each header is matched once, and by an expression that compiles.
+/// Each header is matched once, as it is spelled, and by an expression that compiles.
 pub(in crate::objects) fn check_headers<V: Deref<Target = str>>(
     matches: &[HeaderMatch<V>],
 ) -> Result<(), FieldError> {
-    unique("headers", matches, ".name", |header| Some(header.name.to_ascii_lowercase()))?;
+    unique("headers", matches, ".name", |header| Some(header.name.to_string()))?;
     each("headers", matches, |header| check_pattern(header.kind, "value", &header.value))
 }
 

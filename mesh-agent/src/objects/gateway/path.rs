@@ -80,6 +80,20 @@ pub(super) fn is_path(text: &str) -> bool {
     !text.is_empty()
 }
 
+/// `text` as a path: what can't stand in one as `%XX`.
+pub fn encoded(text: &str) -> String {
+    let mut path = String::with_capacity(text.len());
+    for (at, char) in text.char_indices() {
+        let escape = text.get(at..at + 3).filter(|_| char == '%').is_some_and(is_path);
+        let mut utf8 = [0; 4];
+        match char.encode_utf8(&mut utf8) {
+            plain if escape || is_path(plain) => path.push_str(plain),
+            other => path.extend(other.bytes().map(|byte| format!("%{byte:02X}"))),
+        }
+    }
+    path
+}
+
 /// HTTPPathModifier.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]

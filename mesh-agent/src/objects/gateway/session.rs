@@ -1,4 +1,5 @@
-//! Session persistence (GEP-1619), as v1.6 writes it and as earlier versions did.
+//! Session persistence (GEP-1619), as v1.6 writes it (`sessionName`, `cookieConfig`) and as later versions do (`cookie`,
+//! `header`). Either may leave everything to the defaults.
 
 use serde::Deserialize;
 
@@ -18,7 +19,7 @@ pub struct SessionPersistence {
     /// The session ends so long after it began.
     #[serde(default)]
     pub absolute_timeout: Option<GatewayDuration>,
-    /// Up to v1.5: the session ends after so long without a request.
+    /// In versions that have it, the session ends after so long without a request.
     #[serde(default)]
     pub idle_timeout: Option<GatewayDuration>,
     #[serde(default)]
@@ -62,7 +63,7 @@ struct Cookie {
     lifetime_type: LifetimeKind,
 }
 
-/// `cookieConfig` of versions before v1.6.
+/// `cookieConfig` of versions up to v1.6.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CookieConfig {
@@ -99,9 +100,6 @@ impl SessionPersistence {
     /// The parts go with the type; a permanent cookie needs an end.
     pub fn validate(&self) -> Result<(), FieldError> {
         let cookie = self.kind == SessionPersistenceKind::Cookie;
-        let missing = |field: &str, kind: &str| {
-            Err(FieldError::new(field, format!("missing for type {kind}: add it, or change the type")))
-        };
         let foreign = |field: &str| {
             Err(FieldError::new(
                 field,
@@ -118,13 +116,10 @@ impl SessionPersistence {
             return foreign("header");
         }
         if self.lifetime() == LifetimeKind::Permanent && self.absolute_timeout.is_none() {
-            return missing("absoluteTimeout", "Permanent of the cookie's lifetime");
+            let message =
+                "missing for lifetimeType Permanent, which lasts as long as it: add it, or change the type";
+            return Err(FieldError::new("absoluteTimeout", message));
         }
-        let old = self.session_name.is_some() || self.idle_timeout.is_some() || self.cookie_config.is_some();
-        match (old, cookie) {
-            (false, true) if self.cookie.is_none() => missing("cookie", "Cookie"),
-            (false, false) if self.header.is_none() => missing("header", "Header"),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }

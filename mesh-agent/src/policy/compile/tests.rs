@@ -42,6 +42,27 @@ fn limits_that_are_zero_or_not_given_are_the_agents_own() {
 }
 
 #[test]
+fn only_upgrade_upgrades_and_the_clients_protocol_goes_before_it() {
+    fn check(http: &str, want: bool) {
+        let text = format!("connectionPool: {{http: {{{http}}}}}");
+        assert_eq!(policy(&text).over_http2, want, "{http}");
+        let both = http.contains(": UPGRADE") && http.contains("true");
+        assert_eq!(warnings(&rule(&text)).len(), usize::from(both), "{http}");
+    }
+    check("", false);
+    check("h2UpgradePolicy: DEFAULT", false);
+    check("h2UpgradePolicy: DO_NOT_UPGRADE", false);
+    check("h2UpgradePolicy: UPGRADE", true);
+    check("h2UpgradePolicy: UPGRADE, useClientProtocol: false", true);
+    check("h2UpgradePolicy: UPGRADE, useClientProtocol: true", false);
+    check("useClientProtocol: true", false);
+    let of_port =
+        "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, portLevelSettings: [{port: {number: 81}}]";
+    let upgrades = |port| compile(Some(&rule(of_port)), port, &Defaults::default()).over_http2;
+    assert_eq!((upgrades(80), upgrades(81)), (true, false));
+}
+
+#[test]
 fn hashing_takes_the_place_of_the_services_affinity_and_nothing_else_does() {
     fn check(text: &str, want: LoadBalancer, affinity: bool) {
         let defaults = Defaults { client_ip_affinity: Some(Duration::from_secs(9)), ..Defaults::default() };

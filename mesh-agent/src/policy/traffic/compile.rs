@@ -270,6 +270,7 @@ fn retry(raw: &raw::Retry) -> Retry {
         policy: RetryPolicy {
             attempts: raw.attempts.unwrap_or(2),
             on: retry_on(raw),
+            least_wait: Duration::ZERO,
             backoff: base,
             max_backoff: or(backoff.and_then(|backoff| backoff.max), base * 10).max(base),
             per_try: raw.per_try_timeout.map(|span| span.0),

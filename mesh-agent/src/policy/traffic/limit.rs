@@ -98,8 +98,8 @@ pub struct LimitKey {
 /// What of a request may be part of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct KeySource<'a> {
-    /// SPIFFE ID of the client; None: not known.
-    pub identity: Option<&'a str>,
+    /// SPIFFE ID of the client, or what those without a proven one are called.
+    pub identity: &'a str,
     /// Address of the client.
     pub address: IpAddr,
     /// Path without query.
@@ -110,12 +110,19 @@ pub struct KeySource<'a> {
     pub endpoint: Option<SocketAddr>,
 }
 
+impl RateLimits {
+    /// What each limit tells requests apart by.
+    pub fn keys(&self) -> impl Iterator<Item = &LimitKey> {
+        self.local.iter().map(|limit| &limit.key).chain(self.global.iter().map(|limit| &limit.key))
+    }
+}
+
 impl LimitKey {
     /// The key of a request; `seed` keeps it from being guessed.
     pub fn of(&self, source: &KeySource<'_>) -> u64 {
         let mut hasher = KeyHasher::new(self.seed);
         if self.identity {
-            hasher.optional(source.identity.map(str::as_bytes));
+            hasher.bytes(source.identity.as_bytes());
         }
         if self.address {
             hasher.address(source.address);
@@ -143,7 +150,7 @@ impl LimitKey {
             key.extend_from_slice(part.unwrap_or_default());
         };
         if self.identity {
-            part(source.identity.map(str::as_bytes));
+            part(Some(source.identity.as_bytes()));
         }
         if self.address {
             part(Some(source.address.to_string().as_bytes()));

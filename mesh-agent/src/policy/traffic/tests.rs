@@ -23,7 +23,7 @@ fn compile(groups: &str) -> TrafficPolicy {
 }
 
 fn source(headers: &HeaderMap) -> KeySource<'_> {
-    KeySource { identity: None, address: [10, 0, 0, 1].into(), path: "/", headers, endpoint: None }
+    KeySource { identity: "unproven", address: [10, 0, 0, 1].into(), path: "/", headers, endpoint: None }
 }
 
 fn user(name: &str) -> HeaderMap {
@@ -108,7 +108,7 @@ fn keys_are_counted_apart_by_what_the_policy_names() {
     check(
         "{type: sourceIdentity}",
         source(&none),
-        KeySource { identity: Some("spiffe://a/ns/b/sa/c"), ..source(&none) },
+        KeySource { identity: "spiffe://a/ns/b/sa/c", ..source(&none) },
         true,
     );
     check(

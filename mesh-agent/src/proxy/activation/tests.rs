@@ -7,9 +7,11 @@ use http::request;
 
 use super::*;
 use crate::addr::EndpointAddr;
+use crate::balance::health::Verdict;
 use crate::balance::testing;
 use crate::model::{AppProtocol, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot};
 use crate::policy::ClusterPolicy;
+use crate::policy::chance::Chance;
 use crate::policy::traffic::TrafficPolicy;
 use crate::proxy::testing::connection;
 use crate::proxy::{ErrorKind, Exchange};
@@ -176,4 +178,48 @@ async fn a_connection_waits_too_unless_its_client_resets_it() {
     };
     tokio::join!(conn.activate(&mut plan, &stream), appears);
     assert_eq!(picked(&conn, &plan), Ok(testing::endpoint(0).addr));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_counts_once_its_health_check_has_passed() {
+    let policy = policy(1);
+    let conn = to_nowhere(&policy);
+    let sick = snapshot(2, policy.clone());
+    let port = sick.services.values().next().unwrap().ports[0].clone();
+    let (set, health) = (port.endpoints.all.clone(), port.endpoints.health.clone());
+    conn.set_backends(Backends::Service(port));
+    health.check(true);
+    set.iter().for_each(|endpoint| health.admit(&endpoint.load.health));
+    conn.pod.worker.snapshot.store(Arc::new(sick));
+    let (plan, began) = (planned(&conn), Instant::now());
+    assert!(matches!(picked(&conn, &plan), Err(ErrorKind::NoHealthyUpstream)));
+    let passes = async {
+        // Paused time: it stands for however long the first check takes.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(shown(&conn, "activated"), (1, 0));
+        set[1].load.health.set(Verdict::Healthy);
+        health.count(&set);
+        conn.pod.worker.changed.send_modify(|_| ());
+    };
+    let (waited, ()) = tokio::join!(plan.await_endpoint(&conn), passes);
+    assert!(waited.is_ok() && began.elapsed() == Duration::from_secs(5));
+    assert_eq!(picked(&conn, &plan), Ok(set[1].addr));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_health_where_the_panic_threshold_uses_all() {
+    let policy = policy(1);
+    let conn = to_nowhere(&policy);
+    let sick = snapshot(2, policy.clone());
+    let port = sick.services.values().next().unwrap().ports[0].clone();
+    port.endpoints.health.check(true);
+    port.endpoints.health.set_panic_threshold(Some(Chance::percent(1.0)));
+    port.endpoints.all.iter().for_each(|endpoint| port.endpoints.health.admit(&endpoint.load.health));
+    conn.pod.worker.snapshot.store(Arc::new(sick));
+    conn.set_backends(Backends::Service(port));
+    let (plan, began) = (planned(&conn), Instant::now());
+    assert!(plan.await_endpoint(&conn).await.is_ok() && !plan.waited());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(picked(&conn, &plan).is_ok());
+    assert_eq!(conn.pod.worker.telemetry.metrics.agent().panic_choices.get(), 1);
 }

@@ -1,15 +1,20 @@
 //! What a request is counted against, and what breakers and limits learn of it, however it ends.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::SocketAddr;
 
 use super::super::exchange::Exchange;
 use super::super::plan::Plan;
 use super::super::retry::Tries;
 use super::*;
 use crate::balance::testing;
-use crate::model::{AppProtocol, ObjectName, ProtocolFrom, ServiceMeta, Snapshot};
+use crate::model::{AppProtocol, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot, Target, Workload};
 use crate::policy::ClusterPolicy;
 use crate::policy::breaker::State;
-use crate::proxy::testing::connection;
+use crate::policy::chance::Chance;
+use crate::proxy::testing::{connection, pod as testing_pod, service_port, workload};
+use crate::route::{Cors, OriginPattern, PathRewrite, Rewrite};
+use crate::telemetry::Telemetry;
 
 fn policy(groups: &str) -> Arc<TrafficPolicy> {
     let spec = format!("{{targetRefs: [{{kind: Service, name: cart}}], {groups}}}");
@@ -137,10 +142,98 @@ fn limits_of_the_rule_and_of_the_service_both_count() {
     let conn = under(&limit(1));
     let picked = conn.pick(&Plan::default(), &[], None).unwrap();
     let passes = |layers: &Layers| {
-        (0..5).take_while(|_| conn.within_limits(layers, &head("text/plain"), &picked).is_ok()).count()
+        (0..5)
+            .take_while(|_| conn.within_limits(layers, "/", &head("text/plain").headers, &picked).is_ok())
+            .count()
     };
     assert_eq!(passes(&Layers { rule: Some(limit(2)), service: Some(limit(3)) }), 2);
     assert_eq!(passes(&Layers { rule: Some(limit(4)), service: Some(limit(3)) }), 3);
+}
+
+/// Under a policy, by a rule that hides from the endpoint which user asks, and for what.
+#[test]
+fn limits_and_faults_see_the_request_as_the_client_sent_it() {
+    let keys = "rateLimit: {local: [{requests: 1, per: 1h, burst: 1, key: [{type: path}, {type: header, name: x-user}]}]}";
+    let fault =
+        "faultInjection: {abort: {httpStatus: 418}, match: {headers: [{name: x-chaos, value: \"yes\"}]}}";
+    let conn = under(&policy(&format!("{keys}, {fault}")));
+    let mut rule = crate::proxy::testing::rule(&[0]);
+    rule.filters.request.remove = vec!["x-user".parse().unwrap(), "x-chaos".parse().unwrap()];
+    rule.filters.rewrite = Some(Rewrite { hostname: None, path: Some(PathRewrite::Full("/one".to_owned())) });
+    let Backends::Service(port) = conn.backends.borrow().clone() else { panic!("a service") };
+    crate::proxy::testing::route(&conn, rule, &[port]);
+    let ask = |path: &str, user: &str, chaos: &str| {
+        let request = http::Request::get(path).header("x-user", user).header("x-chaos", chaos);
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let mut account = Exchange::begin(&conn, &mut head);
+        let plan = conn.plan(&mut head, &mut account).unwrap();
+        assert_eq!((head.uri.path(), head.headers.contains_key("x-user")), ("/one", false));
+        let passes = Tries::new(&conn, &plan).pick(Some(&head)).is_ok();
+        (passes, plan.may_wait())
+    };
+    assert_eq!(ask("/a", "ann", "no"), (true, false));
+    assert_eq!(ask("/a", "ann", "no"), (false, false), "the same path and user");
+    assert_eq!(ask("/b", "ann", "no"), (true, false), "another path");
+    assert_eq!(ask("/a", "bob", "no"), (true, false), "another user");
+    assert_eq!(ask("/c", "ann", "yes"), (true, true), "suffers the fault");
+}
+
+/// A page is told why its request failed, whoever says it.
+#[test]
+fn answers_of_the_agents_own_are_marked_for_the_page_that_asked() {
+    let conn = under(&policy("fallback: {when: [noEndpoint], response: {status: 503, body: later}}"));
+    let mut rule = crate::proxy::testing::rule(&[0]);
+    let cors = Cors {
+        origins: vec![OriginPattern::Any],
+        credentials: false,
+        methods: None,
+        headers: None,
+        expose: None,
+        max_age: 5,
+    };
+    rule.filters.cors = Some(Arc::new(cors));
+    let Backends::Service(port) = conn.backends.borrow().clone() else { panic!("a service") };
+    crate::proxy::testing::route(&conn, rule, &[port]);
+    let plan = |origin: Option<&str>| {
+        let mut request = http::Request::get("/");
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let mut account = Exchange::begin(&conn, &mut head);
+        conn.plan(&mut head, &mut account).unwrap()
+    };
+    let allowed = |plan: &Plan, why: ErrorKind| {
+        let answer = plan.answer_to(&conn, why).unwrap();
+        answer.headers.iter().any(|(name, value)| name == "access-control-allow-origin" && value == "*")
+    };
+    let (page, other) = (plan(Some("http://page.test")), plan(None));
+    for why in [ErrorKind::NoHealthyUpstream, ErrorKind::RequestTimeout, ErrorKind::CircuitOpen] {
+        assert!(allowed(&page, why) && !allowed(&other, why), "{why:?}");
+    }
+}
+
+/// A client that dialled an IPv6 address is sent to a service that has only an IPv4 one.
+#[test]
+fn a_fallback_is_reached_from_either_address_family() {
+    let conn = connection("[fd00::1]:80".parse().unwrap());
+    let port = crate::proxy::testing::service_port("other", &["10.0.0.1:80".parse().unwrap()]);
+    let service = Service {
+        meta: port.service.clone(),
+        vips: vec!["10.96.0.1".parse().unwrap()],
+        headless: false,
+        ports: vec![port.clone()],
+        ports_v4: vec![port.clone()],
+        ports_v6: Vec::new(),
+        ranges: Vec::new(),
+    };
+    let mut snapshot = Snapshot::default();
+    snapshot.services.insert_mut(port.service.name.clone(), Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    let fallback =
+        policy("fallback: {when: [noEndpoint], service: {name: other, namespace: test, port: 80}}");
+    let found = conn.fallback_service(fallback.fallback.as_ref().unwrap());
+    assert!(matches!(found, Some(Backends::Service(found)) if Arc::ptr_eq(&found, &port)));
 }
 
 #[test]
@@ -171,4 +264,75 @@ fn a_fallback_answers_what_it_is_for() {
     check(ErrorKind::NoHealthyUpstream, false);
     check(ErrorKind::CircuitOpen, false);
     check(ErrorKind::DownstreamClosed, false);
+}
+
+#[test]
+fn all_endpoints_unhealthy_is_as_none_for_a_fallback_service() {
+    let policy = policy("fallback: {service: {name: spare, port: 80}}");
+    let conn = under(&policy);
+    let spare = service_port("spare", &["10.0.0.9:80".parse().unwrap()]);
+    let name = spare.service.name.clone();
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    let service = Service {
+        meta: spare.service.clone(),
+        vips: Vec::new(),
+        headless: true,
+        ports: vec![spare],
+        ports_v4: Vec::new(),
+        ports_v6: Vec::new(),
+        ranges: Vec::new(),
+    };
+    snapshot.services.insert_mut(ObjectName { namespace: "shop".into(), ..name }, Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    let goes_to = || {
+        let mut head = head("text/plain");
+        let mut account = Exchange::begin(&conn, &mut head);
+        let plan = conn.plan(&mut head, &mut account).unwrap();
+        conn.port_of(&plan).unwrap().service.name.name.clone()
+    };
+    assert_eq!(goes_to(), "cart");
+    let Backends::Service(port) = conn.backends.borrow().clone() else { panic!("to a service") };
+    port.endpoints.health.check(true);
+    port.endpoints.all.iter().for_each(|endpoint| port.endpoints.health.admit(&endpoint.load.health));
+    assert_eq!(goes_to(), "spare");
+    port.endpoints.health.set_panic_threshold(Some(Chance::percent(50.0)));
+    assert_eq!(goes_to(), "cart", "all are used");
+}
+
+/// A connection into or out of the test's pod, whose client's service account is `account`.
+fn of_account(direction: Direction, account: &str) -> Connection {
+    let pod = testing_pod(Default::default(), Telemetry::quiet());
+    pod.workload.replace(Arc::new(Workload { service_account: account.to_owned(), ..workload() }));
+    let client = SocketAddr::from(([10, 0, 0, 7], 40000)).into();
+    let dst = SocketAddr::from(([10, 0, 0, 1], 80)).into();
+    Connection::open(&pod, direction, client, dst, &Target::Unknown)
+}
+
+#[test]
+fn an_identity_is_proven_by_the_pods_own_namespace_and_never_by_an_address() {
+    let out = of_account(Direction::Outbound, "web");
+    assert_eq!(out.proven_identity(), Some("spiffe://cluster.local/ns/test/sa/web"));
+    assert_eq!(of_account(Direction::Inbound, "web").proven_identity(), None);
+}
+
+#[test]
+fn identities_are_counted_apart_and_clients_without_a_proven_one_together() {
+    let limits =
+        policy("rateLimit: {local: [{requests: 1, per: 1h, burst: 2, key: [{type: sourceIdentity}]}]}");
+    let layers = Layers { rule: None, service: Some(limits) };
+    let conn = under(&policy("timeout: 1s"));
+    let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+    let passes = |conn: &Connection, most: usize| {
+        let head = head("text/plain");
+        (0..most)
+            .filter(|_| conn.within_limits(&layers, head.uri.path(), &head.headers, &picked).is_ok())
+            .count()
+    };
+    let out = |account: &str| of_account(Direction::Outbound, account);
+    assert_eq!(passes(&out("web"), 5), 2);
+    assert_eq!(passes(&out("web"), 5), 0, "another connection of the same identity");
+    assert_eq!(passes(&out("batch"), 5), 2);
+    let inbound = || of_account(Direction::Inbound, "cart");
+    assert_eq!(passes(&inbound(), 1) + passes(&inbound(), 5), 2, "they share a bucket");
+    assert_eq!(passes(&inbound(), 5), 0);
 }

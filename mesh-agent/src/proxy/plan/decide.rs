@@ -10,7 +10,7 @@ use http::header::UPGRADE;
 use http::{Method, request};
 use tokio::time::Instant;
 
-use super::{Plan, Policed, Routed, refuse};
+use super::{Asked, Plan, Policed, Routed, refuse};
 use crate::model::ServicePort;
 use crate::proxy::answer::LocalAnswer;
 use crate::proxy::backend::Backends;
@@ -18,7 +18,25 @@ use crate::proxy::context::Connection;
 use crate::proxy::error::ErrorKind;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::session::Sticky;
-use crate::route::{BackendTarget, Before, Routes, Rule};
+use crate::route::{BackendTarget, Before, Routes, Rule, Scope};
+
+impl Plan {
+    /// Makes of the client's request, of whose path so many bytes matched, what is sent. Limits that tell requests apart by
+    /// what changes remember how it was.
+    fn change(&mut self, head: &mut request::Parts, prefix: usize) -> Result<(), LocalAnswer> {
+        let Some(Routed { rule, backend, .. }) = &self.routed else { return Ok(()) };
+        let filters = &rule.backends[*backend].filters;
+        if !rule.changes(filters) {
+            return Ok(());
+        }
+        if let Some(policed) = self.policed.as_mut().filter(|policed| policed.tells_by_head()) {
+            let (uri, headers) = (head.uri.clone(), head.headers.clone());
+            policed.asked = Some(Box::new(Asked { uri, headers }));
+        }
+        self.retargeted = rule.change(filters, head, prefix).map_err(|_| refuse(ErrorKind::Internal))?;
+        Ok(())
+    }
+}
 
 impl Connection {
     /// Decides about a request and changes its head accordingly.
@@ -27,21 +45,26 @@ impl Connection {
     /// With the answer to give at once, where the request isn't to be sent anywhere.
     pub fn plan(&self, head: &mut request::Parts, account: &mut Exchange<'_>) -> Result<Plan, LocalAnswer> {
         self.follow_configuration();
-        let plan = self.route(head, account)?;
-        if self.has_traffic_policies() { self.under_policies(plan, head, account) } else { Ok(plan) }
+        let (mut plan, prefix) = self.route(head, account)?;
+        if self.has_traffic_policies() {
+            plan = self.under_policies(plan, head, account)?;
+        }
+        plan.change(head, prefix).map_err(|answer| plan.marked(answer))?;
+        Ok(plan)
     }
 
-    fn route(&self, head: &mut request::Parts, account: &mut Exchange<'_>) -> Result<Plan, LocalAnswer> {
+    /// And how many bytes of the path its rule matched.
+    fn route(&self, head: &request::Parts, account: &mut Exchange<'_>) -> Result<(Plan, usize), LocalAnswer> {
         let routes = self.routes.borrow();
-        let Some(routes) = routes.as_ref() else { return Ok(self.without_route(head)) };
-        let Some(table) = &routes.requests else { return Ok(self.without_route(head)) };
+        let Some(routes) = routes.as_ref() else { return Ok((self.without_route(head), 0)) };
+        let Some(table) = &routes.requests else { return Ok((self.without_route(head), 0)) };
         let Some(found) = table.find(head) else { return Err(refuse(ErrorKind::NoRoute)) };
         let rule = found.rule.clone();
         account.route(&rule);
-        self.apply(routes, rule, found.prefix, head)
+        Ok((self.apply(routes, rule, found.prefix, head)?, found.prefix))
     }
 
-    /// Asks the TrafficPolicies of the rule and of the service that the request goes to.
+    /// Asks the TrafficPolicies of the rule and of the service that the request goes to. They see it as the client sent it.
     fn under_policies(
         &self,
         mut plan: Plan,
@@ -113,7 +136,7 @@ impl Connection {
     fn without_route(&self, head: &request::Parts) -> Plan {
         let own = self.backends.borrow();
         let Backends::Service(port) = &*own else { return Plan::default() };
-        let session = Sticky::of_port(port, &head.headers).map(Box::new);
+        let session = Sticky::of_port(port, Scope::default(), &head.headers).map(Box::new);
         let kept = session.as_deref().and_then(Sticky::endpoint);
         Plan { backends: kept.map(|_| own.clone()), session, ..Plan::default() }
     }
@@ -130,35 +153,32 @@ impl Connection {
         routes: &Routes,
         rule: Arc<Rule>,
         prefix: usize,
-        head: &mut request::Parts,
+        head: &request::Parts,
     ) -> Result<Plan, LocalAnswer> {
-        let before = rule.before(head, prefix, self.dst.port());
+        let (scope, headers) = (rule.name.scope, &head.headers);
+        let kept = rule.session.as_ref().and_then(|how| {
+            let ports = rule.backends.iter().map(|backend| self.target(routes, backend.target));
+            Sticky::find(how, scope, headers, ports)
+        });
+        let drawn = kept.map(|(at, _)| at).or_else(|| rule.backends.pick(fastrand::u64(..)));
+        let usable = drawn.and_then(|at| Some((at, self.target(routes, rule.backends[at].target)?)));
+        let before = rule.before(usable.map(|(at, _)| &rule.backends[at]), head, prefix, self.dst.port());
         let cors = match before.map_err(|_| refuse(ErrorKind::Internal))? {
             Before::Answer(status, headers) => return Err(LocalAnswer::new(status, headers)),
             Before::Forward(cors) => cors,
         };
-        let kept = rule.session.as_ref().and_then(|how| {
-            let ports = rule.backends.iter().map(|backend| self.target(routes, backend.target));
-            Sticky::find(how, &head.headers, ports)
-        });
-        let drawn = kept.map(|(at, _)| at).or_else(|| rule.backends.pick(fastrand::u64(..)));
-        let drawn = drawn.ok_or_else(|| refuse(ErrorKind::NoBackend))?;
-        let backend = &rule.backends[drawn];
-        let port = self.target(routes, backend.target).ok_or_else(|| refuse(ErrorKind::NoBackend))?;
+        let Some((backend, port)) = usable else { return Err(refuse(ErrorKind::NoBackend).edited(&cors)) };
         let session = match &rule.session {
-            Some(how) => Some(Sticky::new(how.clone(), port, kept.map(|(_, session)| session))),
-            None => Sticky::of_port(port, &head.headers),
+            Some(how) => Some(Sticky::new(how.clone(), scope, port, kept.map(|(_, session)| session))),
+            None => Sticky::of_port(port, scope, headers),
         }
         .map(Box::new);
         let backends = Some(Backends::Service(port.clone()));
-        let mut retargeted = false;
-        for filters in [&rule.filters, &backend.filters] {
-            retargeted |= filters.change(head, prefix).map_err(|_| refuse(ErrorKind::Internal))?;
-        }
         let deadline = rule.timeouts.request.map(|limit| Instant::now() + limit);
-        let mirrors = RefCell::new(self.mirrors(routes, &rule, drawn, head));
-        let routed = Some(Routed { rule, backend: drawn, cors: (!cors.is_empty()).then(|| Box::new(cors)) });
-        Ok(Plan { backends, deadline, retargeted, session, routed, mirrors, ..Plan::default() })
+        let mirrors = RefCell::new(self.mirrors(routes, &rule, backend, head));
+        let cors = (!cors.is_empty()).then(|| Box::new(cors));
+        let routed = Some(Routed { rule, backend, cors });
+        Ok(Plan { backends, deadline, session, routed, mirrors, ..Plan::default() })
     }
 
     /// Draws the mirrors that get a copy. What leaves HTTP behind has no copy.

@@ -7,9 +7,9 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use http::{Request, Version};
 
 use super::*;
-use crate::model::ServicePort;
+use crate::model::{ObjectName, ServicePort};
 use crate::proxy::{Backends, Connection, Exchange, Plan, testing};
-use crate::route::{Rule, SessionKind};
+use crate::route::{Rule, RuleName, SessionKind};
 
 fn addr(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 8080))
@@ -21,14 +21,18 @@ fn cookie() -> Arc<SessionPersistence> {
 
 fn how(kind: SessionKind) -> Arc<SessionPersistence> {
     let (absolute_timeout, idle_timeout) = (Some(Duration::from_secs(60)), None);
-    Arc::new(SessionPersistence { kind, name: "s".into(), absolute_timeout, idle_timeout })
+    Arc::new(SessionPersistence { kind, name: "s".into(), per_rule: false, absolute_timeout, idle_timeout })
 }
 
-/// The header that a client of a session sends.
+/// The header that a client of a session of the test's rule sends.
 fn carried(port: &ServicePort, last: u8) -> HeaderMap {
+    carried_by(testing::rule(&[]).name.scope, port, last)
+}
+
+fn carried_by(scope: Scope, port: &ServicePort, last: u8) -> HeaderMap {
     let (now, endpoint) = (now_ms(), EndpointAddr::from(addr(last)));
-    let session = Session { endpoint, backend: tag(port), begun_ms: now, used_ms: now };
-    let edits = cookie().tell(&session, now);
+    let session = Session { endpoint, backend: tag(scope, port), begun_ms: now, used_ms: now };
+    let edits = cookie().tell(scope, &session, now);
     let line = edits.lines().next().unwrap().1.to_str().unwrap();
     let pair = HeaderValue::from_str(line.split(';').next().unwrap()).unwrap();
     HeaderMap::from_iter([(COOKIE, pair)])
@@ -115,9 +119,28 @@ fn a_service_without_routes_keeps_the_sessions_of_its_policy() {
     let mut port = testing::service_port("one", &[addr(1), addr(2)]);
     Arc::get_mut(&mut port).unwrap().session = Some(cookie());
     conn.set_backends(Backends::Service(port.clone()));
-    assert_eq!(kept(&conn, &carried(&port, 2)), Some(("one".into(), 2)));
+    assert_eq!(kept(&conn, &carried_by(Scope::default(), &port, 2)), Some(("one".into(), 2)));
     let new = plan(&conn, &HeaderMap::new());
     assert!(new.session.is_some() && new.backends.is_none());
+}
+
+#[test]
+fn rules_share_no_sessions_not_even_those_of_a_policy() {
+    for of_rule in [true, false] {
+        let conn = testing::connection(addr(1));
+        let mut port = testing::service_port("one", &[addr(1), addr(2)]);
+        Arc::get_mut(&mut port).unwrap().session = Some(cookie());
+        let rule = |index: usize| {
+            let name = RuleName::new("HTTPRoute", ObjectName::new("test", "route"), index, None);
+            Rule { name, session: of_rule.then(cookie), ..testing::rule(&[0]) }
+        };
+        let carried = |index: usize| carried_by(rule(index).name.scope, &port, 2);
+        for index in [0, 1] {
+            testing::route(&conn, rule(index), std::slice::from_ref(&port));
+            assert_eq!(kept(&conn, &carried(index)), Some(("one".into(), 2)), "{of_rule} {index}");
+            assert_eq!(kept(&conn, &carried(1 - index)), None, "{of_rule} {index}");
+        }
+    }
 }
 
 #[test]
@@ -142,4 +165,23 @@ fn a_client_is_told_of_a_new_session_a_moved_one_and_every_use_that_counts() {
     check(Some(1), false, false);
     check(Some(2), false, true);
     check(Some(1), true, true);
+}
+
+#[test]
+fn a_session_leaves_an_endpoint_that_its_checks_found_unhealthy() {
+    let conn = testing::connection(addr(1));
+    let port = testing::service_port("cart", &[addr(1), addr(2), addr(3), addr(4)]);
+    testing::route(&conn, sticky(&[0]), std::slice::from_ref(&port));
+    let headers = carried(&port, 2);
+    let home = Some(("cart".to_owned(), 2));
+    assert_eq!(kept(&conn, &headers), home);
+    let health = &port.endpoints.health;
+    health.check(true);
+    health.admit(&port.endpoints.all[1].load.health);
+    assert_eq!(kept(&conn, &headers), None);
+    health.set_panic_threshold(Some(crate::policy::chance::Chance::percent(80.0)));
+    assert_eq!(kept(&conn, &headers), home, "too few are healthy: all are used");
+    health.set_panic_threshold(None);
+    health.check(false);
+    assert_eq!(kept(&conn, &headers), home);
 }

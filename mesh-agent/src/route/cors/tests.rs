@@ -59,6 +59,7 @@ fn a_preflight_is_answered_by_the_filter() {
             "access-control-allow-headers: x-header-1, x-header-2",
             "access-control-allow-methods: GET, PUT",
             "access-control-allow-origin: https://www.foo.com",
+            "access-control-expose-headers: x-header-3",
             "access-control-max-age: 1728",
             "vary: origin",
         ],
@@ -83,10 +84,11 @@ fn a_preflight_is_answered_by_the_filter() {
             "access-control-allow-headers: authorization, x-a",
             "access-control-allow-methods: DELETE",
             "access-control-allow-origin: *",
+            "access-control-expose-headers: *",
             "access-control-max-age: 5",
         ],
     );
-    let nothing = Cors { methods: Some(vec![]), headers: Some(vec![]), ..wildcards(false) };
+    let nothing = Cors { methods: Some(vec![]), headers: Some(vec![]), expose: None, ..wildcards(false) };
     check(&nothing, "null", &["access-control-allow-origin: *", "access-control-max-age: 5"]);
 }
 

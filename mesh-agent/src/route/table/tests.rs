@@ -23,7 +23,14 @@ fn rule(route: &ObjectName, index: usize) -> Arc<Rule> {
 /// A rule of the route `ns/NAME`.
 pub(in crate::route) fn entry(name: &str, rule_index: usize, matches: Vec<Match>) -> RouteEntry {
     let route = ObjectName::new("ns", name);
-    RouteEntry { matches, rule: rule(&route, rule_index), created: None, route, rule_index }
+    RouteEntry {
+        matches,
+        preflights: vec![],
+        rule: rule(&route, rule_index),
+        created: None,
+        route,
+        rule_index,
+    }
 }
 
 /// `METHOD PATH`, and header fields.
@@ -233,7 +240,14 @@ fn ties_go_to_the_oldest_route_then_by_name_then_to_the_first_rule() {
             let (namespace, name) = route.split_once('/').unwrap();
             let route = ObjectName::new(namespace, name);
             let created = (!created.is_empty()).then(|| created.to_owned());
-            RouteEntry { matches: vec![], rule: rule(&route, rule_index), created, route, rule_index }
+            RouteEntry {
+                matches: vec![],
+                preflights: vec![],
+                rule: rule(&route, rule_index),
+                created,
+                route,
+                rule_index,
+            }
         };
         for entries in [vec![entry(first), entry(second)], vec![entry(second), entry(first)]] {
             let table = RouteTable::new(entries);

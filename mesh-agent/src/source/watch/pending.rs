@@ -63,8 +63,20 @@ impl Pending {
         }
     }
 
+    /// False for what nothing would come of: looks at files, and what happens beside `directory` in its parent, where
+    /// others may log by the thousand. Asked where events come in, so that those wake nobody.
+    pub fn is_about(event: &notify::Event, directory: &Path) -> bool {
+        let looked_at =
+            matches!(event.kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
+        let concerns = |path: &PathBuf| path == directory || path.parent() == Some(directory);
+        event.need_rescan() || event.paths.is_empty() || (!looked_at && event.paths.iter().any(concerns))
+    }
+
     /// Something happened to an entry of `directory` or of its parent.
     pub fn note(&mut self, event: &notify::Event, directory: &Path, now: Instant) {
+        if !Self::is_about(event, directory) {
+            return;
+        }
         if event.need_rescan() || event.paths.is_empty() {
             self.lost(now);
         }
@@ -74,9 +86,6 @@ impl Pending {
     }
 
     fn note_path(&mut self, kind: EventKind, path: &Path, directory: &Path, now: Instant) {
-        if matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write)) {
-            return;
-        }
         let inside = path.parent() == Some(directory);
         if inside && is_object_file(path) {
             match kind {

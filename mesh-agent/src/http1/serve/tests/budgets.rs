@@ -5,14 +5,15 @@ use crate::model::{RetryAllowance, ServicePort};
 use crate::route::{RetryBudget, RetryOn, RetryPolicy};
 use std::sync::Arc;
 
-async fn lab_with_budget(budget: RetryBudget) -> (Lab, Arc<ServicePort>) {
+async fn lab_with_budget(budget: Option<RetryBudget>) -> (Lab, Arc<ServicePort>) {
     let lab = lab().await;
     let mut port = testing::service_port("any", &[lab.endpoint.local_addr().unwrap()]);
-    Arc::get_mut(&mut port).unwrap().retries = Arc::new(RetryAllowance::new(budget));
+    Arc::get_mut(&mut port).unwrap().retries = budget.map(|budget| Arc::new(RetryAllowance::new(budget)));
     let mut rule = testing::rule(&[0]);
     let on = RetryOn { statuses: vec![StatusCode::SERVICE_UNAVAILABLE], ..RetryOn::default() };
-    let (backoff, max_backoff) = (Duration::from_millis(1), Duration::from_millis(1));
-    rule.retry = Some(RetryPolicy { attempts: 3, on, backoff, max_backoff, per_try: None });
+    let (least_wait, backoff, max_backoff) =
+        (Duration::ZERO, Duration::from_millis(1), Duration::from_millis(1));
+    rule.retry = Some(RetryPolicy { attempts: 3, on, least_wait, backoff, max_backoff, per_try: None });
     testing::route(&lab.conn, rule, std::slice::from_ref(&port));
     (lab, port)
 }
@@ -43,7 +44,7 @@ async fn asked(lab: &mut Lab) -> usize {
 fn retries_stop_when_the_budget_of_the_service_is_used_up() {
     run(async {
         let hour = Duration::from_secs(3600);
-        let budget = RetryBudget { percent: 0, interval: hour, min_count: 4, min_interval: hour };
+        let budget = Some(RetryBudget { percent: 0, interval: hour, min_count: 4, min_interval: hour });
         let (mut lab, port) = lab_with_budget(budget).await;
         let exhausted =
             |lab: &Lab| lab.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.get();
@@ -56,6 +57,7 @@ fn retries_stop_when_the_budget_of_the_service_is_used_up() {
         rule.retry = Some(RetryPolicy {
             attempts: 3,
             on: RetryOn { server_error: true, ..RetryOn::default() },
+            least_wait: Duration::ZERO,
             backoff: Duration::ZERO,
             max_backoff: Duration::ZERO,
             per_try: None,
@@ -71,12 +73,23 @@ fn retries_stop_when_the_budget_of_the_service_is_used_up() {
 fn a_share_of_the_requests_may_be_sent_again() {
     run(async {
         let hour = Duration::from_secs(3600);
-        let budget = RetryBudget { percent: 50, interval: hour, min_count: 0, min_interval: hour };
+        let budget = Some(RetryBudget { percent: 50, interval: hour, min_count: 0, min_interval: hour });
         let (mut lab, _) = lab_with_budget(budget).await;
         let mut tries = Vec::new();
         for _ in 0..6 {
             tries.push(asked(&mut lab).await);
         }
         assert_eq!(tries, [1, 2, 1, 2, 1, 2]);
+    });
+}
+
+#[test]
+fn a_rule_is_bounded_by_its_attempts_alone_where_no_policy_gives_a_budget() {
+    run(async {
+        let (mut lab, _) = lab_with_budget(None).await;
+        for _ in 0..50 {
+            assert_eq!(asked(&mut lab).await, 4);
+        }
+        assert_eq!(lab.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.get(), 0);
     });
 }

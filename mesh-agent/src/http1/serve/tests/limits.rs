@@ -111,7 +111,7 @@ fn drain_ends_idle_connections_and_lets_busy_ones_finish() {
 }
 
 /// Time stands still and jumps to the next timer while nothing else happens.
-fn run_paused(test: impl Future<Output = ()>) {
+pub(super) fn run_paused(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, test);

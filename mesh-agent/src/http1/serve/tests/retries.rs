@@ -23,7 +23,14 @@ async fn two(attempts: u32, timeouts: Timeouts) -> Two {
         ..RetryOn::default()
     };
     let backoff = Duration::from_millis(1);
-    let retry = Some(RetryPolicy { attempts, on, backoff, max_backoff: backoff, per_try: None });
+    let retry = Some(RetryPolicy {
+        attempts,
+        on,
+        least_wait: Duration::ZERO,
+        backoff,
+        max_backoff: backoff,
+        per_try: None,
+    });
     let rule = crate::route::Rule { timeouts, retry, ..testing::rule(&[0]) };
     testing::route(&lab.conn, rule, &[testing::service_port("two", &addresses)]);
     Two { lab, other }

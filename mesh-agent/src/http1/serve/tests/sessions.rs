@@ -44,7 +44,13 @@ async fn stays(kind: SessionKind, back: impl Fn(&str) -> String) {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut lab = lab().await;
     let alive = [named("one").await, named("two").await];
-    let how = SessionPersistence { kind, name: "sess".into(), absolute_timeout: None, idle_timeout: None };
+    let how = SessionPersistence {
+        kind,
+        name: "sess".into(),
+        per_rule: false,
+        absolute_timeout: None,
+        idle_timeout: None,
+    };
     let how = Arc::new(how);
     let mut rule = testing::rule(&[0]);
     rule.session = Some(how.clone());

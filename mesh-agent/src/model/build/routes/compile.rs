@@ -18,8 +18,8 @@ use crate::objects::gateway::{
 };
 use crate::objects::{GrpcRoute, HttpRetry, HttpRoute, Kind, Metadata, StreamRuleSpec, TcpRoute, TlsRoute};
 use crate::route::{
-    Backend, BackendTarget, Filters, Match, PathMatch, RetryOn, RetryPolicy, RouteEntry, Rule, RuleName,
-    SessionKind, SessionPersistence, StreamEntry, StreamRule, Timeouts,
+    Backend, BackendTarget, Filters, Match, RetryOn, RetryPolicy, RouteEntry, Rule, RuleName, SessionKind,
+    SessionPersistence, StreamEntry, StreamRule, Timeouts,
 };
 
 /// Envoy's base interval of back-off between tries; the longest is ten times the base.
@@ -42,12 +42,15 @@ pub fn http(route: &HttpRoute, target: &mut impl FnMut() -> BackendTarget) -> Ve
             };
             let matches: Vec<_> = spec.matches.iter().map(matches::http).collect();
             let persistence = spec.session_persistence.as_ref();
-            let session = persistence
-                .map(|spec| Arc::new(session(spec, || session_name(&name), cookie_path(&matches))));
+            let session = persistence.map(|spec| Arc::new(session(spec, || session_name(&name))));
             let (filters, backends) = destination(&spec.filters, &spec.backend_refs, target);
             let retry = spec.retry.as_ref().map(retry);
+            let cors =
+                filters.cors.is_some() || backends.iter().any(|backend| backend.filters.cors.is_some());
+            let preflights =
+                if cors { matches.iter().filter_map(matches::preflight).collect() } else { Vec::new() };
             let rule = Rule { name, filters, backends: backends.into(), timeouts, retry, session };
-            place.entry(index, matches, rule)
+            RouteEntry { preflights, ..place.entry(index, matches, rule) }
         })
         .collect()
 }
@@ -60,7 +63,7 @@ pub fn grpc(route: &GrpcRoute, target: &mut impl FnMut() -> BackendTarget) -> Ve
         .map(|(index, spec)| {
             let name = place.rule(index, spec.name.as_deref());
             let persistence = spec.session_persistence.as_ref();
-            let session = persistence.map(|spec| Arc::new(session(spec, || session_name(&name), "/")));
+            let session = persistence.map(|spec| Arc::new(session(spec, || session_name(&name))));
             let (filters, backends) = destination(&spec.filters, &spec.backend_refs, target);
             let rule = Rule {
                 name,
@@ -129,7 +132,7 @@ impl Place {
 
     fn entry(&self, rule_index: usize, matches: Vec<Match>, rule: Rule) -> RouteEntry {
         let (created, route) = (self.created.clone(), self.route.clone());
-        RouteEntry { matches, rule: Arc::new(rule), created, route, rule_index }
+        RouteEntry { matches, preflights: Vec::new(), rule: Arc::new(rule), created, route, rule_index }
     }
 }
 
@@ -142,9 +145,11 @@ fn destination(
     let rule_filters = edits::filters(filters, target);
     let backends = backends.iter().map(|spec| {
         let filters = edits::filters(&spec.filters, target);
-        let named = target();
-        let target = if is_unsupported(&spec.filters) { BackendTarget::Invalid } else { named };
-        Backend { target, weight: spec.weight(), filters }
+        let (target, weight) = (target(), spec.weight());
+        match is_unsupported(&spec.filters) {
+            true => Backend { target: BackendTarget::Invalid, weight, filters: Filters::default() },
+            false => Backend { target, weight, filters },
+        }
     });
     let mut backends: Vec<_> = backends.collect();
     if is_unsupported(filters) {
@@ -160,13 +165,15 @@ fn is_unsupported(filters: &[RouteFilter]) -> bool {
     filters.iter().any(is)
 }
 
-/// GEP-1731: what broke below HTTP is tried again too.
+/// GEP-1731: what broke below HTTP is tried again too. A back-off that is given is the least time to wait, to which a
+/// random one of the same measure is added; where none is, all of it is random, as in Envoy.
 fn retry(spec: &HttpRetry) -> RetryPolicy {
     let backoff = spec.backoff().unwrap_or(BACKOFF);
     let statuses = spec.codes.iter().filter_map(|code| StatusCode::from_u16(code.0).ok()).collect();
     RetryPolicy {
         attempts: spec.attempts.unwrap_or(1),
         on: RetryOn { connect_failure: true, reset: true, statuses, ..RetryOn::default() },
+        least_wait: spec.backoff().unwrap_or_default(),
         backoff,
         max_backoff: backoff * 10,
         per_try: None,
@@ -177,17 +184,10 @@ fn session_name(rule: &RuleName) -> String {
     format!("mesh-session-{}-{}-{}", rule.route.namespace, rule.route.name, rule.index)
 }
 
-/// What a client asks for under the rule begins with this (GEP-1619, "Path"); `/` where several paths match.
-fn cookie_path(matches: &[Match]) -> &str {
-    match matches {
-        [Match { path: PathMatch::Exact(path) | PathMatch::Prefix(path), .. }] => path,
-        _ => "/",
-    }
-}
-
-/// A session; `made` is its name where none is given, `path` its cookie's.
-pub fn session(spec: &SessionSpec, made: impl FnOnce() -> String, path: &str) -> SessionPersistence {
-    let path = spec.path().filter(|path| !path.is_empty()).unwrap_or(path);
+/// A session; `made` is its name where none is given. A cookie's path is `/` where none is: a rewrite may take a client
+/// out of any other (CookieConfig.path).
+pub fn session(spec: &SessionSpec, made: impl FnOnce() -> String) -> SessionPersistence {
+    let path = spec.path().unwrap_or_default();
     // What would end the attribute can't be in it (RFC 6265, 4.1.1).
     let plain = path.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b';');
     let kind = match spec.kind {
@@ -204,6 +204,7 @@ pub fn session(spec: &SessionSpec, made: impl FnOnce() -> String, path: &str) ->
     SessionPersistence {
         kind,
         name: spec.name().map_or_else(made, str::to_owned),
+        per_rule: false,
         absolute_timeout: limit(spec.absolute_timeout),
         idle_timeout: limit(spec.idle_timeout),
     }

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use crate::objects::gateway::{
     AllowMethod, Cors as CorsSpec, HeaderLine, HeaderModifier, PathModifier, RedirectScheme, RequestMirror,
-    RequestRedirect, RouteFilter, UrlRewrite,
+    RequestRedirect, RouteFilter, UrlRewrite, encoded,
 };
 use crate::route::{
     BackendTarget, Cors, Filters, HeaderEdits, Mirror, OriginPattern, PathRewrite, Redirect, Rewrite,
@@ -79,15 +79,26 @@ pub fn untouchable(spec: &RouteFilter) -> Vec<(String, &str)> {
 }
 
 fn header_edits(spec: &HeaderModifier) -> HeaderEdits {
-    let line = |line: &HeaderLine| {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-        Some((name, HeaderValue::from_str(&line.value).ok()?))
-    };
     HeaderEdits {
-        set: spec.set.iter().filter_map(line).collect(),
-        add: spec.add.iter().filter_map(line).collect(),
+        set: lines(&spec.set),
+        add: lines(&spec.add),
         remove: spec.remove.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect(),
     }
+}
+
+/// Of several lines for one name, in whatever case, the first counts (HTTPHeader.name: "Subsequent entries with an
+/// equivalent header name MUST be ignored").
+fn lines(specs: &[HeaderLine]) -> Vec<(HeaderName, HeaderValue)> {
+    let mut lines: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    for spec in specs {
+        let name = HeaderName::from_bytes(spec.name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&spec.value))
+            && !lines.iter().any(|(earlier, _)| *earlier == name)
+        {
+            lines.push((name, value));
+        }
+    }
+    lines
 }
 
 fn redirect(spec: &RequestRedirect) -> Redirect {
@@ -111,9 +122,10 @@ fn rewrite(spec: &UrlRewrite) -> Rewrite {
     }
 }
 
+/// What no path has is sent percent-encoded: a `?` would begin a query, and a blank end the request's target.
 fn path(spec: &PathModifier) -> Option<PathRewrite> {
-    let full = spec.replace_full_path.as_deref().map(|path| PathRewrite::Full(path.to_owned()));
-    let prefix = spec.replace_prefix_match.as_deref().map(|path| PathRewrite::Prefix(path.to_owned()));
+    let full = spec.replace_full_path.as_deref().map(|path| PathRewrite::Full(encoded(path)));
+    let prefix = spec.replace_prefix_match.as_deref().map(|path| PathRewrite::Prefix(encoded(path)));
     full.or(prefix)
 }
 

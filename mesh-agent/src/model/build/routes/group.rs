@@ -1,14 +1,16 @@
 //! The routes that merge: those of one parent port that come from one namespace.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::super::Builder;
 use super::compile;
 use super::refs::Outcome;
+use super::shadow::{self, Shadows};
 use super::view::RouteView;
 use crate::model::{ObjectName, ServicePort, Snapshot};
-use crate::objects::Object;
+use crate::objects::{Kind, Object};
 use crate::route::{BackendPort, BackendTarget, RouteTable, Routes, Sources, StreamTable};
 
 /// One set of routes, compiled.
@@ -22,6 +24,8 @@ pub struct Group {
     pub routes: Arc<Routes>,
     /// What the targets are.
     pub sources: Sources,
+    /// What gets no request.
+    pub shadows: Arc<Shadows>,
     inputs: Vec<Input>,
 }
 
@@ -43,7 +47,17 @@ impl Group {
             Arc::new(Routes { requests, streams, targets, names })
         };
         let (client, sources, inputs) = (self.client.clone(), self.sources.clone(), self.inputs.clone());
-        Self { port: self.port, client, routes, sources, inputs }
+        Self { port: self.port, client, routes, sources, shadows: self.shadows.clone(), inputs }
+    }
+
+    /// One of its routes, which are all of one kind.
+    pub fn first(&self) -> Option<RouteView<'_>> {
+        RouteView::of(&self.inputs.first()?.object)
+    }
+
+    /// The kind of its routes.
+    pub fn kind(&self) -> Option<Kind> {
+        self.first().map(|first| first.object.kind())
     }
 }
 
@@ -67,13 +81,14 @@ impl Builder {
         groups
     }
 
+    /// What is compiled for clients of `client` on a port of `parent`.
+    pub(super) fn group_of(&self, parent: &ObjectName, port: u16, client: Option<&str>) -> Option<&Group> {
+        let mut groups = self.routes.groups.get(parent)?.iter();
+        groups.find(|group| group.port == port && group.client.as_deref() == client)
+    }
+
     /// Routes of the most specific kind among those of `client` that can hold on this port.
-    pub(super) fn members(
-        &self,
-        parent: &ObjectName,
-        port: &ServicePort,
-        client: Option<&str>,
-    ) -> Vec<RouteView<'_>> {
+    fn members(&self, parent: &ObjectName, port: &ServicePort, client: Option<&str>) -> Vec<RouteView<'_>> {
         let holds = |view: &RouteView<'_>| {
             client_of(view, parent) == client
                 && view.is_attached(parent, port.port)
@@ -142,13 +157,15 @@ fn group(port: u16, client: Option<&str>, inputs: Vec<Input>, old: &[Group], nex
     }
     let is_stream =
         inputs.iter().any(|input| matches!(&*input.object, Object::TlsRoute(_) | Object::TcpRoute(_)));
+    let shadows = if is_stream { shadow::of_streams(&streams) } else { shadow::of_requests(&requests) };
     let routes = Routes {
         requests: (!is_stream).then(|| Arc::new(RouteTable::new(requests))),
         streams: is_stream.then(|| Arc::new(StreamTable::new(streams))),
         targets: targets(&sources, next),
         names: sources.clone(),
     };
-    Group { port, client: client.map(str::to_owned), routes: Arc::new(routes), sources, inputs }
+    let client = client.map(str::to_owned);
+    Group { port, client, routes: Arc::new(routes), sources, shadows: Arc::new(shadows), inputs }
 }
 
 fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
@@ -161,13 +178,12 @@ fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
     }
 }
 
-/// What `sources` stand for in `next`. A service without an address of a family is reached at all of its endpoints.
+/// What `sources` stand for in `next`.
 pub fn targets(sources: &Sources, next: &Snapshot) -> Vec<BackendPort> {
     let target = |(name, number): &(ObjectName, u16)| {
         let Some(service) = next.services.get(name) else { return BackendPort::default() };
-        let find = |ports: &[Arc<ServicePort>]| ports.iter().find(|port| port.port == *number).cloned();
-        let any = || find(&service.ports);
-        BackendPort { v4: find(&service.ports_v4).or_else(any), v6: find(&service.ports_v6).or_else(any) }
+        let towards = |like: IpAddr| service.port_towards(like, *number).cloned();
+        BackendPort { v4: towards(Ipv4Addr::UNSPECIFIED.into()), v6: towards(Ipv6Addr::UNSPECIFIED.into()) }
     };
     sources.iter().map(target).collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! Names and expressions were checked when the object was parsed; what can't be made of them matches nothing.
 
-use http::header::HeaderName;
+use http::Method;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN};
 
 use crate::objects::gateway::{HeaderMatch as HeaderSpec, MatchKind, PathMatchKind};
 use crate::objects::{GrpcMatch as GrpcSpec, HttpMatch as HttpSpec};
@@ -29,6 +30,20 @@ pub fn http(spec: &HttpSpec) -> Match {
         query: query.collect(),
         method: spec.method.map(Into::into),
     }
+}
+
+/// The preflights of requests that `asks` matches by their method, which is not theirs: without this they would go by
+/// another rule, or by none (GEP-1767: what has a CORS filter never passes a preflight on). A preflight says the method
+/// of the request that it is for (Fetch, "CORS-preflight fetch"), and goes by the rule that this one will go by.
+pub fn preflight(asks: &Match) -> Option<Match> {
+    let method = asks.method.as_ref().filter(|method| **method != Method::OPTIONS)?;
+    let mut preflight = Match { method: Some(Method::OPTIONS), ..asks.clone() };
+    let origin = ValueMatch::Regex(Pattern::new(".*").ok()?);
+    let asked = ValueMatch::Exact(method.as_str().to_owned());
+    for (name, value) in [(ORIGIN, origin), (ACCESS_CONTROL_REQUEST_METHOD, asked)] {
+        preflight.headers.push(HeaderMatch { name, value });
+    }
+    Some(preflight)
 }
 
 /// GRPCRouteMatch. Every call is a POST, but the rule isn't asked about anything else.

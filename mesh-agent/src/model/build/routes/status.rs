@@ -1,26 +1,21 @@
 //! Conditions of a route, and warnings for everything about it that isn't as its author will have meant it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::Builder;
-use super::group::client_of;
+use super::group::{Group, client_of};
 use super::view::{RouteView, is_service, parent_name};
-use super::{compile, edits, matches};
+use super::{advice, compile, edits};
 use crate::model::{
     Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
 };
 use crate::objects::gateway::{BackendRef, FilterKind, ParentRef, RouteFilter};
 use crate::objects::{Kind, Object, ObjectKey};
-use crate::route::Match;
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// A warning of a route before it is one: code, field, message.
-type Complaint = (WarningCode, String, String);
-
-/// Who is first among rules with the same match: older, then by name, then by place (HTTPRoute, "Precedence").
-type Precedence = (bool, Option<String>, ObjectName, usize, usize);
+pub type Complaint = (WarningCode, String, String);
 
 impl Builder {
     /// Status and warnings of one route; true if its status changed.
@@ -132,8 +127,8 @@ impl Builder {
         let mut taken = Vec::new();
         let mut winner = None;
         for port in &suited {
-            let members = self.members(name, port, client);
-            if let Some(first) = members.first().filter(|first| first.rank() < view.rank()) {
+            let group = self.group_of(name, port.port, client);
+            if let Some(first) = group.and_then(Group::first).filter(|first| first.rank() < view.rank()) {
                 taken.push(port.port);
                 winner = Some(first.key());
             }
@@ -198,87 +193,14 @@ impl Builder {
     ) {
         let ports = next.services.get(parent).into_iter().flat_map(|service| &service.ports);
         let mut ports = ports.filter(|port| view.suits(port.protocol));
-        let Some(port) = ports.find(|port| view.is_attached(parent, port.port)) else {
-            return;
-        };
-        let mut owners: BTreeMap<String, Precedence> = BTreeMap::new();
-        let members = self.members(parent, port, client_of(&view, parent));
-        for member in &members {
-            for (rule, place, text) in match_texts(*member) {
-                let mine = precedence(*member, rule, place);
-                let owner = owners.entry(text).or_insert_with(|| mine.clone());
-                if mine < *owner {
-                    *owner = mine;
-                }
-            }
-        }
-        let mut rules: BTreeMap<usize, (Vec<usize>, usize, String)> = BTreeMap::new();
-        for (rule, place, text) in match_texts(view) {
-            let found = rules.entry(rule).or_default();
-            found.1 += 1;
-            if let Some((_, _, route, index, other)) = owners.get(&text)
-                && (route, *index, *other) != (&view.key().name, rule, place)
-            {
-                found.0.push(place);
-                found.2 = format!("{} {route}, rule {index}", view.object.kind().name());
-            }
-        }
-        for (rule, (taken, count, owner)) in rules {
-            match taken.first() {
-                Some(_) if taken.len() == count => complaints.push((
-                    WarningCode::RuleUnreachable,
-                    format!("spec.rules[{rule}]"),
-                    format!("gets no request: {owner}, has the same matches and comes first; change one of the two or remove this rule"),
-                )),
-                Some(place) => complaints.push((
-                    WarningCode::DuplicateMatch,
-                    format!("spec.rules[{rule}].matches[{place}]"),
-                    format!("{owner}, has the same match and comes first: change or remove one of the two"),
-                )),
-                None => {}
-            }
+        let Some(port) = ports.find(|port| view.is_attached(parent, port.port)) else { return };
+        let Some(group) = self.group_of(parent, port.port, client_of(&view, parent)) else { return };
+        if group.kind() == Some(view.object.kind()) {
+            let kind = view.object.kind().name();
+            let shadows = group.shadows.get(&view.key().name).into_iter().flatten();
+            complaints.extend(shadows.map(|shadow| shadow.complaint(kind)));
         }
     }
-}
-
-fn precedence(view: RouteView<'_>, rule: usize, place: usize) -> Precedence {
-    let created = view.metadata().creation_timestamp.clone();
-    (created.is_none(), created, view.key().name, rule, place)
-}
-
-/// Rule, place of the match, and the match in a form that is equal for equal ones.
-fn match_texts(view: RouteView<'_>) -> Vec<(usize, usize, String)> {
-    let normal = |mut one: Match| {
-        one.headers.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
-        one.query.sort_by(|a, b| a.name.cmp(&b.name));
-        format!("{one:?}")
-    };
-    let rules: Vec<Vec<Match>> = match view.object {
-        Object::HttpRoute(route) => {
-            route.spec.rules.iter().map(|rule| rule.matches.iter().map(matches::http).collect()).collect()
-        }
-        Object::GrpcRoute(route) => {
-            route.spec.rules.iter().map(|rule| rule.matches.iter().map(matches::grpc).collect()).collect()
-        }
-        Object::TlsRoute(route) => return streams(&route.spec.hostnames, route.spec.rules.len()),
-        Object::TcpRoute(route) => return streams::<String>(&[], route.spec.rules.len()),
-        _ => Vec::new(),
-    };
-    let mut texts = Vec::new();
-    for (index, mut list) in rules.into_iter().enumerate() {
-        if list.is_empty() {
-            list.push(Match::default());
-        }
-        texts.extend(list.into_iter().enumerate().map(|(place, one)| (index, place, normal(one))));
-    }
-    texts
-}
-
-fn streams<H: std::ops::Deref<Target = str>>(hosts: &[H], rules: usize) -> Vec<(usize, usize, String)> {
-    let names: Vec<&str> =
-        if hosts.is_empty() { vec![""] } else { hosts.iter().map(|host| &**host).collect() };
-    let of_rule = |rule| names.iter().enumerate().map(move |(place, name)| (rule, place, (*name).to_owned()));
-    (0..rules).flat_map(of_rule).collect()
 }
 
 /// Ports that declare another protocol than the route's kind decides about.
@@ -353,6 +275,7 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
         );
         complaints.push((WarningCode::UnsupportedValue, field, message));
     }
+    complaints.extend(advice::of(view));
     for (index, (filters, backends)) in rules(view).into_iter().enumerate() {
         let redirects = filters.iter().any(|filter| filter.kind == FilterKind::RequestRedirect);
         if !redirects && backends.iter().all(|backend| backend.weight() == 0) {
@@ -401,7 +324,7 @@ fn untouchable_lines(view: RouteView<'_>) -> impl Iterator<Item = (String, &str)
 }
 
 /// Every filter with its path.
-fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
+pub fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
     let mut all = Vec::new();
     for (rule, (filters, backends)) in rules(view).into_iter().enumerate() {
         let mut add = |parent: String, filters: &'o [RouteFilter]| {

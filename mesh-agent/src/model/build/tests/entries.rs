@@ -109,7 +109,7 @@ fn a_name_that_fails_keeps_its_last_answer_and_is_told() {
     learn(&mut world, failed());
     let told = world.warnings();
     assert!(
-        told.len() == 1 && told[0].contains("MESH0139") && told[0].contains("no endpoint until"),
+        told.len() == 1 && told[0].contains("MESH0142") && told[0].contains("no endpoint until"),
         "{told:?}"
     );
     learn(&mut world, answer("api.example.com", &["198.51.100.1"], &["198.51.100.1"]));
@@ -219,7 +219,7 @@ fn a_rule_for_the_host_wraps_its_connections() {
     assert_eq!((tls.spec().server_name.to_str(), tls.spec().names.len()), ("sni.example.com".into(), 1));
     world.builder.originations().refresh();
     let told = world.warnings();
-    assert!(told.len() == 1 && told[0].contains("MESH0137") && told[0].contains("/ca.pem"), "{told:?}");
+    assert!(told.len() == 1 && told[0].contains("MESH0140") && told[0].contains("/ca.pem"), "{told:?}");
     for unsupported in ["credentialName: secret", "caCrl: /crl.pem"] {
         let snapshot =
             world.write(&[entry.clone(), rule(&format!("{{mode: SIMPLE, {unsupported}}}"))].concat());
@@ -240,7 +240,7 @@ fn what_does_not_fit_is_said() {
     let of = |more: &str| format!("hosts: [api.example.com], addresses: [192.0.2.10], {PORT}{more}");
     check(
         &[entry("a", &of("")), entry("b", &of(""))],
-        &["MESH0138", "ServiceEntry shop/b", "ServiceEntry shop/a"],
+        &["MESH0141", "ServiceEntry shop/b", "ServiceEntry shop/a"],
     );
     check(&[entry("a", &of(", workloadSelector: {labels: {app: a}}"))], &["MESH0119", "workloadSelector"]);
     check(&[entry("a", &of(", colour: red"))], &["MESH0122", "spec.colour"]);

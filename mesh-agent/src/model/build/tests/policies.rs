@@ -26,18 +26,27 @@ fn port(snapshot: &Snapshot, name: &str) -> Arc<ServicePort> {
     snapshot.services.get(&ObjectName::new("shop", name)).unwrap().ports[0].clone()
 }
 
+fn limits(snapshot: &Snapshot) -> Option<RetryBudget> {
+    port(snapshot, "cart").retries.as_ref().map(|retries| retries.limits)
+}
+
 #[test]
-fn a_budget_holds_with_its_policy_and_the_default_without() {
+fn a_budget_holds_with_its_policy_and_there_is_none_without() {
     let cart = service("cart", "10.96.0.10", HTTP);
     let (mut world, snapshot) = World::new(&cart);
-    assert_eq!(port(&snapshot, "cart").retries.limits, RetryBudget::default());
+    assert_eq!(limits(&snapshot), None);
     let snapshot = world.write(&(cart.clone() + &policy("p", &["cart"], OLD, &percent(7))));
     let (interval, min_interval) = (Duration::from_secs(30), Duration::from_secs(2));
     let asked = RetryBudget { percent: 7, interval, min_count: 3, min_interval };
-    assert_eq!(port(&snapshot, "cart").retries.limits, asked);
+    assert_eq!(limits(&snapshot), Some(asked));
+    // A policy of sessions alone says nothing of retries; an empty constraint has the API's defaults.
+    let session = policy("p", &["cart"], OLD, "sessionPersistence: {cookie: {}}");
+    assert_eq!(limits(&world.write(&(cart.clone() + &session))), None);
+    let empty = policy("p", &["cart"], OLD, "retryConstraint: {}");
+    assert_eq!(limits(&world.write(&(cart.clone() + &empty))), Some(RetryBudget::default()));
     assert_eq!(world.warnings(), Vec::<String>::new());
     let snapshot = world.write(&cart);
-    assert_eq!(port(&snapshot, "cart").retries.limits, RetryBudget::default());
+    assert_eq!(limits(&snapshot), None);
 }
 
 #[test]
@@ -51,10 +60,11 @@ fn what_is_left_of_a_budget_outlives_changes_of_endpoints() {
     let before = port(&snapshot, "cart");
     let snapshot = world.write(&text(&percent(7), "10.0.0.2"));
     let after = port(&snapshot, "cart");
-    assert!(!Arc::ptr_eq(&before, &after) && Arc::ptr_eq(&before.retries, &after.retries));
-    assert!(Arc::ptr_eq(&after.retries, &vip(&snapshot, "10.96.0.10:80").retries));
+    let budget = |port: &Arc<ServicePort>| Arc::as_ptr(port.retries.as_ref().unwrap());
+    assert!(!Arc::ptr_eq(&before, &after) && budget(&before) == budget(&after));
+    assert_eq!(budget(&after), budget(&vip(&snapshot, "10.96.0.10:80")));
     let snapshot = world.write(&text(&percent(8), "10.0.0.2"));
-    assert_eq!(port(&snapshot, "cart").retries.limits.percent, 8);
+    assert_eq!(limits(&snapshot).map(|limits| limits.percent), Some(8));
 }
 
 #[test]
@@ -79,7 +89,7 @@ fn the_oldest_of_several_policies_holds_and_what_holds_nowhere_is_said() {
         + &policy("a", &["cart"], YOUNG, &percent(1))
         + &policy("b", &["cart", "absent"], OLD, &percent(2));
     let (mut world, snapshot) = World::new(&text);
-    assert_eq!(port(&snapshot, "cart").retries.limits.percent, 2);
+    assert_eq!(limits(&snapshot).map(|limits| limits.percent), Some(2));
     let warned = |world: &World, code: &str, part: &str| {
         world.warnings().iter().any(|warning| warning.starts_with(code) && warning.contains(part))
     };
@@ -87,6 +97,6 @@ fn the_oldest_of_several_policies_holds_and_what_holds_nowhere_is_said() {
     assert!(warned(&world, "MESH0123", "no Service shop/absent"), "{:?}", world.warnings());
     let snapshot =
         world.write(&(service("cart", "10.96.0.10", HTTP) + &policy("a", &["cart"], YOUNG, &percent(1))));
-    assert_eq!(port(&snapshot, "cart").retries.limits.percent, 1);
+    assert_eq!(limits(&snapshot).map(|limits| limits.percent), Some(1));
     assert_eq!(world.warnings(), Vec::<String>::new());
 }

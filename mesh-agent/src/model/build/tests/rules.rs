@@ -159,8 +159,8 @@ fn rules_that_say_nothing_or_too_much_are_named() {
     );
     check(&[in_shop("a", "host: cart, subsets: [{name: v1}]")], &["MESH0119", "spec.subsets"]);
     check(&[in_shop("a", &format!("host: cart, {}", simple("PASSTHROUGH")))], &["MESH0119", "PASSTHROUGH"]);
-    let upgrade = "host: cart, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}";
-    check(&[in_shop("a", upgrade)], &["MESH0119", "h2UpgradePolicy"]);
+    let upgrade = "host: cart, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}";
+    check(&[in_shop("a", upgrade)], &["MESH0132", "spec.trafficPolicy.connectionPool.http.h2UpgradePolicy"]);
     let priority = "localityLbSetting: {failoverPriority: [version]}";
     let text = format!("host: cart, trafficPolicy: {{loadBalancer: {{{priority}}}}}");
     check(&[in_shop("a", &text)], &["MESH0119", "failoverPriority", "version"]);

@@ -203,3 +203,70 @@ fn a_group_that_isnt_in_force_is_never_ignored_in_silence() {
         );
     }
 }
+
+#[test]
+fn the_balancer_is_told_the_panic_threshold_and_told_when_it_goes() {
+    let mut world = World::new();
+    let threshold = |snapshot: &Snapshot, port: u16| {
+        let service = snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap();
+        let port = service.ports.iter().find(|other| other.port == port).unwrap();
+        port.endpoints.health.panic_threshold().map(|threshold| threshold.as_percent())
+    };
+    let wide = policy("wide", 2020, CART, "panicThreshold: {percent: 30}");
+    let snapshot =
+        world.write(&[service("cart"), wide, policy("port", 2025, ADMIN, "panicThreshold: {percent: 0}")]);
+    assert_eq!((threshold(&snapshot, 80), threshold(&snapshot, 81)), (Some(30.0), Some(0.0)));
+    let snapshot = world.write(&[service("cart"), policy("port", 2025, ADMIN, "timeout: 1s")]);
+    assert_eq!((threshold(&snapshot, 80), threshold(&snapshot, 81)), (None, None));
+    assert_eq!(world.all_warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_check_that_would_say_in_plain_text_what_is_to_be_encrypted_is_named() {
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\n\
+                spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, HOW}}}\n";
+    let check = |tls: &str, check: &str, named: bool| {
+        let mut world = World::new();
+        world.write(&[service("cart"), rule.replace("HOW", tls), policy("a", 2020, CART, check)]);
+        let said = world
+            .all_warnings()
+            .iter()
+            .any(|warning| warning == "MESH0132 TrafficPolicy shop/a spec.healthCheck");
+        assert_eq!(said, named, "{tls} {check}: {:?}", world.all_warnings());
+    };
+    check("credentialName: files", "healthCheck: {http: {}}", true);
+    check("credentialName: files", "healthCheck: {tcp: {}}", false);
+    check("insecureSkipVerify: true", "healthCheck: {http: {}}", false);
+}
+
+#[test]
+fn an_endpoint_that_comes_to_a_checked_service_waits_for_its_first_check() {
+    use crate::balance::health::Verdict;
+    let slice = |addresses: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: cart, namespace: shop, labels: \
+             {{kubernetes.io/service-name: cart}}}}\naddressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{addresses}]\n"
+        )
+    };
+    let verdicts = |snapshot: &Snapshot| -> Vec<Verdict> {
+        let service = snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap();
+        let all = &service.ports.iter().find(|port| port.port == 80).unwrap().endpoints.all;
+        all.iter().map(|endpoint| endpoint.load.health.verdict()).collect()
+    };
+    let mut world = World::new();
+    let one = "{addresses: [10.0.0.1]}";
+    let snapshot = world.write(&[service("cart"), slice(one)]);
+    let two = world.write(&[service("cart"), slice(&format!("{one}, {{addresses: [10.0.0.2]}}"))]);
+    assert_eq!(verdicts(&two), [Verdict::Unchecked; 2]);
+    let service_now = snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap();
+    service_now.ports.iter().for_each(|port| port.endpoints.health.check(true));
+    let late = "{addresses: [10.0.0.3], conditions: {ready: false}}";
+    let more = format!("{one}, {{addresses: [10.0.0.2]}}, {late}, {{addresses: [10.0.0.4]}}");
+    let four = world.write(&[service("cart"), slice(&more)]);
+    assert_eq!(
+        verdicts(&four),
+        [Verdict::Unchecked, Verdict::Unchecked, Verdict::Unchecked, Verdict::Pending]
+    );
+    let ready = world.write(&[service("cart"), slice(&more.replace(", conditions: {ready: false}", ""))]);
+    assert_eq!(verdicts(&ready)[2], Verdict::Pending, "it became ready");
+}

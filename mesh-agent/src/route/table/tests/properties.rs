@@ -44,7 +44,14 @@ fn entries(asks: impl Strategy<Value = Match>, most: usize) -> impl Strategy<Val
         let entry = |(rule_index, (matches, created, (namespace, name)))| {
             let route = ObjectName::new(namespace, name);
             let created = Option::<&str>::map(created, str::to_owned);
-            RouteEntry { matches, rule: rule(&route, rule_index), created, route, rule_index }
+            RouteEntry {
+                matches,
+                preflights: vec![],
+                rule: rule(&route, rule_index),
+                created,
+                route,
+                rule_index,
+            }
         };
         entries.into_iter().enumerate().map(entry).collect()
     })

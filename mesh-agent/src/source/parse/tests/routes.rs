@@ -51,7 +51,8 @@ fn matches_of_an_http_route_that_no_request_can_have_are_refused() {
     refused("path: {type: Prefix, value: /a}", "path.type");
     refused("path: {type: RegularExpression, value: \"(\"}", "path.value");
     refused("path: {type: RegularExpression, value: \"((a{100}){100}){100}\"}", "path.value");
-    refused("headers: [{name: x-a, value: b}, {name: X-A, value: c}]", "headers[1].name");
+    refused("headers: [{name: x-a, value: b}, {name: x-a, value: c}]", "headers[1].name");
+    accepted(&http("matches: [{headers: [{name: x-a, value: b}, {name: X-A, value: c}]}]"));
     refused("headers: [{name: \"a/b\", value: b}]", "headers[0].name");
     refused("headers: [{name: \":path\", value: b}]", "headers[0].name");
     refused("headers: [{name: a, value: \"\"}]", "headers[0].value");
@@ -98,7 +99,11 @@ fn filters_that_contradict_themselves_or_each_other_are_refused() {
     refused(&format!("{redirect}, {rewrite}"), "[1].type");
     refused(&format!("{rewrite}, {redirect}"), "[1].type");
     let edit = |edit: &str| format!("{{type: ResponseHeaderModifier, responseHeaderModifier: {{{edit}}}}}");
-    refused(&edit("remove: [a, A]"), "[0].responseHeaderModifier.remove[1]");
+    refused(&edit("remove: [a, a]"), "[0].responseHeaderModifier.remove[1]");
+    accepted(&http(&format!(
+        "filters: [{}]",
+        edit("remove: [a, A], set: [{name: b, value: c}, {name: B, value: d}]")
+    )));
     refused(
         &edit("set: [{name: a, value: b}, {name: a, value: c}]"),
         "[0].responseHeaderModifier.set[1].name",
@@ -201,8 +206,7 @@ fn sessions_need_what_their_type_needs() {
             check(&rule(&format!("sessionPersistence: {{{session}}}")), &field);
         }
     }
-    refused("", ".cookie");
-    refused("type: Header", ".header");
+    refused("type: Header, header: {}", ".header");
     refused("type: Header, header: {name: a}, cookie: {name: b}", ".cookie");
     refused("type: Cookie, cookie: {}, header: {name: a}", ".header");
     refused("type: Cookie, cookie: {lifetimeType: Permanent}", ".absoluteTimeout");
@@ -210,7 +214,12 @@ fn sessions_need_what_their_type_needs() {
     refused("cookie: {name: \"a b\"}", ".cookie.name");
     refused("cookie: {lifetimeType: Ever}", ".cookie.lifetimeType");
     for good in [
+        "",
         "cookie: {}",
+        "type: Cookie",
+        "type: Header",
+        "absoluteTimeout: 1h",
+        "sessionName: a, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}",
         "cookie: {name: a, path: /, lifetimeType: Permanent}, absoluteTimeout: 1h",
         "type: Header, header: {name: x-session}",
         "sessionName: a, idleTimeout: 10m, cookieConfig: {lifetimeType: Session}",

@@ -100,3 +100,16 @@ fn a_file_that_stays_open_is_warned_of_and_held_back() {
     let taken = pending.take(at(60_010)).unwrap();
     assert_eq!(taken, (Touched::Files(BTreeSet::from([path])), at(60_000)), "counted from the close");
 }
+
+#[test]
+fn what_happens_beside_the_directory_or_only_reads_wakes_nobody() {
+    let dir = Path::new("/etc/mesh");
+    let about = |kind, path: &str| Pending::is_about(&Event::new(kind).add_path(path.into()), dir);
+    assert!(
+        about(CLOSED, "/etc/mesh/a.yaml") && about(MOVED, "/etc/mesh") && about(WRITTEN, "/etc/mesh/..data")
+    );
+    assert!(Pending::is_about(&Event::new(EventKind::Other).set_flag(Flag::Rescan), dir));
+    assert!(
+        !about(WRITTEN, "/etc/access.log") && !about(WRITTEN, "/etc") && !about(OPENED, "/etc/mesh/a.yaml")
+    );
+}

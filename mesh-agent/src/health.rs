@@ -1,0 +1,127 @@
+//! Active health checks: asks endpoints how they are, where a TrafficPolicy's `healthCheck` says so. Off the data path.
+//!
+//! A thread of its own, made with the first policy that asks for it. The control loop tells it what is to be checked
+//! (`wanted`) whenever the configuration or the captured pods change; a task for each endpoint and policy asks (`ask`, `grpc`)
+//! from a captured pod's network namespace, decides (`machine`), and writes the verdict where `crate::balance` reads it. It
+//! never decides about a request, and never holds the data path up. Semantics are Envoy's ("Health checking").
+
+mod ask;
+mod grpc;
+mod machine;
+mod run;
+mod wanted;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::Builder;
+
+use tokio::sync::watch;
+
+use crate::balance;
+use crate::clock;
+use crate::kernel::{Flows, KernelError};
+use crate::model::Snapshot;
+use crate::telemetry::Telemetry;
+
+pub use wanted::Captured;
+use wanted::Wanted;
+
+/// The control loop's end: says what is to be checked. Checks end with it.
+pub struct Checks {
+    telemetry: Arc<Telemetry>,
+    changed: watch::Sender<u64>,
+    wanted: Option<watch::Sender<Arc<Wanted>>>,
+    /// Generation and pods that were last told.
+    told: (u64, Vec<Captured>),
+}
+
+/// What the thread is made of.
+struct Parts {
+    telemetry: Arc<Telemetry>,
+    /// Marks sockets as the agent's own.
+    flows: Flows,
+    /// Wakes what waits for an endpoint.
+    changed: watch::Sender<u64>,
+}
+
+impl Checks {
+    /// Nothing is checked yet, and there is no thread. `changed` wakes what waits for an endpoint.
+    pub fn new(telemetry: Arc<Telemetry>, changed: watch::Sender<u64>) -> Self {
+        Self { telemetry, changed, wanted: None, told: (0, Vec::new()) }
+    }
+
+    /// Checks what `snapshot` asks for from now on, out of `pods`. Called on every change and every second or so.
+    pub fn follow(
+        &mut self,
+        snapshot: &Snapshot,
+        pods: Vec<Captured>,
+        flows: impl FnOnce() -> Result<Flows, KernelError>,
+    ) {
+        if self.wanted.is_none() && snapshot.traffic.values().all(|policy| policy.health_check.is_none()) {
+            return;
+        }
+        if self.told.0 == snapshot.generation && self.told.1 == pods {
+            return;
+        }
+        let wanted = Arc::new(Wanted::new(snapshot, pods.clone()));
+        match &self.wanted {
+            Some(channel) => {
+                channel.send_replace(wanted);
+            }
+            None => match self.start(flows, wanted) {
+                Ok(channel) => self.wanted = Some(channel),
+                Err(error) => {
+                    tracing::error!(error, "health checks can't be made, trying again");
+                    return;
+                }
+            },
+        }
+        self.told = (snapshot.generation, pods);
+    }
+
+    fn start(
+        &self,
+        flows: impl FnOnce() -> Result<Flows, KernelError>,
+        first: Arc<Wanted>,
+    ) -> Result<watch::Sender<Arc<Wanted>>, String> {
+        let flows = flows().map_err(|error| crate::report::chain(&error).to_string())?;
+        let (sender, receiver) = watch::channel(first);
+        let parts = Parts { telemetry: self.telemetry.clone(), flows, changed: self.changed.clone() };
+        spawn(parts, receiver).map_err(|error| error.to_string())?;
+        Ok(sender)
+    }
+
+    /// Brings the gauges up to date, and says which service ports began or ceased to use all endpoints.
+    pub fn publish(&self, snapshot: &Snapshot) {
+        let (mut unhealthy, mut panicking) = (0, 0);
+        let now_ns = clock::now_ns();
+        for port in snapshot.services.values().flat_map(|service| &service.ports) {
+            let set = &port.endpoints;
+            unhealthy += i64::from(set.health.avoided());
+            let panics = balance::Avoid::of(set, &port.policy, now_ns).panics;
+            panicking += i64::from(panics);
+            if !set.health.turn(panics) {
+                continue;
+            }
+            let (service, port, all) = (&*port.service.host, port.port, set.available.len());
+            let healthy = balance::healthy(set, now_ns);
+            match panics {
+                true => {
+                    tracing::warn!(service, port, healthy, all, "too few endpoints are healthy, all are used")
+                }
+                false => tracing::info!(service, port, healthy, all, "enough endpoints are healthy again"),
+            }
+        }
+        let metrics = self.telemetry.metrics.agent();
+        metrics.unhealthy.set(unhealthy);
+        metrics.panicking.set(panicking);
+    }
+}
+
+fn spawn(parts: Parts, wanted: watch::Receiver<Arc<Wanted>>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Builder::new().name("health".to_owned()).spawn(move || {
+        tokio::task::LocalSet::new().block_on(&runtime, run::run(parts, wanted));
+    })?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A request of HTTP/1 carried over a stream of HTTP/2: what the client sends and reads is HTTP/1, what its endpoint does
+//! HTTP/2.
+//!
+//! One try, in place of `forward`'s, on a stream that `http2::Outgoing` opened; how many tries there are is `serve`'s to
+//! say. `head` says heads anew, `upload` and `download` move both bodies at the same time in one task, `chunks` is their
+//! framing. Knows nothing of why the stream is there: today a DestinationRule's `h2UpgradePolicy`. Never collects a
+//! body, never carries what leaves HTTP behind.
+
+mod chunks;
+mod download;
+mod head;
+mod upload;
+
+use std::cell::Cell;
+use std::pin::pin;
+
+use http::Request;
+
+use self::download::Answering;
+use self::upload::Sending;
+use super::conn::Conn;
+use super::forward::{Ask, Done, Failure, Forward, State, join};
+use super::message::RequestHead;
+use super::mirror::Mirrored;
+use super::timer::Timer;
+use super::upload::Upload;
+use crate::http2::{self, Outgoing};
+use crate::proxy::Copied;
+use crate::proxy::{Connection, Picked, ProxyError};
+
+pub(super) use self::chunks::whole;
+pub(super) use self::head::carries;
+
+/// Of a request's body this much is kept until the response begins, for an endpoint that didn't take the request up.
+pub(super) const KEPT: usize = 64 * 1024;
+
+/// A stream for the request on a connection to the endpoint that was picked.
+pub(super) async fn open(
+    request: &RequestHead,
+    picked: &Picked,
+    conn: &Connection,
+) -> Result<Outgoing, ProxyError> {
+    let head = head(request);
+    Outgoing::open(picked, conn, head, request.body.is_done()).await
+}
+
+/// The request's head as HTTP/2 says it.
+pub(super) fn head(request: &RequestHead) -> Request<()> {
+    head::request(&request.parts)
+}
+
+/// Carries the exchange over `stream` to its end.
+pub(super) async fn run(
+    forward: Forward<'_, '_, '_>,
+    down: &mut Conn,
+    stream: &mut Outgoing,
+    timer: &mut Timer,
+) -> Result<Done, Failure> {
+    let Forward { conn, request, plan, picked, until, account, upload, tries } = forward;
+    let Outgoing { lease, response, body } = stream;
+    let (state, ask, untaken) = (State::of(request), Ask::of(request), Cell::new(false));
+    let (mut from_client, mut to_client) = down.split();
+    let result = {
+        let Upload { flow, sent } = upload;
+        let whole = || conn.mirror(plan, || Mirrored::of(request, sent).map(Copied::Http1));
+        let (state, ask, lease, untaken) = (&state, &ask, &*lease, &untaken);
+        let sending =
+            Sending { conn, state, body: request.body, flow, sent, from: &mut from_client, to: body };
+        let sending = pin!(sending.run(whole));
+        let answering = Answering { conn, plan, picked, account, sent, tries, ask, state, lease, untaken };
+        let answering = pin!(answering.relay(response, &mut to_client));
+        let both = pin!(join(sending, answering, state));
+        let idle = conn.limits().body_idle_timeout;
+        timer.while_moving(idle, until.at(), || state.moved.get(), both).await
+    };
+    account.request_bytes += state.request_bytes.get();
+    account.response_bytes += state.response_bytes.get();
+    result.unwrap_or_else(|| Err(until.passed().unwrap_or_else(|| state.stalled()))).map_err(|kind| {
+        body.send_reset(http2::reset_code(kind));
+        let failure = state.failure(kind, &request.parts.method);
+        Failure { replayable: false, untaken: untaken.get(), ..failure }
+    })
+}

@@ -1,0 +1,200 @@
+//! The response on its way back: interim heads as they come, the final one as HTTP/1 says it, DATA frames as its framing asks.
+//!
+//! Beside `upload` in one task. Window goes back to the endpoint only for what the client's socket took, so that a slow
+//! client holds its endpoint back. A stream that ends early never looks like one that ended.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::{BufMut, Bytes};
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::{Response, StatusCode, Version};
+
+use super::chunks;
+use super::head::{self, Framing};
+use crate::http1::conn::Writer;
+use crate::http1::forward::{Ask, Done, MAX_INTERIM, State};
+use crate::http1::upload::Sent;
+use crate::http2::Lease;
+use crate::proxy::error::{ErrorKind, Hostile};
+use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
+
+/// The way back.
+pub(super) struct Answering<'a, 'c, 'p> {
+    pub(super) conn: &'a Connection,
+    pub(super) plan: &'a Plan,
+    pub(super) picked: &'a Picked,
+    pub(super) account: &'a mut Exchange<'c>,
+    pub(super) sent: &'a Sent,
+    pub(super) tries: &'a mut Tries<'p>,
+    pub(super) ask: &'a Ask,
+    pub(super) state: &'a State,
+    pub(super) lease: &'a Lease,
+    /// The endpoint certainly didn't take the request up.
+    pub(super) untaken: &'a Cell<bool>,
+}
+
+/// What came of a response.
+enum Came {
+    Interim(Response<()>),
+    Final(Response<RecvStream>),
+}
+
+impl Answering<'_, '_, '_> {
+    pub(super) async fn relay(
+        self,
+        response: &mut ResponseFuture,
+        to: &mut Writer<'_>,
+    ) -> Result<Done, ErrorKind> {
+        let (mut head, mut body) = self.final_head(response, to).await?.into_parts();
+        let Self { plan, picked, ask, state, .. } = self;
+        let status = head.status;
+        let framing = Framing::of(status, &head.headers, body.is_end_stream(), ask)
+            .map_err(ErrorKind::UpstreamProtocol)?;
+        if self.sent.is_whole()
+            && let Some(wait) = self.tries.answered(picked, status, None)
+        {
+            self.account.tried(picked, status, None);
+            return Ok(Done::again(wait));
+        }
+        if plan.replaces(status) {
+            self.account.tried(picked, status, None);
+            return Err(ErrorKind::UpstreamErrorStatus);
+        }
+        if !plan.is_mirrored() {
+            self.sent.keep_nothing();
+        }
+        self.account.answered(picked, status);
+        let draining = self.conn.pod.worker.drain.is_draining();
+        // A server that answers before it has heard everything may leave the rest unread.
+        let keep_downstream = ask.persistent && framing.is_delimited() && state.sent.get() && !draining;
+        let connection = match keep_downstream {
+            false => Some("close"),
+            true => (ask.version == Version::HTTP_10).then_some("keep-alive"),
+        };
+        state.started.set(true);
+        // Where the end of the connection is the end of the body, only a reset says that it came too early.
+        state.reset.set(!framing.is_delimited());
+        plan.settle(picked);
+        plan.response_edits().for_each(|edits| edits.apply(&mut head.headers));
+        head::put_response(status, &mut head.headers, framing, connection, to.stage());
+        Relay { conn: self.conn, state, lease: self.lease, framing }.run(&mut body, to).await?;
+        Ok(Done { keep_downstream, keep_upstream: false, switched: false, again: None })
+    }
+
+    /// Passes interim responses on until there is one that is final.
+    async fn final_head(
+        &self,
+        response: &mut ResponseFuture,
+        to: &mut Writer<'_>,
+    ) -> Result<Response<RecvStream>, ErrorKind> {
+        for _ in 0..=MAX_INTERIM {
+            let mut interim = match self.next_head(response).await? {
+                Came::Final(response) => return Ok(response),
+                Came::Interim(interim) => interim,
+            };
+            State::bump(&self.state.moved, 1);
+            let status = interim.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                // RFC 9113, 8.6: HTTP/2 has no such thing.
+                return Err(ErrorKind::UpstreamProtocol(Hostile::BadStatusLine));
+            }
+            self.state.waits.set(self.state.waits.get() && status != StatusCode::CONTINUE);
+            // RFC 9110, 15.2: never to a client of version 1.0.
+            if self.ask.version == Version::HTTP_11 {
+                head::put_interim(status, interim.headers_mut(), to.stage());
+                to.send(&[]).await.map_err(|_| ErrorKind::DownstreamClosed)?;
+            }
+        }
+        Err(ErrorKind::UpstreamProtocol(Hostile::FrameFlood))
+    }
+
+    async fn next_head(&self, response: &mut ResponseFuture) -> Result<Came, ErrorKind> {
+        let came = poll_fn(|cx| {
+            if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
+                return Poll::Ready(interim.map(Came::Interim));
+            }
+            Pin::new(&mut *response).poll(cx).map_ok(Came::Final)
+        });
+        came.await.map_err(|error| {
+            let fault = self.lease.fault(&error, self.sent.is_untouched());
+            self.untaken.set(fault.untaken);
+            fault.kind
+        })
+    }
+}
+
+/// A body, once its head is staged.
+struct Relay<'a> {
+    conn: &'a Connection,
+    state: &'a State,
+    lease: &'a Lease,
+    framing: Framing,
+}
+
+impl Relay<'_> {
+    async fn run(mut self, body: &mut RecvStream, to: &mut Writer<'_>) -> Result<(), ErrorKind> {
+        if self.framing == Framing::Bodiless {
+            // Whatever may follow isn't for the client; dropping the stream tells the endpoint.
+            return flush(to).await;
+        }
+        while let Some(data) = next(body, to).await? {
+            let data = data.map_err(|error| self.lease.fault(&error, false).kind)?;
+            self.put(&data, to).await?;
+            State::bump(&self.state.response_bytes, data.len());
+            State::bump(&self.state.moved, data.len() + 1);
+            self.conn.live.sent(data.len() as u64);
+            // Fails only for a stream that was reset meanwhile, whose window h2 has given back by itself.
+            let _ = body.flow_control().release_capacity(data.len());
+        }
+        let trailers = poll_fn(|cx| body.poll_trailers(cx)).await;
+        let trailers = trailers.map_err(|error| self.lease.fault(&error, false).kind)?;
+        match self.framing {
+            Framing::Chunked => chunks::put_last(trailers.as_ref(), to.stage()),
+            // Fewer bytes than the client was promised.
+            Framing::Length(1..) => Err(Hostile::BadLength),
+            // Only chunks have room for trailers.
+            Framing::Length(_) | Framing::UntilClose | Framing::Bodiless => Ok(()),
+        }
+        .map_err(ErrorKind::UpstreamProtocol)?;
+        flush(to).await
+    }
+
+    async fn put(&mut self, data: &[u8], to: &mut Writer<'_>) -> Result<(), ErrorKind> {
+        match &mut self.framing {
+            Framing::Length(left) => {
+                let rest = left.checked_sub(data.len() as u64);
+                *left = rest.ok_or(ErrorKind::UpstreamProtocol(Hostile::BadLength))?;
+            }
+            Framing::Chunked if data.is_empty() => return Ok(()),
+            Framing::Chunked => chunks::put_size(data.len(), to.stage()),
+            Framing::UntilClose | Framing::Bodiless => {}
+        }
+        to.send(data).await.map_err(|_| ErrorKind::DownstreamClosed)?;
+        if self.framing == Framing::Chunked {
+            // Leaves with what comes next, or before that is waited for.
+            to.stage().put_slice(b"\r\n");
+        }
+        Ok(())
+    }
+}
+
+/// The next piece of a body. What is staged for the client doesn't wait for it.
+async fn next(
+    body: &mut RecvStream,
+    to: &mut Writer<'_>,
+) -> Result<Option<Result<Bytes, h2::Error>>, ErrorKind> {
+    let now = poll_fn(|cx| Poll::Ready(body.poll_data(cx))).await;
+    if let Poll::Ready(next) = now {
+        return Ok(next);
+    }
+    flush(to).await?;
+    Ok(poll_fn(|cx| body.poll_data(cx)).await)
+}
+
+async fn flush(to: &mut Writer<'_>) -> Result<(), ErrorKind> {
+    to.send(&[]).await.map_err(|_| ErrorKind::DownstreamClosed)
+}
