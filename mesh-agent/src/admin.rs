@@ -11,6 +11,7 @@ mod metrics;
 mod readiness;
 pub mod route_test;
 mod routes;
+mod seats;
 mod socket;
 mod views;
 

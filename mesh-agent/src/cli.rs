@@ -144,7 +144,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
 }
 
 fn demonstrated(outcome: anyhow::Result<()>) -> Outcome {
-    outcome.map(|()| Exit::Ok).map_err(|error| Failure::new(Exit::Failed, error))
+    outcome.map(|()| Exit::Ok).map_err(Failure::of)
 }
 
 fn completion(shell: Shell, out: &mut Out<'_>) -> Outcome {

@@ -10,6 +10,7 @@ mod policies;
 mod show;
 mod stage;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,10 @@ pub enum Output {
 /// The topology can't be built here, a phase went wrong, or Ctrl-C.
 pub fn run(args: DemoArgs) -> Result<()> {
     if let Some(why) = lab::missing() {
-        bail!("the demo {why}");
+        let why = format!("the demo {why}");
+        let is_root = nix::unistd::geteuid().is_root();
+        let kind = if is_root { io::ErrorKind::Unsupported } else { io::ErrorKind::PermissionDenied };
+        return Err(io::Error::new(kind, why).into());
     }
     watch_signals()?;
     let show = Show::new(args.output);

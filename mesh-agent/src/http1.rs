@@ -2,7 +2,8 @@
 //!
 //! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
 //! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
-//! to say, `mirror` sends copies of requests. `over_http2` stands in for `forward` where the endpoint is spoken to in HTTP/2. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
+//! to say, `hedge` is a try beside one that is slow, `mirror` sends copies of requests. `over_http2` stands in for `forward`
+//! where the endpoint is spoken to in HTTP/2. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
 //! repaired.
 
 mod answer;
@@ -11,6 +12,7 @@ mod chunk;
 mod conn;
 mod forward;
 mod head;
+mod hedge;
 mod message;
 mod mirror;
 mod over_http2;

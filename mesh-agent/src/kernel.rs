@@ -71,6 +71,14 @@ pub enum KernelError {
     /// The object wasn't there when the agent was compiled.
     #[error("built without kernel programs: run `cargo xtask build`, then build the agent again")]
     NotBuilt,
+    /// Kernel or configuration of it are too old.
+    #[error("this kernel can't run the programs: {found}; {needed}")]
+    Unsupported {
+        /// What there is.
+        found: String,
+        /// What there must be.
+        needed: &'static str,
+    },
     /// The pin directory can't be used.
     #[error("{path} can't be used for pins; it must be on a bpffs (mount -t bpf bpf /sys/fs/bpf)")]
     Bpffs {
@@ -146,6 +154,7 @@ impl Kernel {
     /// # Errors
     /// Anything that leaves the hooks without their full set: nothing is served half-attached.
     pub fn load(options: &Options) -> Result<Self, KernelError> {
+        checks::required()?;
         bpffs::prepare(&options.bpffs_dir)?;
         let mut ebpf = object::load(&options.bpffs_dir)?;
         debug::forward(&mut ebpf);
@@ -162,6 +171,8 @@ impl Kernel {
         let services = Services::adopt(&maps)?;
         let mut kernel = Self { options: options.clone(), ebpf, maps, services, _own_cgroup: own_cgroup };
         kernel.adopt_pods()?;
+        // No link runs the programs that used them any more.
+        bpffs::remove_unknown_maps(&options.bpffs_dir, &maps::NAMES);
         Ok(kernel)
     }
 

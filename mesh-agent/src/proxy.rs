@@ -2,12 +2,14 @@
 //!
 //! `listener` accepts in a pod's netns, `outbound` and `inbound` compose what follows: `detect` the protocol, `plan` what
 //! happens to a request (or `answer` it at once), pick a `backend`, reach it through an `upstream`, then copy (`tcp`) or exchange requests (`crate::http1`, `crate::http2`);
-//! `exchange` keeps the account of a request, `mirror` sends copies of it elsewhere. Each worker thread owns its state; nothing here is shared or locked.
+//! `retry` counts its tries, `hedge` makes some of them run beside each other, `exchange` keeps its account, `mirror` sends copies of it elsewhere. Each worker thread owns its
+//! state; nothing here is locked, and shared is only `ceiling`'s count of connections.
 
 mod activation;
 pub mod answer;
 pub mod backend;
 pub mod carry;
+pub mod ceiling;
 pub mod context;
 pub mod detect;
 pub mod drain;
@@ -15,6 +17,7 @@ pub mod error;
 pub mod exchange;
 pub mod gate;
 pub mod headers;
+pub mod hedge;
 mod identity;
 pub mod inbound;
 pub mod limits;

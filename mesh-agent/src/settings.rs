@@ -74,7 +74,7 @@ pub struct Settings {
     pub hbone_port: u16,
 }
 
-/// Why the agent doesn't start. Exit code 64 for flags, 65 for the file.
+/// Why the agent doesn't start. Exit code 64 for flags and environment, 65 for the file.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file can't be read.
@@ -216,14 +216,16 @@ impl Settings {
     }
 
     fn check_ports(&self, layers: &mut Layers) {
-        let ports = [
-            ("outboundPort", self.outbound_port),
-            ("inboundPort", self.inbound_port),
-            ("hbonePort", self.hbone_port),
+        type Field = fn(&RunArgs) -> &Option<String>;
+        let ports: [(&'static str, u16, Field); 3] = [
+            ("outboundPort", self.outbound_port, |a| &a.outbound_port),
+            ("inboundPort", self.inbound_port, |a| &a.inbound_port),
+            ("hbonePort", self.hbone_port, |a| &a.hbone_port),
         ];
-        for (i, (key, port)) in ports.iter().enumerate() {
-            if let Some((other, _)) = ports[..i].iter().find(|(_, taken)| taken == port) {
-                layers.complain(key, format!("{port} is {other} too: each listener needs a port of its own"));
+        for (i, (key, port, field)) in ports.iter().enumerate() {
+            if let Some((other, ..)) = ports[..i].iter().find(|(_, taken, _)| taken == port) {
+                let message = format!("{port} is {other} too: each listener needs a port of its own");
+                layers.complain(key, field, message);
             }
         }
     }

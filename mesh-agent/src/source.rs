@@ -3,6 +3,7 @@
 //! A thread of its own reads, parses and builds, so that neither the data path nor the control runtime ever waits for
 //! configuration. What comes out is one snapshot after the other in a [`SnapshotHandle`], and the current warnings.
 
+mod coverage;
 mod directory;
 mod document;
 mod file;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch::Sender;
 
+pub use coverage::{Coverage, CoverageHandle};
 pub use directory::{Directory, Touched};
 pub use validate::{Report, validate};
 pub use watch::SourceThread;
@@ -95,6 +97,8 @@ pub struct Published {
     pub warnings: WarningsHandle,
     /// Generation of the newest snapshot; 0 until the source was read once.
     pub changed: Sender<u64>,
+    /// How much of the source the snapshot stands for. Raised after the snapshot: to be asked before it.
+    pub coverage: CoverageHandle,
     /// For the time that changes take.
     pub noticed: Noticed,
     /// How often names were asked for.
@@ -110,6 +114,7 @@ impl Published {
             snapshot: SnapshotHandle::default(),
             warnings: WarningsHandle::default(),
             changed: Sender::new(0),
+            coverage: CoverageHandle::default(),
             noticed: Noticed::default(),
             names: Arc::default(),
             history: history::Shared::default(),

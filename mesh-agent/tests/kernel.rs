@@ -2,6 +2,8 @@
 //! passes where either is missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "kernel/adoption.rs"]
+mod adoption;
 #[path = "kernel/lab.rs"]
 mod lab;
 
@@ -280,12 +282,12 @@ fn refusals_carry_their_errno() {
     let Some(lab) = Lab::new() else { return };
     let mut agent = lab.agent();
     let la = Listeners::new(&lab.a);
-    let stats = agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Tcp, &[]));
+    let stats = agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Tcp, &[]), true);
     assert_eq!((stats.written, stats.failed), (1, 0));
     agent.enrol(&lab.a, &la, FAIL_CLOSED, BOTH);
     assert_eq!(lab.connect(&lab.a, "10.96.0.5", 80), EHOSTUNREACH);
     // HTTP: the agent answers 503 itself.
-    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &[]));
+    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &[]), true);
     assert_eq!(lab.connect(&lab.a, "10.96.0.5", 80), "ok 10.96.0.5 80");
     assert_eq!(lab.connect(&lab.a, "10.96.0.6", 80), "ok 10.96.0.6 80");
     agent.enrol(&lab.a, &la, FAIL_CLOSED, BOTH | capture::REGISTRY_ONLY);
@@ -294,10 +296,10 @@ fn refusals_carry_their_errno() {
     let mut snapshot = service("10.96.0.5", 80, AppProtocol::Http, &[]);
     let port = snapshot.vips.values().next().unwrap().clone();
     snapshot.by_endpoint.insert_mut(EndpointAddr::new("10.96.0.6".parse().unwrap(), 1), port);
-    agent.kernel.sync_services(&snapshot);
+    agent.kernel.sync_services(&snapshot, true);
     assert_eq!(lab.connect(&lab.a, "10.96.0.6", 80), "ok 10.96.0.6 80");
     assert_eq!((agent.count(Reason::NoEndpoint), agent.count(Reason::UnknownDestination)), (1, 1));
-    let stats = agent.kernel.sync_services(&Snapshot::default());
+    let stats = agent.kernel.sync_services(&Snapshot::default(), true);
     assert_eq!((stats.removed, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (2, 0, 0));
 }
 
@@ -330,7 +332,7 @@ fn pods_follow_their_fail_mode_while_the_agent_is_away() {
     let mut agent = lab.agent();
     let (la, lb) = (Listeners::new(&lab.a), Listeners::new(&lab.b));
     let endpoints = [SocketAddr::new(lab.b.v4, 8080)];
-    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &endpoints));
+    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &endpoints), true);
     agent.enrol(&lab.a, &la, FAIL_OPEN, BOTH);
     agent.enrol(&lab.b, &lb, FAIL_OPEN, BOTH);
     let mut server = lab.spawn(&lab.b, &server_script(8080));
@@ -342,7 +344,7 @@ fn pods_follow_their_fail_mode_while_the_agent_is_away() {
         assert_eq!(lab.connect(&lab.a, vip, 80), format!("ok {vip} 80"));
         line(&mut server);
     }
-    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &[]));
+    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Http, &[]), true);
     assert_eq!(lab.connect(&lab.a, "10.96.0.5", 80), EHOSTUNREACH);
     assert_eq!((agent.count(Reason::AgentAwayService), agent.count(Reason::NoEndpoint)), (2, 1));
     // A stray packet of a closed connection looks for a listener too, so sk_lookup's counts are at least so many.
@@ -364,7 +366,9 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     let Some(lab) = Lab::new() else { return };
     let mut agent = lab.agent();
     let la = Listeners::new(&lab.a);
-    agent.kernel.sync_services(&service("10.96.0.5", 80, AppProtocol::Tcp, &[SocketAddr::new(lab.b.v4, 80)]));
+    agent
+        .kernel
+        .sync_services(&service("10.96.0.5", 80, AppProtocol::Tcp, &[SocketAddr::new(lab.b.v4, 80)]), true);
     agent.enrol(&lab.a, &la, FAIL_CLOSED, BOTH);
     let before = agent.kernel.status();
     agent.die();
@@ -389,9 +393,9 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     assert_eq!(finish(application), "ok 10.96.0.1 80");
     // What the earlier process wrote of services is replaced.
     let changed = service("10.96.0.5", 80, AppProtocol::Tcp, &[SocketAddr::new(lab.b.v4, 81)]);
-    let stats = agent.kernel.sync_services(&changed);
+    let stats = agent.kernel.sync_services(&changed, true);
     assert_eq!((stats.written, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (1, 1, 1));
-    assert_eq!(agent.kernel.sync_services(&changed).written, 0);
+    assert_eq!(agent.kernel.sync_services(&changed, true).written, 0);
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub mod capture {
     pub const INBOUND: u32 = 2;
     /// Destinations that nothing knows are refused (`outboundTrafficPolicy: registryOnly`).
     pub const REGISTRY_ONLY: u32 = 4;
+    /// Nobody listens in the pod: an earlier agent captured it, and this one hasn't entered it (yet). Its new
+    /// connections follow its fail mode, however fresh the heartbeat is.
+    pub const UNSERVED: u32 = 8;
 }
 
 /// One enrolled pod, keyed by its netns cookie. Written by the agent only.

@@ -48,7 +48,7 @@ reasons! {
     PublishFailed = 11, "publish_failed";
     /// sockops: one of the agent's own flows published.
     FlowPublished = 12, "flow_published";
-    /// sockops: one of the agent's own flows not published, the map is full; it will be captured again and refused.
+    /// sockops: one of the agent's own flows not published, the map is full; taken for a stranger's at its destination.
     FlowPublishFailed = 13, "flow_publish_failed";
     /// sk_lookup: handed to the agent's inbound listener.
     InboundCaptured = 14, "inbound_captured";

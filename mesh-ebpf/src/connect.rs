@@ -112,7 +112,7 @@ fn dispatch(dial: &Dial<'_>, pod: &PodEntry) -> Result<Reason, Reason> {
     if addr::is_loopback(&dial.to) {
         return own_loopback(dial, config);
     }
-    if !maps::agent_serves(config) {
+    if pod.capture & capture::UNSERVED != 0 || !maps::agent_serves(config) {
         return agent_away(dial, pod);
     }
     let service = dial.service(dial.port);

@@ -1,7 +1,7 @@
 //! Kernel programs of mesh-agent: what happens to a connection before the agent sees it.
 //!
-//! Order on a connection's way: `connect` decides and rewrites, `sock_ops` publishes the original destination before the
-//! SYN leaves, `sk_lookup` picks the listener on the other side, `getpeername` and `getsockname` keep what both applications see true.
+//! Order on a connection's way: `connect` decides and rewrites, `sock_ops` publishes the original destination once the
+//! client's end is established and before the agent's is, `sk_lookup` picks the listener on the other side, `getpeername` and `getsockname` keep what both applications see true.
 //! Every hook decides in a function that returns a [`mesh_common::Reason`]; the entry point counts it and turns it into
 //! a literal verdict. The agent's side of the maps is mesh-agent/src/kernel.rs.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

@@ -16,6 +16,8 @@ use mesh_agent::lab::own_address;
 
 /// How long an answer is good for, in seconds.
 const TTL: u8 = 1;
+/// How long a slow one thinks: both families' questions are answered within the resolver's second.
+const SLOW: Duration = Duration::from_millis(200);
 
 type Zone = Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>;
 
@@ -23,6 +25,7 @@ type Zone = Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>;
 pub struct Dns {
     zone: Zone,
     failing: Arc<AtomicBool>,
+    slow: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     address: IpAddr,
@@ -38,18 +41,22 @@ impl Dns {
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let (zone, failing) = (Zone::default(), Arc::<AtomicBool>::default());
         let (asked, over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let (z, f, a, o) = (zone.clone(), failing.clone(), asked.clone(), over.clone());
+        let slow = Arc::<AtomicBool>::default();
+        let (z, f, a, o, s) = (zone.clone(), failing.clone(), asked.clone(), over.clone(), slow.clone());
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 1024];
             while !o.load(Ordering::Relaxed) {
                 let Ok((len, from)) = socket.recv_from(&mut buffer) else { continue };
                 a.fetch_add(1, Ordering::Relaxed);
+                if s.load(Ordering::Relaxed) {
+                    std::thread::sleep(SLOW);
+                }
                 if let Some(answer) = reply(&buffer[..len], &z, f.load(Ordering::Relaxed)) {
                     let _ = socket.send_to(&answer, from);
                 }
             }
         });
-        Ok(Self { zone, failing, asked, over, address, thread: Some(thread) })
+        Ok(Self { zone, failing, slow, asked, over, address, thread: Some(thread) })
     }
 
     /// Writes a resolv.conf that leads here.
@@ -63,6 +70,11 @@ impl Dns {
     pub fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
         let mut zone = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
         zone.insert(name.to_owned(), addresses.to_vec());
+    }
+
+    /// Takes its time for every answer, from now on.
+    pub fn slow_down(&self) {
+        self.slow.store(true, Ordering::Relaxed);
     }
 
     /// Answers SERVFAIL to everything, or no longer.

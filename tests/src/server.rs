@@ -57,6 +57,11 @@ impl Server {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// How many of them are open.
+    pub fn open(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What accept(2) said of each client.
     pub fn peers(&self) -> Vec<SocketAddr> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()

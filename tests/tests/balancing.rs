@@ -417,6 +417,64 @@ fn registry_only_refuses_what_no_service_knows() {
     let pod = &service.backends[0].host;
     let answer = Client::new(shop.web.connect(pod.at(service.target)).unwrap()).get("k", "/").unwrap();
     assert_eq!(answer.status(), 200, "a pod's address");
+    // An endpoint that no Pod object stands behind, such as a data base outside: known by address and port.
+    let headless = ServiceObject::new(NAMESPACE, "database").headless().port("http", 80);
+    let slice = SliceObject::new(NAMESPACE, "database", "database-4").port("http", 8080);
+    let slice = slice.endpoint(EndpointObject::address(shop.outside.v4()));
+    shop.topology.mesh().write("database.yaml", [headless.into(), slice.into()]).unwrap();
+    shop.wait_known("database").unwrap();
+    let answer = Client::new(shop.web.connect(shop.outside.at(8080)).unwrap()).get("d", "/base").unwrap();
+    assert_eq!(answer.text(), "outside");
+    shop.metrics_show(|metrics| {
+        let labels = [("destination_service_name", "database"), ("response_code", "200")];
+        ensure!(metrics.sum("istio_requests_total", &labels) >= 1.0, "not counted as the service's");
+        Ok(())
+    })
+    .unwrap();
+    // The kernel knows its address; that nothing is known of another port is found out in user space.
+    let stream = shop.web.connect(shop.outside.at(8081)).unwrap();
+    assert!(Client::new(stream).closes_within(SOON));
+    shop.metrics_show(|metrics| {
+        let labels = [("destination_service_name", "BlackHoleCluster"), ("source_workload", "web")];
+        let of = |name| metrics.sum("istio_tcp_connections_closed_total", &[labels[0], labels[1], name]);
+        ensure!(of(("response_flags", "NC")) >= 1.0, "not counted as Istio does");
+        ensure!(
+            metrics
+                .find(
+                    "istio_tcp_connections_closed_total",
+                    &[("destination_service_name", "PassthroughCluster")]
+                )
+                .count()
+                == 0
+        );
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_unused_upstream_connection_is_shown_and_ends_after_its_idle_time() {
+    let shop = need_shop!();
+    let kept = shop.http("kept", "http", 1).unwrap();
+    assert_eq!(shop.get(&kept, "/").unwrap().status(), 200);
+    let rule = "connectionPool: {http: {idleTimeout: 1s}}";
+    let service = shop.http_under_rule("resting", "http", 1, rule).unwrap();
+    let mut client = shop.client(&service).unwrap();
+    assert_eq!(client.get("r", "/").unwrap().status(), 200);
+    // Each worker looks every 10 s; without the rule it would be kept for 55 s.
+    let server = &service.backends[0].server;
+    eventually(SOON, || {
+        ensure!(server.open() == 0, "{} connections", server.open());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(client.get("r", "/").unwrap().status(), 200);
+    assert_eq!(server.accepted(), 2, "the next request had a new one");
+    shop.metrics_show(|metrics| {
+        ensure!(metrics.sum("mesh_agent_upstream_pool_idle", &[]) >= 1.0);
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

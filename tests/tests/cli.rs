@@ -172,9 +172,109 @@ fn exit_codes_are_as_documented() {
         assert_eq!(output.code, code, "{args:?}: {output:?}");
         assert!(code == 0 || (output.stdout.is_empty() && !output.stderr.is_empty()), "{args:?}: {output:?}");
     }
+    // A value is judged by where it came from.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    let run = |text: &str, flags: &[&str], env: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        let args = ["run", "--source", "dir:/x", "--config", file.to_str().unwrap()];
+        offline(&[&args, flags].concat(), env).code
+    };
+    assert_eq!(run("workers: none\nfailMode: ajar\ninboundPort: 15001\n", &[], &[]), 65);
+    assert_eq!(run("workers: [1]\n", &[], &[]), 65);
+    assert_eq!(run("", &["--workers", "none"], &[]), 64);
+    assert_eq!(run("", &[], &[("MESH_AGENT_WORKERS", "none")]), 64);
+    assert_eq!(run("failMode: ajar\n", &["--workers", "none"], &[]), 64);
     let away = offline(&["status"], &[("MESH_AGENT_STATE_DIR", "/nonexistent")]);
     assert_eq!(away.code, 69, "{away:?}");
     assert!(away.stderr.contains("/nonexistent"), "the message names where it looked: {}", away.stderr);
+}
+
+/// A copy of the binary that every user may run, in a directory that every user may enter.
+fn for_everybody() -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let binary = dir.path().join("mesh-agent");
+    std::fs::copy(mesh_tests::agent_binary().unwrap(), &binary).unwrap();
+    for path in [dir.path(), &binary] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    (dir, binary)
+}
+
+#[test]
+fn who_may_not_run_it_is_told_by_exit_code_77() {
+    use std::os::unix::process::CommandExt;
+    if mesh_tests::agent_options().is_none() {
+        return;
+    }
+    let (_dir, binary) = for_everybody();
+    let own = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(own.path(), Some(65534), Some(65534)).unwrap();
+    let state = own.path().join("state").display().to_string();
+    let pins = "/sys/fs/bpf/mesh-agent-of-nobody";
+    let run = |state: &str| {
+        let args = ["run", "--source", "dir:/x", "--metrics-address", "127.0.0.1:0", "--bpffs-dir", pins];
+        [&args[..], &["--state-dir", state]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Stopped by the state directory; by the kernel's programs; by what the stage is built of.
+    for args in [run("/run/mesh-agent-of-nobody"), run(&state), vec!["demo".to_owned(), "--once".to_owned()]]
+    {
+        let mut command = Command::new(&binary);
+        command.args(&args).uid(65534).gid(65534).current_dir("/");
+        let ended = Running::start(command).unwrap().finish(PATIENCE).unwrap();
+        assert_eq!(ended.code, 77, "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains("error:"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_is_too_old_or_has_no_btf_is_refused_by_name() {
+    let _options = need_agent!();
+    let (dir, binary) = for_everybody();
+    let release = dir.path().join("osrelease");
+    std::fs::write(&release, "5.15.0-91-generic\n").unwrap();
+    let state = dir.path().join("state");
+    let cases = [
+        (format!("mount --bind {} /proc/sys/kernel/osrelease", release.display()), ["5.15.0-91", "6.1"]),
+        (
+            "mount -t tmpfs none /sys/kernel/btf".to_owned(),
+            ["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"],
+        ),
+    ];
+    for (pretend, said) in cases {
+        let script = format!(
+            "{pretend} && exec {} run --source dir:/x --metrics-address 127.0.0.1:0 --state-dir {} --bpffs-dir /sys/fs/bpf/mesh-agent-too-old",
+            binary.display(),
+            state.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script]);
+        let ended = Running::start(command).unwrap().finish(PATIENCE).unwrap();
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(said.iter().all(|part| ended.stderr.contains(part)), "{said:?} in {}", ended.stderr);
+    }
+    assert!(!std::path::Path::new("/sys/fs/bpf/mesh-agent-too-old").exists());
+}
+
+#[test]
+fn systemd_is_told_of_its_readiness_and_of_its_end() {
+    use mesh_tests::shop::Shop;
+    use nix::sys::signal::Signal;
+    let options = need_agent!();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let shop = Shop::start("notified", options.env("NOTIFY_SOCKET", path.display().to_string())).unwrap();
+    let told = || {
+        let mut word = [0; 64];
+        let length = socket.recv(&mut word).unwrap();
+        String::from_utf8(word[..length].to_vec()).unwrap()
+    };
+    assert_eq!(told(), "READY=1");
+    shop.agent.signal(Signal::SIGTERM);
+    assert_eq!(told(), "STOPPING=1");
 }
 
 #[test]

@@ -373,3 +373,30 @@ fn two_agents_on_one_machine_do_not_meet() {
     let other = two.web.connect_within(service.at(), std::time::Duration::from_millis(500));
     assert!(other.is_err() || Client::new(other.unwrap()).get("m", "/").is_err());
 }
+
+#[test]
+fn a_link_local_destination_is_reached_by_the_pods_device() {
+    let shop = need_shop!();
+    let port = shop.port();
+    let (_server, seen) = echo_server(shop.outside.listen(port).unwrap(), "neighbour");
+    let ip = |host: &Host, args: &[&str]| {
+        let output = host.command("ip").args(args).args(["dev", "eth0"]).run(PATIENCE)?.success()?;
+        anyhow::Ok(output.stdout)
+    };
+    let index = ip(&shop.web, &["-o", "link", "show"]).unwrap();
+    let index: u32 = index.split(':').next().unwrap().trim().parse().unwrap();
+    // Not before duplicates were looked for, on either side.
+    let link_local = |host: &Host| {
+        let shown = ip(host, &["-6", "-o", "addr", "show", "scope", "link"])?;
+        ensure!(!shown.contains("tentative"), "{shown}");
+        let address = shown.split_whitespace().find_map(|word| word.split_once("/64"));
+        Ok(address.ok_or_else(|| anyhow::anyhow!("no address in {shown:?}"))?.0.parse::<Ipv6Addr>()?)
+    };
+    eventually(SOON, || link_local(&shop.web)).unwrap();
+    let neighbour = eventually(SOON, || link_local(&shop.outside)).unwrap();
+    let captured = shop.reason("captured");
+    let to = std::net::SocketAddrV6::new(neighbour, port, 0, index);
+    assert_eq!(get_at(&shop.web, to.into()), "neighbour");
+    assert_eq!(seen.count(), 1);
+    shop.reason_grows("captured", captured, 1.0).unwrap();
+}

@@ -1,7 +1,6 @@
 //! What both servers share: connections within bounds, answers in JSON or text.
 //!
-//! A connection that is slow to ask or to read is cut off, and only so many are open at a time: nobody can keep the
-//! probes from being answered for long.
+//! A connection that is slow to ask or to read is cut off, and only so many are open at a time.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,35 +1,40 @@
 //! The metrics server: `/metrics`, `/stats/prometheus` (where Istio's PodMonitor looks), `/livez`, `/readyz`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::AdminState;
 use super::http::{self as answers, Answer};
+use super::seats::Seats;
 
-/// Connections at a time; more wait in the backlog.
+/// Connections at a time; beyond, the one that is silent longest is closed.
 const CONNECTIONS: usize = 64;
 /// A control loop that is busy longer than this doesn't hold up a scrape; its figures are then the last ones.
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// Serves for as long as it is polled.
 pub async fn serve(listener: TcpListener, state: AdminState) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    // The semaphore is never closed.
-    while let Ok(place) = places.clone().acquire_owned().await {
+    let seats = Seats::new(CONNECTIONS);
+    loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let state = state.clone();
+                let (state, seat) = (state.clone(), seats.take());
                 tokio::spawn(async move {
-                    answers::serve(stream, |request| {
-                        let state = state.clone();
-                        async move { route(&state, request.method(), request.uri().path()).await }
-                    })
-                    .await;
-                    drop(place);
+                    let served = answers::serve(stream, |request| {
+                        let (state, seat) = (&state, &seat);
+                        async move {
+                            seat.answers(true);
+                            let answer = route(state, request.method(), request.uri().path()).await;
+                            seat.answers(false);
+                            answer
+                        }
+                    });
+                    tokio::select! {
+                        () = served => {}
+                        () = seat.lost() => tracing::debug!("a silent metrics connection made room for another"),
+                    }
                 });
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 //! and sends nothing. Asked of the running agent, or of a directory by the command line.
 
 mod question;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +60,9 @@ pub fn answer(
         rule: None,
         matched: String::new(),
         answer: None,
+        retries: Vec::new(),
+        hedges: Vec::new(),
+        fallback: Vec::new(),
         backends: Vec::new(),
         considered: Vec::new(),
         notes: capture_notes(snapshot, pod),
@@ -78,7 +82,11 @@ pub fn answer(
                     request.decide(&mut answer)?;
                     answer.warnings = of_routes(snapshot, &port, warnings);
                 }
-                Target::Workload(workload, _) => direct(&workload, &mut answer),
+                Target::Workload(workload, _) => direct(format!("pod {}", workload.name), &mut answer),
+                Target::Endpoint(port) => {
+                    direct(format!("endpoint of Service {}, no pod", port.service.name), &mut answer);
+                    answer.message = "a direct call to an endpoint isn't routed or balanced".to_owned();
+                }
                 Target::Unknown => {
                     answer.notes.extend(missing_port(snapshot, dialled));
                     unknown(registry_only, &mut answer);
@@ -172,6 +180,10 @@ impl Requested<'_> {
                     }
                 }
                 self.routed(place, &found.rule.name, &found.rule.backends, answer);
+                let drawn = found.rule.backends.iter().filter(|backend| backend.weight > 0);
+                let ports =
+                    drawn.filter_map(|backend| rules::target(place.routes, backend, self.dialled.ip()));
+                traffic::say(self.snapshot, Some(found.rule), ports, answer);
             }
             Err(error) => {
                 own(answer, StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new());
@@ -266,6 +278,7 @@ impl Requested<'_> {
             endpoints: Vec::new(),
         };
         answer.backends = vec![with_endpoints(Some(self.port), view)];
+        traffic::say(self.snapshot, None, std::iter::once(self.port), answer);
     }
 
     /// The request after the rule's filters and these; None if they make none of it.
@@ -308,10 +321,10 @@ fn unknown(registry_only: bool, answer: &mut RouteAnswer) {
     }
 }
 
-fn direct(workload: &Workload, answer: &mut RouteAnswer) {
+fn direct(destination: String, answer: &mut RouteAnswer) {
     answer.outcome = RouteOutcome::Direct;
-    answer.destination = format!("pod {}", workload.name);
     answer.message = "a direct call to a pod isn't routed or balanced".to_owned();
+    answer.destination = destination;
 }
 
 fn considered(name: &RuleName, asks: String, verdict: &Verdict<'_>) -> ConsideredMatch {

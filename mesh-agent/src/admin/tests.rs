@@ -74,6 +74,32 @@ async fn livez_fails_when_a_worker_hangs() {
     assert!(response.starts_with("HTTP/1.1 503 ") && response.ends_with("worker 1 hangs\n"), "{response}");
 }
 
+#[tokio::test]
+async fn connections_that_never_ask_do_not_keep_a_probe_from_being_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _commands) = state(dir.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve_metrics(listener, state));
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Less than what a silent client has for its head.
+    let probe = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), probe).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // The first to come was the first to go.
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap(), 0);
+    server.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_sends_no_request_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();

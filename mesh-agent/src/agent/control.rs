@@ -22,7 +22,7 @@ use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::names;
 use crate::proxy::worker;
-use crate::source::Noticed;
+use crate::source::{Coverage, CoverageHandle, Noticed};
 
 /// Namespaces that went away are noticed, and failures tried again, at this pace.
 const RECONCILE: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ pub(super) struct Control {
     pub checks: Checks,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
+    pub coverage: CoverageHandle,
     pub noticed: Noticed,
     pub names: Arc<names::Stats>,
     pub commands: mpsc::Receiver<Command>,
@@ -53,6 +54,12 @@ pub(super) struct Control {
     pub servers: Option<Servers>,
     /// Whose place it takes, and the metrics address's listener.
     pub predecessor: Option<(Predecessor, TcpListener)>,
+    /// An earlier agent left pods captured: what nobody has read yet may want them.
+    pub adopted: bool,
+    /// Until all of the source was read once: the kernel may capture pods that nobody wants.
+    pub strangers: bool,
+    /// Held until the source was read.
+    pub reading: Option<ReadinessGuard>,
     /// Held until every pod known at start is captured.
     pub starting: Option<ReadinessGuard>,
 }
@@ -112,9 +119,16 @@ impl Control {
     fn follow(&mut self) {
         // Before the snapshot, so that it has every change whose time is taken.
         let noticed = self.noticed.take();
+        let coverage = self.coverage.get();
         let snapshot = self.snapshot.load_full();
         self.changed.mark_unchanged();
-        let written = self.kernel.sync_services(&snapshot);
+        // The one whose place it takes knows where names lead: none of its connections is accepted here before that is known.
+        let awaits_names = self.predecessor.is_some() && self.names.are_awaited();
+        if snapshot.generation == 0 || awaits_names {
+            return;
+        }
+        let is_whole = coverage == Coverage::Whole;
+        let written = self.kernel.sync_services(&snapshot, is_whole);
         if written.failed > 0 {
             tracing::error!(
                 failed = written.failed,
@@ -127,10 +141,21 @@ impl Control {
         self.publish_pods(&snapshot);
         self.publish_ejected(&snapshot);
         self.checks.publish(&snapshot);
-        if snapshot.generation > 0 && self.starting.is_some() && self.manager.settled(&snapshot) {
+        if coverage > Coverage::Awaited || !self.adopted {
+            self.reading = None;
+        }
+        if self.reading.is_some() || !self.manager.settled(&snapshot) {
+            return;
+        }
+        // The one whose place it takes may serve a pod that wasn't read yet.
+        if self.predecessor.is_some() && !is_whole {
+            return;
+        }
+        if is_whole && std::mem::take(&mut self.strangers) {
             self.manager.remove_strangers(&mut self.kernel);
+        }
+        if self.starting.take().is_some() {
             self.heartbeat.begin();
-            self.starting = None;
             self.take_over();
             notify::ready();
         }
@@ -203,7 +228,7 @@ impl Control {
 
     fn tidy(&mut self) {
         // A pod that the kernel wouldn't forget when it was left is tried again.
-        if self.starting.is_none() {
+        if self.starting.is_none() && !self.strangers {
             self.manager.remove_strangers(&mut self.kernel);
         }
         let left = self.kernel.sweep(LEFTOVER);

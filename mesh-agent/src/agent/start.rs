@@ -23,6 +23,7 @@ use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
 use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::worker::{self, Parts};
 use crate::settings::{OutboundTrafficPolicy, Settings};
@@ -48,6 +49,17 @@ pub enum AgentError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// State directory that others may write: they could put a socket of theirs in the agent's place.
+    #[error(
+        "the state directory {} can be written by group or others (mode {mode:o}): chmod go-w it, or name one of the agent's own with --state-dir",
+        path.display()
+    )]
+    SharedStateDir {
+        /// Where.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// Admin socket.
     #[error("the admin socket can't be opened")]
@@ -78,7 +90,7 @@ pub enum AgentError {
 
 /// Runs the agent until it is told to stop, drain included.
 pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     make_state_dir(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -90,7 +102,7 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
         let metrics = listen_for_metrics(settings.metrics_address, handed.as_mut())?;
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
-        let mut control = assemble(settings, log, &published, handed)?;
+        let mut control = assemble(settings, log, &published, descriptors, handed)?;
         match predecessor {
             Some(predecessor) => control.predecessor = Some((predecessor, metrics)),
             None => {
@@ -132,6 +144,7 @@ fn assemble(
     settings: &Settings,
     log: LogHandle,
     published: &Published,
+    descriptors: u64,
     handed: Option<Handed>,
 ) -> Result<Control, AgentError> {
     let telemetry = Telemetry::new(telemetry::Options {
@@ -141,6 +154,7 @@ fn assemble(
     })
     .map_err(AgentError::AccessLog)?;
     let readiness = Readiness::default();
+    let reading = readiness.begin(task::CONFIGURATION);
     let starting = readiness.begin(task::PODS);
     let cgroup =
         settings.cgroup.clone().map_or_else(kernel::cgroup::cgroup2_mount, Ok).map_err(AgentError::Cgroup)?;
@@ -149,14 +163,20 @@ fn assemble(
         inbound: settings.inbound_port,
         hbone: settings.hbone_port,
     };
-    let kernel = Kernel::load(&kernel::Options {
+    let mut kernel = Kernel::load(&kernel::Options {
         bpffs_dir: settings.bpffs_dir.clone(),
         cgroup,
         ports,
         stale_after: STALE_AFTER,
     })?;
+    if handed.is_none() {
+        // They have no listeners yet, and some may not get any for long.
+        kernel.leave_to_fail_modes()?;
+    }
+    let adopted = !kernel.enrolled_cookies().is_empty();
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
     let flows = kernel.flows()?;
+    let ceiling = Ceiling::for_descriptors(descriptors);
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
@@ -165,17 +185,17 @@ fn assemble(
                 telemetry: telemetry.clone(),
                 flows: kernel.flows()?,
                 limits: Limits::default(),
+                ceiling: ceiling.clone(),
                 registry_only,
             };
             Ok(worker::spawn(id, parts)?)
         })
         .collect::<Result<Vec<_>, AgentError>>()?;
     let lives: Vec<_> = workers.iter().map(worker::Handle::life).collect();
-    // Pods that an earlier agent left captured have no listeners yet, unless that agent still serves them.
-    let start = match (&handed, kernel.enrolled_cookies().is_empty()) {
+    let start = match (&handed, adopted) {
         (Some(_), _) => heartbeat::Start::Beside,
-        (None, true) => heartbeat::Start::Now,
-        (None, false) => heartbeat::Start::Later,
+        (None, false) => heartbeat::Start::Now,
+        (None, true) => heartbeat::Start::Later,
     };
     let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), start)?;
     let checks = Checks::new(telemetry.clone(), published.changed.clone());
@@ -204,6 +224,7 @@ fn assemble(
         checks,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
+        coverage: published.coverage.clone(),
         noticed: published.noticed.clone(),
         names: published.names.clone(),
         commands,
@@ -212,6 +233,9 @@ fn assemble(
         state_dir: settings.state_dir.clone(),
         servers: None,
         predecessor: None,
+        adopted,
+        strangers: true,
+        reading: Some(reading),
         starting: Some(starting),
     })
 }
@@ -239,17 +263,50 @@ fn alive(lives: &[Arc<std::sync::atomic::AtomicU64>]) -> Result<(), String> {
     Ok(())
 }
 
+/// Made for its owner only. One that is there already may be others' too, and keeps its mode.
 fn make_state_dir(path: &Path) -> Result<(), AgentError> {
     let failed = |source| AgentError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(AgentError::SharedStateDir { path: path.to_owned(), mode });
+    }
+    Ok(())
 }
 
-/// Each connection takes two descriptors, each pod four for itself and eight for each worker.
-fn raise_descriptor_limit() {
+/// As many as the hard limit allows. Returns how many files may be open from now on.
+fn raise_descriptor_limit() -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+    // What every Linux process may open at least (getrlimit(2)).
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_state_directory_that_is_there_keeps_its_mode_and_one_for_everybody_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let set = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let fresh = dir.path().join("a/b");
+        make_state_dir(&fresh).unwrap();
+        assert_eq!((mode(&fresh), mode(&dir.path().join("a"))), (0o700, 0o700));
+        set(0o755);
+        make_state_dir(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), 0o755);
+        for shared in [0o1777, 0o770] {
+            set(shared);
+            let refused = make_state_dir(dir.path()).map_err(|error| error.to_string()).unwrap_err();
+            assert!(refused.contains(&format!("{shared:o}")) && refused.contains("--state-dir"), "{refused}");
+            assert_eq!(mode(dir.path()), shared);
+        }
+        set(0o700);
     }
 }

@@ -57,6 +57,14 @@ impl InFlight {
         self.load.ewma_at.store(now_ns, Relaxed);
     }
 
+    /// The endpoint hasn't answered within this time, and nobody waits for it any longer. How long it would have taken is
+    /// not known, so this never makes it look faster.
+    pub fn at_least(&self, latency_ns: u64, now_ns: u64) {
+        if latency_ns as f64 >= f64::from_bits(self.load.ewma_ns.load(Relaxed)) {
+            self.observe(latency_ns, now_ns);
+        }
+    }
+
     /// The endpoint refused, vanished or let time run out after `wasted_ns`: for a while others are preferred, without it ever being
     /// shut out while it is the only one.
     pub fn fail(&self, wasted_ns: u64, now_ns: u64) {

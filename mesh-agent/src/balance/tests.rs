@@ -275,3 +275,15 @@ fn a_hiccup_of_milliseconds_starves_nobody() {
     is_about(first_of_1000(&set, MS), share);
     assert!(share > 0.05);
 }
+
+#[test]
+fn one_that_was_given_up_never_looks_faster() {
+    let set = testing::set(1, 0);
+    let load = InFlight::begin(&set.available[0].load, 0);
+    let ewma = || f64::from_bits(set.available[0].load.ewma_ns.load(Ordering::Relaxed));
+    load.observe(50_000_000, 1);
+    load.at_least(1_000_000, 2);
+    assert_eq!(ewma(), 50e6);
+    load.at_least(80_000_000, 3);
+    assert_eq!(ewma(), 80e6);
+}

@@ -20,6 +20,13 @@ impl Failure {
         Self { exit, error: error.into(), hint: None }
     }
 
+    /// With the code that its causes ask for.
+    pub fn of(error: anyhow::Error) -> Self {
+        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let denied = causes.any(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        Self::new(if denied { Exit::NoPermission } else { Exit::Failed }, error)
+    }
+
     /// From a sentence.
     pub fn message(exit: Exit, message: impl Into<String>) -> Self {
         Self::new(exit, anyhow::Error::msg(message.into()))
@@ -50,6 +57,6 @@ impl Failure {
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::new(Exit::Failed, error)
+        Self::of(error.into())
     }
 }

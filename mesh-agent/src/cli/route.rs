@@ -111,8 +111,15 @@ fn head(answer: &RouteAnswer) -> String {
     if let Some(RouteRule { filters, timeouts, retry, session, .. }) = &answer.rule {
         filters.iter().for_each(|filter| line("Filter", filter));
         line("Timeouts", &timeouts.join(", "));
-        line("Retries", retry);
+        if answer.retries.is_empty() {
+            line("Retries", retry);
+        }
         line("Session", session);
+    }
+    for (name, lines) in
+        [("Retries", &answer.retries), ("Hedges", &answer.hedges), ("Fallback", &answer.fallback)]
+    {
+        lines.iter().for_each(|text| line(name, text));
     }
     if let Some(own) = &answer.answer {
         line("Answer", &own.status.to_string());

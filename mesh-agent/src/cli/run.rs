@@ -3,7 +3,7 @@
 use super::{Exit, Failure, Outcome};
 use crate::admin::LogHandle;
 use crate::agent;
-use crate::settings::{RunArgs, Settings, SettingsError};
+use crate::settings::{Origin, RunArgs, Settings, SettingsError};
 
 /// Runs the agent of this node.
 pub fn run(args: &RunArgs) -> Outcome {
@@ -21,9 +21,12 @@ pub fn run(args: &RunArgs) -> Outcome {
     Ok(Exit::Ok)
 }
 
-/// Flags and environment are usage; a file is input.
+/// Flags and environment are usage; a file is input. Where both are wrong, the command line is.
 fn bad_settings(error: SettingsError) -> Failure {
     let exit = match &error {
+        SettingsError::Values(bad) if bad.iter().all(|bad| matches!(bad.origin, Origin::File(..))) => {
+            Exit::BadInput
+        }
         SettingsError::Values(_) => Exit::Usage,
         SettingsError::Unreadable { .. } | SettingsError::Invalid { .. } => Exit::BadInput,
     };

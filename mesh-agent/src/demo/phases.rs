@@ -170,7 +170,7 @@ fn meaning(reason: Reason) -> &'static str {
     match reason {
         Reason::Captured => "connect(2) handed to the agent inside the pod",
         Reason::AgentSocket => "the agent's own sockets, never captured",
-        Reason::Published => "original destination told to the agent before the SYN",
+        Reason::Published => "original destination told to the agent within the handshake",
         Reason::FlowPublished => "the agent's flow told to the endpoint's pod",
         Reason::InboundAgentFlow => "let through to the application at the endpoint",
         Reason::InboundLoopback => "the pod's own loopback, where the agent's listeners are",

@@ -64,6 +64,9 @@ fn object(block: &str) -> String {
         "rules" => head + &indented(block, 2),
         "filters" if block.contains("type: RequestRedirect") => head + one + &indented(block, 4),
         "filters" | "timeouts" | "sessionPersistence" => head + one + backend + &indented(block, 4),
+        "  trafficPolicy" => {
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec:\n  host: cart\n".to_owned() + block
+        }
         other => panic!("nothing is known of a fragment that begins with {other}:\n{block}"),
     }
 }
@@ -112,6 +115,10 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
                     if name == "egress-tls-mutual" { "partner.example.com" } else { "api.example.com" };
                 let ports = &snapshot.services.get(&ObjectName::new("shop", host)).unwrap().ports;
                 assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
+            }
+            rule if !rule.contains("route") => {
+                let mut ports = snapshot.services.values().flat_map(|service| &service.ports);
+                assert!(ports.any(|port| port.policy.rule.is_some()), "{name} holds for nobody");
             }
             _ => {
                 assert_eq!(snapshot.route_status.size(), 1, "{name}");

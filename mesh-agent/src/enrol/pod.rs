@@ -17,6 +17,7 @@ use super::listeners::{self, Set};
 use crate::health::Captured;
 use crate::kernel::{EnrolPod, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
+use crate::proxy::ceiling::PodShare;
 use crate::proxy::worker::{self, Command, PodSpec};
 
 /// Why a pod can't be captured now.
@@ -105,9 +106,10 @@ impl Enrolled {
             }
             return Err(error.into());
         }
+        let share = Arc::<PodShare>::default();
         for (worker, Set { outbound, inbound }) in workers.iter().zip(sets) {
-            let (workload, netns) = (workload.clone(), pod.netns.clone());
-            worker.tell(Command::Add(PodSpec { cookie, workload, netns, outbound, inbound }));
+            let (workload, netns, share) = (workload.clone(), pod.netns.clone(), share.clone());
+            worker.tell(Command::Add(PodSpec { cookie, workload, netns, share, outbound, inbound }));
         }
         Ok(pod)
     }

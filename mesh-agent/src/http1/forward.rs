@@ -15,12 +15,14 @@ use http::{Method, StatusCode, Version};
 use super::body::Body;
 use super::conn::{Conn, Reader, Writer};
 use super::head::HeadError;
+use super::hedge::{self, Hedges};
 use super::message::{Asked, RequestHead, ResponseHead};
 use super::mirror::Mirrored;
 use super::timer::Timer;
 use super::upload::{Flow, Sent, Upload};
 use super::write;
 use crate::proxy::error::{ErrorKind, Hostile};
+use crate::proxy::hedge::Asking;
 use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadline};
 
 /// Pipelined bytes that are read ahead while a response is awaited; the rest waits in the socket.
@@ -29,11 +31,11 @@ pub(super) const READ_AHEAD: usize = 16 * 1024;
 pub(super) const MAX_INTERIM: usize = 32;
 
 /// A request on its way, as `serve` knows it.
-pub struct Forward<'a, 'c, 'p> {
+pub struct Forward<'a, 'c, 'p, 'h> {
     /// The client's connection.
     pub conn: &'c Connection,
     /// The request.
-    pub request: &'a RequestHead,
+    pub request: &'h RequestHead,
     /// What was decided about it.
     pub plan: &'a Plan,
     /// Where it goes.
@@ -46,6 +48,10 @@ pub struct Forward<'a, 'c, 'p> {
     pub upload: &'a mut Upload,
     /// Whether it may be sent again.
     pub tries: &'a mut Tries<'p>,
+    /// The tries beside it, where a policy asks for some.
+    pub hedges: Option<&'a mut Hedges<'h>>,
+    /// The answer's head, if the request was sent and answered before: by a hedge that won.
+    pub head: Option<Box<ResponseHead>>,
 }
 
 /// How an exchange went well.
@@ -59,12 +65,22 @@ pub struct Done {
     pub switched: bool,
     /// The response was thrown away: the request is to be sent again after this time.
     pub again: Option<Duration>,
+    /// Nothing was passed on: the answer is that of a hedge, now or later.
+    pub outrun: bool,
 }
 
 impl Done {
+    /// Nothing goes on but the client's connection.
+    pub(super) const NOTHING: Self =
+        Self { keep_downstream: true, keep_upstream: false, switched: false, again: None, outrun: false };
+
     /// The response isn't passed on.
     pub(super) fn again(wait: Duration) -> Self {
-        Self { keep_downstream: true, keep_upstream: false, switched: false, again: Some(wait) }
+        Self { again: Some(wait), ..Self::NOTHING }
+    }
+
+    fn outrun() -> Self {
+        Self { outrun: true, ..Self::NOTHING }
     }
 }
 
@@ -134,24 +150,27 @@ impl Ask {
     }
 }
 
-impl Forward<'_, '_, '_> {
+impl<'c: 'h, 'h> Forward<'_, 'c, '_, 'h> {
     /// Carries the exchange to its end.
     pub async fn run(self, down: &mut Conn, up: &mut Conn, timer: &mut Timer) -> Result<Done, Failure> {
-        let Self { conn, request, plan, picked, until, account, upload, tries } = self;
+        let Self { conn, request, plan, picked, until, account, upload, tries, hedges, head } = self;
         let state = State::of(request);
         let ask = Ask::of(request);
         let (mut from_client, mut to_client) = down.split();
         let (mut from_upstream, mut to_upstream) = up.split();
-        write::put_request(request, to_upstream.stage());
-        upload.sent.put(to_upstream.stage());
+        if head.is_none() {
+            write::put_request(request, to_upstream.stage());
+            upload.sent.put(to_upstream.stage());
+        }
         let result = {
             let Upload { flow, sent } = upload;
             let copy = || conn.mirror(plan, || Mirrored::of(request, sent).map(Copied::Http1));
             let sending =
                 pin!(send_request(flow, sent, &mut from_client, &mut to_upstream, conn, &state, copy));
-            let answer = Answer { conn, plan, picked, account, sent, tries, ask: &ask, state: &state };
-            let answering = pin!(answer.relay(&mut from_upstream, &mut to_client));
-            let both = pin!(join(sending, answering, &state));
+            let (ask, state) = (&ask, &state);
+            let answer = Answer { conn, request, plan, picked, account, sent, tries, hedges, ask, state };
+            let answering = pin!(answer.relay(head, &mut from_upstream, &mut to_client));
+            let both = pin!(join(sending, answering, state));
             let idle = conn.limits().body_idle_timeout;
             timer.while_moving(idle, until.at(), || state.moved.get(), both).await
         };
@@ -219,7 +238,7 @@ pub(super) fn join(
             answer = Some(result?);
         }
         match answer {
-            Some(done) if done.switched || done.again.is_some() || !state.more_to_send() => {
+            Some(done) if done.switched || done.again.is_some() || done.outrun || !state.more_to_send() => {
                 Poll::Ready(Ok(done))
             }
             _ => Poll::Pending,
@@ -279,28 +298,48 @@ pub(super) async fn watch(from: &mut Reader<'_>) -> Result<(), ErrorKind> {
 }
 
 /// The way back.
-struct Answer<'a, 'c, 'p> {
-    conn: &'a Connection,
+struct Answer<'a, 'c, 'p, 'h> {
+    conn: &'c Connection,
+    request: &'h RequestHead,
     plan: &'a Plan,
     picked: &'a Picked,
     account: &'a mut Exchange<'c>,
     sent: &'a Sent,
     tries: &'a mut Tries<'p>,
+    hedges: Option<&'a mut Hedges<'h>>,
     ask: &'a Ask,
     state: &'a State,
 }
 
-impl Answer<'_, '_, '_> {
-    async fn relay(self, from: &mut Reader<'_>, to: &mut Writer<'_>) -> Result<Done, ErrorKind> {
-        let Self { conn, plan, picked, account, sent, tries, ask, state } = self;
-        let head = Self::final_head(conn, ask, state, from, to).await?;
+impl<'c: 'h, 'h> Answer<'_, 'c, '_, 'h> {
+    async fn relay(
+        mut self,
+        head: Option<Box<ResponseHead>>,
+        from: &mut Reader<'_>,
+        to: &mut Writer<'_>,
+    ) -> Result<Done, ErrorKind> {
+        let head = match (head, &self.hedges) {
+            (Some(head), _) => *head,
+            (None, None) => Self::final_head(self.conn, self.ask, self.state, from, to).await?,
+            // On the heap, so that a connection makes no room for it.
+            (None, Some(_)) => match Box::pin(self.first_head(from, to)).await? {
+                Some(head) => head,
+                None => return Ok(Done::outrun()),
+            },
+        };
+        let Self { conn, plan, picked, account, sent, tries, hedges, ask, state, .. } = self;
+        let others = hedges.is_some_and(|hedges| hedges.are_under_way());
+        if others && tries.is_unwanted(head.status, None) {
+            account.tried(picked, head.status, None);
+            return Ok(Done::outrun());
+        }
         if sent.is_whole()
             && let Some(wait) = tries.answered(picked, head.status, None)
         {
             account.tried(picked, head.status, None);
             return Ok(Done::again(wait));
         }
-        if plan.replaces(head.status) {
+        if plan.replaces(conn, head.status, None, sent.is_whole()) {
             account.tried(picked, head.status, None);
             return Err(ErrorKind::UpstreamErrorStatus);
         }
@@ -336,7 +375,7 @@ impl Answer<'_, '_, '_> {
         match pump(&mut flow, from, to, Bound::ForClient { bare }, count).await {
             Ok(()) => {
                 let keep_upstream = persistent && in_step && !switched;
-                Ok(Done { keep_downstream, keep_upstream, switched, again: None })
+                Ok(Done { keep_downstream, keep_upstream, switched, ..Done::NOTHING })
             }
             Err(Broken::Protocol(hostile)) => Err(ErrorKind::UpstreamProtocol(hostile)),
             Err(Broken::Ended) => Err(ErrorKind::UpstreamClosed),
@@ -348,6 +387,27 @@ impl Answer<'_, '_, '_> {
         }
     }
 
+    /// The head of this try's answer. None if a hedge has one before.
+    async fn first_head(
+        &mut self,
+        from: &mut Reader<'_>,
+        to: &mut Writer<'_>,
+    ) -> Result<Option<ResponseHead>, ErrorKind> {
+        let Self { conn, request, account, sent, tries, hedges, ask, state, .. } = self;
+        let mut own = pin!(Self::final_head(conn, ask, state, from, to));
+        let Some(hedges) = hedges else { return own.await.map(Some) };
+        poll_fn(|cx| {
+            if let Poll::Ready(head) = own.as_mut().poll(cx) {
+                return Poll::Ready(head.map(Some));
+            }
+            let (head, whole) = (&request.parts, state.sent.get() && sent.is_whole());
+            let mut asking = Asking { tries, account, head, whole, own: true };
+            let start = |granted| hedge::start(conn, request, sent, granted);
+            hedges.poll_beside(cx, &mut asking, start).map(|()| Ok(None))
+        })
+        .await
+    }
+
     /// Reads heads until one that is final; interim ones are passed on as they come.
     async fn final_head(
         conn: &Connection,
@@ -357,11 +417,7 @@ impl Answer<'_, '_, '_> {
         to: &mut Writer<'_>,
     ) -> Result<ResponseHead, ErrorKind> {
         for _ in 0..=MAX_INTERIM {
-            let head = read_head(conn, ask.asked, state, from).await.map_err(|error| match error {
-                ReadHead::Closed => ErrorKind::UpstreamClosed,
-                ReadHead::Refused(HeadError::Hostile(hostile)) => ErrorKind::UpstreamProtocol(hostile),
-                ReadHead::Refused(_) => ErrorKind::UpstreamProtocol(Hostile::BadStatusLine),
-            })?;
+            let head = read_head(conn, ask.asked, state, from).await.map_err(ReadHead::kind)?;
             if head.status == StatusCode::SWITCHING_PROTOCOLS && !ask.upgrade {
                 return Err(ErrorKind::UpstreamProtocol(Hostile::BadStatusLine));
             }
@@ -387,6 +443,38 @@ fn persistent_version(head: &ResponseHead) -> bool {
 enum ReadHead {
     Closed,
     Refused(HeadError),
+}
+
+impl ReadHead {
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::Closed => ErrorKind::UpstreamClosed,
+            Self::Refused(HeadError::Hostile(hostile)) => ErrorKind::UpstreamProtocol(hostile),
+            Self::Refused(_) => ErrorKind::UpstreamProtocol(Hostile::BadStatusLine),
+        }
+    }
+}
+
+/// Reads heads until one that is final, of a request that asks for no other protocol. A failure comes with whether
+/// anything was heard before.
+pub(super) async fn final_head_of(
+    conn: &Connection,
+    asked: Asked,
+    from: &mut Reader<'_>,
+) -> Result<ResponseHead, (ErrorKind, bool)> {
+    let state = State::default();
+    for _ in 0..=MAX_INTERIM {
+        let head = read_head(conn, asked, &state, from).await;
+        let head = head.map_err(|error| (error.kind(), state.heard.get()))?;
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                return Err((ErrorKind::UpstreamProtocol(Hostile::BadStatusLine), true));
+            }
+            status if status.is_informational() => {}
+            _ => return Ok(head),
+        }
+    }
+    Err((ErrorKind::UpstreamProtocol(Hostile::FrameFlood), true))
 }
 
 async fn read_head(

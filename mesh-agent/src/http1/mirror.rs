@@ -76,7 +76,7 @@ impl Mirrored {
         let persistent = self.version == Version::HTTP_11 && head.options.persistent(head.version);
         if delimited && persistent && conn.is_clear() {
             conn.release();
-            upstream.keep_http1(conn, pod.worker.limits.max_idle_per_upstream);
+            upstream.keep_http1(conn, &pod.worker);
         }
         Some(())
     }

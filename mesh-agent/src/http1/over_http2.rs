@@ -51,12 +51,13 @@ pub(super) fn head(request: &RequestHead) -> Request<()> {
 
 /// Carries the exchange over `stream` to its end.
 pub(super) async fn run(
-    forward: Forward<'_, '_, '_>,
+    forward: Forward<'_, '_, '_, '_>,
     down: &mut Conn,
     stream: &mut Outgoing,
     timer: &mut Timer,
 ) -> Result<Done, Failure> {
-    let Forward { conn, request, plan, picked, until, account, upload, tries } = forward;
+    // Hedges are tries of HTTP/1, so there are none.
+    let Forward { conn, request, plan, picked, until, account, upload, tries, hedges: _, head: _ } = forward;
     let Outgoing { lease, response, body } = stream;
     let (state, ask, untaken) = (State::of(request), Ask::of(request), Cell::new(false));
     let (mut from_client, mut to_client) = down.split();

@@ -10,6 +10,7 @@ use std::pin::pin;
 
 use http::{StatusCode, Version};
 
+pub(super) use self::attempt::connection_to;
 use self::attempt::{Carried, carry};
 use self::receive::next_request;
 use super::answer;
@@ -130,6 +131,9 @@ async fn hold_back<'c>(
         Some(Ok(())) => {
             if plan.waited() {
                 account.sent_after_waiting();
+            }
+            if plan.has_fallen() {
+                account.fell_back(ErrorKind::NoHealthyUpstream);
             }
             None
         }

@@ -41,6 +41,12 @@ impl Upload {
         let sent = Sent { any: Cell::new(false), kept: RefCell::new(kept), limit: keep };
         Self { flow: Flow::new(body), sent }
     }
+
+    /// True if all of it has come, and can be sent again.
+    pub fn is_complete(&self) -> bool {
+        let come = self.flow.body.is_done() || self.flow.end;
+        come && self.flow.left == 0 && self.sent.is_whole()
+    }
 }
 
 impl Flow {

@@ -13,8 +13,9 @@ use http::HeaderMap;
 use super::grpc::{self, Messages};
 use crate::proxy::Exchange;
 
-/// Of a request's body this much is kept until the response begins, in case another endpoint has to be asked.
-const MOST_KEPT: usize = 64 * 1024;
+/// Of a request's body this much is kept until the response begins, in case another endpoint has to be asked, where no
+/// policy says how much.
+pub(super) const MOST_KEPT: usize = 64 * 1024;
 
 /// Whose body it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Copy {
     /// To be sent once more, after what is held.
     again: VecDeque<Bytes>,
     kept: Kept,
+    /// So many bytes at most.
+    keep: usize,
     state: State,
     /// The receiver wanted no more before all had passed.
     cut: bool,
@@ -69,9 +72,9 @@ pub(super) enum Broken {
 }
 
 impl Copy {
-    /// A request's body, to an endpoint.
-    pub(super) fn request(from: RecvStream, to: SendStream<Bytes>, grpc: bool) -> Self {
-        Self::new(Side::Request, from, to, grpc, Kept::All(Vec::new(), 0))
+    /// A request's body, to an endpoint. Up to `keep` bytes of it are kept.
+    pub(super) fn request(from: RecvStream, to: SendStream<Bytes>, grpc: bool, keep: usize) -> Self {
+        Self { keep, ..Self::new(Side::Request, from, to, grpc, Kept::All(Vec::new(), 0)) }
     }
 
     /// A response's body, to the client.
@@ -91,6 +94,7 @@ impl Copy {
             owed: 0,
             again: VecDeque::new(),
             kept,
+            keep: 0,
             state,
             cut: false,
         }
@@ -132,6 +136,11 @@ impl Copy {
         self.is_done() && !self.cut
     }
 
+    /// True if all that the sender has to say was passed on, and can be sent again.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_whole() && self.is_kept()
+    }
+
     /// All that was passed on so far. None if it wasn't kept: too long, or followed by trailers.
     pub(super) fn parts(&self) -> Option<&[Bytes]> {
         match &self.kept {
@@ -143,6 +152,15 @@ impl Copy {
     /// True if the sender sent nothing so far.
     pub(super) fn is_untouched(&self) -> bool {
         matches!(&self.kept, Kept::All(parts, _) if parts.is_empty())
+    }
+
+    /// The same body to a receiver that has got all of it but `unsent`.
+    pub(super) fn take_over(&mut self, to: SendStream<Bytes>, unsent: VecDeque<Bytes>) {
+        self.to = to;
+        self.cut = false;
+        self.held = Bytes::new();
+        self.state = if unsent.is_empty() { State::Done } else { State::Open };
+        self.again = unsent;
     }
 
     /// The same body to another receiver, from its beginning. `ended` if the new stream was opened without a body.
@@ -198,7 +216,7 @@ impl Copy {
         }
         if let Kept::All(parts, size) = &mut self.kept {
             *size += data.len();
-            if *size > MOST_KEPT {
+            if *size > self.keep {
                 self.kept = Kept::Nothing;
             } else {
                 parts.push(data.clone());

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::request;
 
 /// Trailer (or header of a trailers-only answer) with the call's outcome.
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -68,7 +69,7 @@ pub(super) fn status_in(headers: &HeaderMap) -> Option<u16> {
 }
 
 /// How long the client waits from when it sent `headers`. None: for ever, or what it says is no time.
-pub(super) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
+pub fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -76,6 +77,15 @@ pub(super) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
     let (_, nanos) = UNITS.iter().find(|(letter, _)| letter == unit)?;
     let value: u64 = str::from_utf8(digits).ok()?.parse().ok()?;
     Some(Duration::from_nanos(value.saturating_mul(*nanos)))
+}
+
+/// A copy of `head`, in which the client's timeout is what is `left` of it, where that differs.
+pub(super) fn telling(head: &request::Parts, left: Option<Duration>) -> request::Parts {
+    let mut head = head.clone();
+    if let Some(left) = left.and_then(timeout_value) {
+        head.headers.insert(GRPC_TIMEOUT, left);
+    }
+    head
 }
 
 /// `time` in the smallest unit that has room for it, rounded down.

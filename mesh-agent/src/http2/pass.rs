@@ -12,21 +12,24 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::Response;
+use http::{Response, request};
 
 use super::copy::{Broken, Copy};
+use super::hedge::{self, Hedges};
 use super::link::Lease;
 use super::stall::Stall;
 use super::{answer, grpc};
-use crate::balance::usage::Place;
-use crate::proxy::{ErrorKind, Exchange, Hostile, Picked, Plan, Tries, TryDeadline};
+use crate::proxy::hedge::{Asking, Places};
+use crate::proxy::{ErrorKind, Exchange, Hostile, Picked, Plan, Side, Tries, TryDeadline};
 
 /// A request's stream to an endpoint.
 pub(super) struct ToEndpoint {
     pub(super) picked: Picked,
     pub(super) lease: Lease,
     pub(super) response: ResponseFuture,
-    pub(super) _place: Option<Place>,
+    /// The answer, of a hedge that won; of others it comes from `response`.
+    pub(super) answer: Option<Response<RecvStream>>,
+    pub(super) _places: Places,
     pub(super) until: TryDeadline,
 }
 
@@ -47,6 +50,8 @@ pub(super) enum Passed {
     Done,
     /// The response was thrown away: the request is to be sent again after this time.
     Again(Duration),
+    /// Nothing was passed on: the answer is that of a hedge, now or later.
+    Outrun,
 }
 
 /// One try.
@@ -61,6 +66,9 @@ pub(super) struct Pass<'p, 'c, 't> {
     /// The response's body, once its head was passed on.
     download: Option<Copy>,
     again: Option<Duration>,
+    /// Hedges are under way.
+    others: bool,
+    outrun: bool,
 }
 
 impl<'p, 'c, 't> Pass<'p, 'c, 't> {
@@ -74,7 +82,19 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
         upload: &'p mut Copy,
     ) -> Self {
         stall.moved();
-        Self { plan, tries, exchange, respond, stall, to_endpoint, upload, download: None, again: None }
+        Self {
+            plan,
+            tries,
+            exchange,
+            respond,
+            stall,
+            to_endpoint,
+            upload,
+            download: None,
+            again: None,
+            others: false,
+            outrun: false,
+        }
     }
 
     /// Ready once both directions have ended.
@@ -89,6 +109,9 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
         }
         if let Some(wait) = self.again {
             return Poll::Ready(Ok(Passed::Again(wait)));
+        }
+        if self.outrun {
+            return Poll::Ready(Ok(Passed::Outrun));
         }
         if let Some(download) = &mut self.download
             && let Poll::Ready(Err(broken)) = download.poll(cx, self.exchange, &mut moved)
@@ -108,6 +131,29 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
         }
         self.stall.wait_for(self.patience(), cx);
         Poll::Pending
+    }
+
+    /// As [`Self::poll`], beside `hedges` of the request with this `head`, until the response begins.
+    pub(super) fn poll_among<'h>(
+        &mut self,
+        cx: &mut Context<'_>,
+        hedges: &mut Hedges<'h>,
+        head: &request::Parts,
+    ) -> Poll<Result<Passed, Fault>>
+    where
+        'c: 'h,
+    {
+        self.others = hedges.are_under_way();
+        let polled = self.poll(cx);
+        if polled.is_ready() || self.download.is_some() {
+            return polled;
+        }
+        let (conn, upload) = (self.exchange.connection(), &*self.upload);
+        let (body, whole) = (upload.parts().unwrap_or_default(), upload.is_complete());
+        let plan = self.plan;
+        let mut asking = Asking { tries: self.tries, account: self.exchange, head, whole, own: true };
+        let start = |granted| hedge::start(conn, plan, head, body, granted);
+        hedges.poll_beside(cx, &mut asking, start).map(|()| Ok(Passed::Outrun))
     }
 
     /// Ends both sides after a fault.
@@ -149,13 +195,19 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Result<(), Fault> {
-        while let Poll::Ready(Some(interim)) = self.to_endpoint.response.poll_informational(cx) {
+        while self.to_endpoint.answer.is_none()
+            && let Poll::Ready(Some(interim)) = self.to_endpoint.response.poll_informational(cx)
+        {
             *moved = true;
             let interim = interim.map_err(|error| self.endpoint_fault(&error))?;
             // Fails only if the client is gone, which shows below.
             let _ = self.respond.send_informational(interim);
         }
-        match Pin::new(&mut self.to_endpoint.response).poll(cx) {
+        let response = match self.to_endpoint.answer.take() {
+            Some(answer) => Poll::Ready(Ok(answer)),
+            None => Pin::new(&mut self.to_endpoint.response).poll(cx),
+        };
+        match response {
             Poll::Ready(Ok(response)) => {
                 *moved = true;
                 self.answer(response)
@@ -175,6 +227,11 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
         let is_grpc = self.exchange.is_grpc();
         let grpc_status = if is_grpc && ended { grpc::status_in(&head.headers) } else { None };
         let picked = &self.to_endpoint.picked;
+        if self.others && self.tries.is_unwanted(head.status, grpc_status) {
+            self.exchange.tried(picked, head.status, grpc_status);
+            self.outrun = true;
+            return Ok(());
+        }
         if self.upload.is_kept() {
             self.again = self.tries.answered(picked, head.status, grpc_status);
         }
@@ -182,7 +239,8 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
             self.exchange.tried(picked, head.status, grpc_status);
             return Ok(());
         }
-        if self.plan.replaces(head.status) {
+        let conn = self.exchange.connection();
+        if self.plan.replaces(conn, head.status, grpc_status, self.upload.is_kept()) {
             self.exchange.tried(picked, head.status, grpc_status);
             return Err(ErrorKind::UpstreamErrorStatus.into());
         }
@@ -225,6 +283,22 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
     fn endpoint_fault(&self, error: &h2::Error) -> Fault {
         let fault = self.to_endpoint.lease.fault(error, self.upload.is_untouched());
         Fault { kind: fault.kind, untaken: self.download.is_none() && fault.untaken, again: false }
+    }
+}
+
+impl Fault {
+    /// True if hedges that are under way may still have an answer.
+    pub(super) fn leaves_others(&self) -> bool {
+        self.again && self.kind.side() == Side::Upstream && self.kind != ErrorKind::RequestTimeout
+    }
+}
+
+/// What an endpoint's stream failed by.
+pub(super) fn kind_of(error: &h2::Error) -> ErrorKind {
+    match error.reason() {
+        _ if error.is_library() => ErrorKind::UpstreamProtocol(Hostile::BadFrame),
+        Some(reason) if error.is_reset() => ErrorKind::UpstreamReset(reason),
+        _ => ErrorKind::UpstreamClosed,
     }
 }
 

@@ -47,6 +47,11 @@ impl Stall {
         }
     }
 
+    /// It may wait for as long as it likes.
+    pub(super) fn wait_for_nothing(&self) {
+        self.waits_for.set(None);
+    }
+
     /// The error to end with, once it has waited for too long.
     pub(super) fn over(&self) -> Option<ErrorKind> {
         if self.over.get() { self.waits_for.get() } else { None }

@@ -13,15 +13,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::{Request, request};
 use tokio::time::{Instant, sleep_until};
 
 use super::copy::Copy;
+use super::hedge::Hedges;
 use super::mirror::Mirrored;
 use super::pass::{Fault, Pass, Passed, ToEndpoint};
 use super::stall::{Stall, Ticks};
-use super::{answer, grpc, pool, request as head};
+use super::upload::{Opened, Upload};
+use super::{answer, grpc, hedge, pool, request as head};
+use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::{Connection, Copied, ErrorKind, Exchange, Plan, Side, Tries};
 
 /// Connections that turn out to be going away before one request is given up.
@@ -142,45 +145,78 @@ impl<'w> Way<'w, '_> {
         if self.plan.waited() {
             self.exchange.sent_after_waiting();
         }
-        let timeout = self.exchange.is_grpc().then(|| grpc::timeout_in(&parts.headers)).flatten();
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut tries = Tries::new(self.conn, self.plan).until(deadline);
-        let result = self.try_out(&parts, body, &mut tries).await;
-        if tries.is_exhausted() {
-            self.exchange.exhausted();
+        if self.plan.has_fallen() {
+            self.exchange.fell_back(ErrorKind::NoHealthyUpstream);
         }
-        result
+        let mut upload = Upload::new(body, self.exchange.is_grpc(), self.plan.keeps_body());
+        let mut tries = Tries::new(self.conn, self.plan);
+        loop {
+            match self.try_out(&parts, &mut upload, &mut tries).await {
+                Err(why) if self.falls_back(&upload, why) => tries = Tries::elsewhere(self.conn, self.plan),
+                result => {
+                    if tries.is_exhausted() {
+                        self.exchange.exhausted();
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Turns to the fallback's service after a failure that it is for.
+    fn falls_back(&mut self, upload: &Upload, why: ErrorKind) -> bool {
+        let may = upload.is_kept() && !self.exchange.is_answered();
+        may && self.plan.falls_back_after(self.exchange, why)
     }
 
     /// Tries until one settles it.
     async fn try_out(
         &mut self,
         parts: &request::Parts,
-        body: RecvStream,
+        upload: &mut Upload,
         tries: &mut Tries<'w>,
     ) -> Result<(), ErrorKind> {
-        let ended = body.is_end_stream();
-        let (mut to_endpoint, send) = self.open(parts, ended, tries).await?;
-        let mut upload = Copy::request(body, send, self.exchange.is_grpc());
+        let mut hedges: Option<Box<Hedges<'w>>> = Hedges::of(self.plan, parts);
+        let mut opened = self.open(parts, upload, tries, hedges.as_deref_mut()).await?;
         let mut taken_up = false;
         loop {
-            let wait = match self.pass(parts, &mut to_endpoint, &mut upload, tries).await {
+            // Moved as one, so that a stream makes no room for it twice.
+            let (mut to_endpoint, send, unsent) = opened.into_parts();
+            let copy = upload.reach(send, unsent)?;
+            let passed = self.pass(parts, &mut to_endpoint, copy, tries, hedges.as_deref_mut()).await;
+            let others = hedges.as_ref().is_some_and(|hedges| hedges.are_under_way());
+            let wait = match passed {
                 Ok(Passed::Done) => return Ok(()),
-                Ok(Passed::Again(wait)) => wait,
+                Ok(Passed::Again(wait)) => Some(wait),
+                Ok(Passed::Outrun) => {
+                    copy.reset(Reason::CANCEL);
+                    if hedges.as_ref().is_some_and(|hedges| hedges.have_won()) {
+                        to_endpoint.picked.outrun();
+                    }
+                    None
+                }
+                Err(fault) if others && fault.leaves_others() => None,
                 Err(fault) if !fault.again => return Err(fault.kind),
                 // What no endpoint took up may be sent once more whatever the route says.
                 Err(fault) if fault.untaken && !taken_up && !tries.is_too_late(Duration::ZERO) => {
                     taken_up = true;
                     tries.untaken(&to_endpoint.picked, fault.kind);
-                    Duration::ZERO
+                    Some(Duration::ZERO)
                 }
-                Err(fault) => tries.failed(&to_endpoint.picked, fault.kind).ok_or(fault.kind)?,
+                Err(fault) => Some(tries.failed(&to_endpoint.picked, fault.kind).ok_or(fault.kind)?),
             };
             drop(to_endpoint);
-            unless_reset(self.respond, Tries::pause(wait)).await?;
-            let send;
-            (to_endpoint, send) = self.open(parts, ended, tries).await?;
-            upload.start_again(send, ended);
+            let ahead = match (wait, hedges.as_deref_mut()) {
+                (None, Some(hedges)) => Box::pin(self.rest(parts, upload, tries, hedges)).await?,
+                (wait, _) => {
+                    unless_reset(self.respond, Tries::pause(wait.unwrap_or_default())).await?;
+                    None
+                }
+            };
+            opened = match ahead {
+                Some(opened) => opened,
+                None => self.open(parts, upload, tries, hedges.as_deref_mut()).await?,
+            };
         }
     }
 
@@ -188,51 +224,119 @@ impl<'w> Way<'w, '_> {
     async fn open(
         &mut self,
         parts: &request::Parts,
-        ended: bool,
+        upload: &Upload,
         tries: &mut Tries<'w>,
-    ) -> Result<(ToEndpoint, SendStream<Bytes>), ErrorKind> {
+        mut hedges: Option<&mut Hedges<'w>>,
+    ) -> Result<Opened, ErrorKind> {
         for _ in 0..MOST_CONNECTIONS_TRIED {
             let picked = tries.pick(Some(parts))?;
             self.exchange.sent_to(&picked);
-            let place = picked.request()?;
+            let places = Places::of(picked.request()?);
             let until = self.plan.try_deadline(Instant::now());
             let leasing = until.bound(pool::lease(&picked, &self.conn.pod, self.conn.client));
-            let mut lease = match unless_reset(self.respond, leasing).await? {
-                Ok(lease) => lease,
-                Err(error) => {
+            let leased = match hedges.as_deref_mut() {
+                None => Some(unless_reset(self.respond, leasing).await?),
+                Some(hedges) => Box::pin(self.beside(leasing, parts, upload, tries, hedges)).await?,
+            };
+            let others = hedges.as_deref_mut().filter(|hedges| hedges.are_under_way());
+            let mut lease = match (leased, others) {
+                (Some(Ok(lease)), _) => lease,
+                (None, Some(others)) => {
+                    picked.outrun();
+                    match Box::pin(self.rest(parts, upload, tries, others)).await? {
+                        Some(opened) => return Ok(opened),
+                        None => continue,
+                    }
+                }
+                (None, None) => continue,
+                (Some(Err(error)), others) => {
                     if error.kind.side() == Side::Upstream {
                         picked.fail(self.conn);
                     }
-                    let wait = tries.pass_over(&picked, error.kind).ok_or(error.kind)?;
-                    unless_reset(self.respond, Tries::pause(wait)).await?;
-                    continue;
+                    match others.filter(|_| error.kind != ErrorKind::RequestTimeout) {
+                        Some(others) => match Box::pin(self.rest(parts, upload, tries, others)).await? {
+                            Some(opened) => return Ok(opened),
+                            None => continue,
+                        },
+                        None => {
+                            let wait = tries.pass_over(&picked, error.kind).ok_or(error.kind)?;
+                            unless_reset(self.respond, Tries::pause(wait)).await?;
+                            continue;
+                        }
+                    }
                 }
             };
-            let mut head = parts.clone();
-            if let Some(left) = tries.time_left().and_then(grpc::timeout_value) {
-                head.headers.insert(grpc::GRPC_TIMEOUT, left);
-            }
-            let request = Request::from_parts(head, ());
-            if let Some((response, send)) = lease.send(request, ended).await? {
-                return Ok((ToEndpoint { picked, lease, response, _place: place, until }, send));
+            let head = grpc::telling(parts, self.plan.time_to_tell());
+            if let Some((response, send)) =
+                lease.send(Request::from_parts(head, ()), upload.is_empty()).await?
+            {
+                let to_endpoint =
+                    ToEndpoint { picked, lease, response, answer: None, _places: places, until };
+                return Ok(Opened { to_endpoint, send, unsent: None });
             }
             self.conn.count_retry(ErrorKind::UpstreamClosed.label());
         }
         Err(ErrorKind::UpstreamClosed)
     }
 
+    /// What `leasing` comes to. None if a hedge has won before.
+    async fn beside<T>(
+        &mut self,
+        leasing: impl Future<Output = T>,
+        parts: &request::Parts,
+        upload: &Upload,
+        tries: &mut Tries<'w>,
+        hedges: &mut Hedges<'w>,
+    ) -> Result<Option<T>, ErrorKind> {
+        hedges.begin();
+        let (conn, plan) = (self.conn, self.plan);
+        let whole = upload.is_complete();
+        let mut asking = Asking { tries, account: self.exchange, head: parts, whole, own: true };
+        let start = |granted| hedge::start(conn, plan, parts, upload.parts(), granted);
+        unless_reset(self.respond, hedges.beside(leasing, &mut asking, start)).await
+    }
+
+    /// What comes of the hedges, the request's own try being over. None: the last of them failed, and there is to be
+    /// another try.
+    async fn rest(
+        &mut self,
+        parts: &request::Parts,
+        upload: &Upload,
+        tries: &mut Tries<'w>,
+        hedges: &mut Hedges<'w>,
+    ) -> Result<Option<Opened>, ErrorKind> {
+        let (conn, plan) = (self.conn, self.plan);
+        let whole = upload.is_complete();
+        let mut asking = Asking { tries, account: self.exchange, head: parts, whole, own: false };
+        let start = |granted| hedge::start(conn, plan, parts, upload.parts(), granted);
+        // What a hedge waits for is for itself to say.
+        self.stall.wait_for_nothing();
+        match unless_reset(self.respond, hedges.rest(&mut asking, start)).await? {
+            Race::Won(ahead) => Ok(Some(ahead.into())),
+            Race::Lost(behind) => {
+                let wait = tries.pass_over(&behind.picked, behind.why).ok_or(behind.why)?;
+                unless_reset(self.respond, Tries::pause(wait)).await?;
+                Ok(None)
+            }
+        }
+    }
+
     async fn pass(
         &mut self,
         parts: &request::Parts,
         to_endpoint: &mut ToEndpoint,
-        upload: &mut Copy,
+        copy: &mut Copy,
         tries: &mut Tries<'w>,
+        mut hedges: Option<&mut Hedges<'w>>,
     ) -> Result<Passed, Fault> {
         let mut deadline = to_endpoint.until.0.map(|(at, kind)| (Box::pin(sleep_until(at)), kind));
         let (conn, plan) = (self.conn, self.plan);
-        let mut pass = Pass::new(plan, tries, self.exchange, self.respond, self.stall, to_endpoint, upload);
+        let mut pass = Pass::new(plan, tries, self.exchange, self.respond, self.stall, to_endpoint, copy);
         let result = poll_fn(|cx| {
-            let polled = pass.poll(cx);
+            let polled = match hedges.as_deref_mut() {
+                None => pass.poll(cx),
+                Some(hedges) => pass.poll_among(cx, hedges, parts),
+            };
             if plan.is_mirrored() && pass.upload().is_whole() {
                 conn.mirror(plan, || {
                     Some(Copied::Http2(Box::new(Mirrored::of(parts, pass.upload().parts()?))))

@@ -6,6 +6,7 @@ mod account;
 mod deadlines;
 mod ends;
 mod forward;
+mod hedges;
 mod hostile;
 mod mirrors;
 mod pooling;

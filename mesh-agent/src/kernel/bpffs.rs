@@ -128,6 +128,21 @@ fn remove_pins(dir: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
     fs::remove_dir(dir)
 }
 
+/// Removes pins of maps that this version doesn't know, such as an earlier layout's. What can't be removed only takes up
+/// memory.
+pub(super) fn remove_unknown_maps(dir: &Path, known: &[&str]) {
+    let pins = fs::read_dir(maps_dir(dir)).into_iter().flatten().flatten();
+    for pin in pins.filter(|pin| !known.iter().any(|name| pin.file_name() == *name)) {
+        let path = pin.path();
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::info!(pin = %path.display(), "map of another version removed"),
+            Err(error) => {
+                tracing::warn!(pin = %path.display(), %error, "map of another version can't be removed")
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

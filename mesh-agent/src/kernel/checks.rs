@@ -11,7 +11,7 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
 
-use super::{bpffs, cgroup, netns, object};
+use super::{KernelError, bpffs, cgroup, netns, object};
 use crate::report::chain;
 
 /// One thing that was looked at.
@@ -70,8 +70,19 @@ pub fn checks() -> Vec<Check> {
     checks
 }
 
+/// The two without which the verifier's complaint about some program would be all that an operator sees.
+pub(super) fn required() -> Result<(), KernelError> {
+    let failed = [(kernel_version(), NEEDED_VERSION), (btf(), NEEDED_BTF)]
+        .into_iter()
+        .find(|(check, _)| check.result == CheckResult::Fail);
+    let Some((check, needed)) = failed else { return Ok(()) };
+    Err(KernelError::Unsupported { found: format!("{} {}", check.name, check.detail), needed })
+}
+
 /// The oldest kernel with everything in use (DESIGN: 6.1).
 const OLDEST: (u32, u32) = (6, 1);
+const NEEDED_VERSION: &str = "Linux 6.1 or newer is needed";
+const NEEDED_BTF: &str = "the kernel must be built with CONFIG_DEBUG_INFO_BTF";
 
 fn kernel_version() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -81,7 +92,7 @@ fn kernel_version() -> Check {
     } else {
         CheckResult::Fail
     };
-    check("kernel", result, release, "Linux 6.1 or newer is needed")
+    check("kernel", result, release, NEEDED_VERSION)
 }
 
 fn parse_release(release: &str) -> Option<(u32, u32)> {
@@ -92,7 +103,7 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
 fn btf() -> Check {
     let there = Path::new("/sys/kernel/btf/vmlinux").exists();
     let detail = if there { "/sys/kernel/btf/vmlinux" } else { "no /sys/kernel/btf/vmlinux" };
-    check("BTF", ok_or_fail(there), detail, "the kernel must be built with CONFIG_DEBUG_INFO_BTF")
+    check("BTF", ok_or_fail(there), detail, NEEDED_BTF)
 }
 
 /// Numbers from linux/capability.h.

@@ -75,6 +75,20 @@ impl Kernel {
         self.maps.pods.keys().flatten().collect()
     }
 
+    /// Pods that an earlier process left captured follow their own fail mode from now on, each until it is enrolled again.
+    /// Not while that process still serves them.
+    ///
+    /// # Errors
+    /// The map can't be written.
+    pub fn leave_to_fail_modes(&mut self) -> Result<(), KernelError> {
+        let adopted: Vec<(u64, PodEntry)> = self.maps.pods.iter().flatten().collect();
+        for (cookie, pod) in adopted {
+            let unserved = PodEntry { capture: pod.capture | capture::UNSERVED, ..pod };
+            self.maps.pods.insert(cookie, unserved, 0).map_err(KernelError::map(maps::PODS))?;
+        }
+        Ok(())
+    }
+
     /// Puts an earlier process's pods on the new programs, and removes those whose netns is gone.
     pub(super) fn adopt_pods(&mut self) -> Result<(), KernelError> {
         let mut dead = Vec::new();

@@ -80,8 +80,17 @@ pub(super) fn refresh_netns(ebpf: &Ebpf, path: &Path) -> Result<bool, KernelErro
         .or_else(|error| if is_gone(&error) { Ok(false) } else { Err(failed(error)) })
 }
 
-/// Removes a pin, and with it the link. One that isn't there is fine.
+/// Takes a link off and removes its pin. One that isn't there is fine.
+///
+/// The kernel puts the link of a removed pin in its own time, and its program would go on meanwhile, on maps that forget
+/// the pod: whoever dials it in that moment would be refused.
 pub(super) fn unpin(path: &Path) -> Result<(), KernelError> {
+    if let Ok(link) = sys::open_pin(path)
+        && let Err(error) = sys::detach_link(link.as_fd())
+    {
+        // What it hung on is gone, or the kernel has no way to: then the pin's removal is all there is.
+        tracing::debug!(path = %path.display(), %error, "a link isn't taken off at once");
+    }
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(KernelError::Link { path: path.to_owned(), source })

@@ -99,6 +99,22 @@ pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// Index of the one device with a link-local IPv6 address in the namespace that this thread is in; none if there are
+/// several, or there is none.
+///
+/// # Errors
+/// The kernel's list can't be read.
+pub fn link_local_device() -> io::Result<Option<u32>> {
+    let mut devices: Vec<u32> = nix::ifaddrs::getifaddrs()?
+        .filter_map(|interface| Some(SocketAddrV6::from(*interface.address?.as_sockaddr_in6()?)))
+        .filter(|address| address.ip().is_unicast_link_local())
+        .map(|address| address.scope_id())
+        .collect();
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices.first().copied().filter(|_| devices.len() == 1))
+}
+
 fn names_a_pod(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),

@@ -33,6 +33,8 @@ pub struct SyncStats {
 pub(super) struct Services {
     ports: HashMap<ServiceKey, Written>,
     plain: HashSet<IpAddr>,
+    /// A snapshot of all of the source was written once: what an earlier process wrote beyond it is over.
+    is_whole: bool,
     /// Some pod refuses unknown destinations.
     wants_plain: bool,
     last: Option<Snapshot>,
@@ -80,7 +82,8 @@ impl Services {
         (self.ports.len() + self.plain.len(), slots)
     }
 
-    fn sync(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> SyncStats {
+    fn sync(&mut self, maps: &mut Maps, snapshot: &Snapshot, is_whole: bool) -> SyncStats {
+        self.is_whole |= is_whole;
         let mut stats = SyncStats::default();
         let decided = decided(snapshot);
         for (&(ip, port), service) in snapshot.vips.iter() {
@@ -141,7 +144,8 @@ impl Services {
 
     fn remove_missing(&mut self, maps: &mut Maps, snapshot: &Snapshot, stats: &mut SyncStats) {
         self.ports.retain(|key, written| {
-            if snapshot.vips.contains_key(&(addr::from_map(key.addr), key.port)) {
+            let may_be_unread = !self.is_whole && written.port.is_none();
+            if may_be_unread || snapshot.vips.contains_key(&(addr::from_map(key.addr), key.port)) {
                 return true;
             }
             match maps.services.remove(key) {
@@ -164,7 +168,7 @@ impl Services {
         wanted.extend(snapshot.by_endpoint.keys().map(|endpoint| endpoint.ip()));
         // What the kernel refuses stays as it was and is tried again with the next synchronisation.
         self.plain.retain(|ip| {
-            if wanted.contains(ip) {
+            if !self.is_whole || wanted.contains(ip) {
                 return true;
             }
             match maps.services.remove(&key(*ip, 0)) {
@@ -201,9 +205,10 @@ impl Services {
 }
 
 impl Kernel {
-    /// Writes what changed since the last call. Services that the kernel refuses keep their former entry.
-    pub fn sync_services(&mut self, snapshot: &Snapshot) -> SyncStats {
-        self.services.sync(&mut self.maps, snapshot)
+    /// Writes what changed since the last call. Services that the kernel refuses keep their former entry. While no
+    /// snapshot `is_whole`, those that an earlier process wrote stay: they may stand in what couldn't be read yet.
+    pub fn sync_services(&mut self, snapshot: &Snapshot, is_whole: bool) -> SyncStats {
+        self.services.sync(&mut self.maps, snapshot, is_whole)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The three bpf(2) commands that aya has no public call for: open a pinned link, ask what it hangs on, replace its
-//! program. The only unsafe code of the agent.
+//! The four bpf(2) commands that aya has no public call for: open a pinned link, ask what it hangs on, replace its
+//! program, take it off. The only unsafe code of the agent.
 
 use std::ffi::CString;
 use std::io;
@@ -10,6 +10,7 @@ use std::path::Path;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_LINK_TYPE_NETNS: u32 = 5;
 
@@ -52,6 +53,11 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
 }
 
 /// Head of the kernel's `struct bpf_link_info`; the union is read as words.
@@ -100,6 +106,13 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(|_| ())
+}
+
+/// Takes a link off what it hangs on, at once; closing its last descriptor does so some time later.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkDetach { link_fd: word(link.as_raw_fd()) };
+    // SAFETY: no pointers.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(|_| ())
 }
 
 fn word(fd: RawFd) -> u32 {

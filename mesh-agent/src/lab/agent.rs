@@ -128,9 +128,15 @@ impl Agent {
 
     /// Starts it again with the same directories, after it ended or by killing it.
     pub fn restart(&mut self) -> Result<()> {
+        self.start_again()?;
+        self.wait_ready()
+    }
+
+    /// As [`Agent::restart`], without waiting for `ready`.
+    pub fn start_again(&mut self) -> Result<()> {
         self.kill();
         self.running = Running::start(self.command())?;
-        self.wait_ready()
+        Ok(())
     }
 
     /// Starts another one with the same directories, without waiting for what becomes of it.

@@ -51,6 +51,8 @@ pub enum Target {
     Service(Arc<ServicePort>),
     /// A pod's own address: no balancing. With the service port that it is an endpoint of, if any (protocol, labels).
     Workload(Arc<Workload>, Option<Arc<ServicePort>>),
+    /// An endpoint that no Pod object stands behind, of this service port: no balancing.
+    Endpoint(Arc<ServicePort>),
     /// Nothing knows it.
     Unknown,
 }
@@ -70,11 +72,12 @@ impl Snapshot {
         if let Some(port) = self.vips.get(&(dst.ip(), dst.port())).filter(|port| known(port)) {
             return Target::Service(port.clone());
         }
+        let endpoint_of = self.by_endpoint.get(&EndpointAddr::from(dst)).cloned();
         if let Some(workload) = self.by_address.get(&dst.ip()) {
-            return Target::Workload(
-                workload.clone(),
-                self.by_endpoint.get(&EndpointAddr::from(dst)).cloned(),
-            );
+            return Target::Workload(workload.clone(), endpoint_of);
+        }
+        if let Some(port) = endpoint_of {
+            return Target::Endpoint(port);
         }
         match self.in_range(dst).filter(|port| known(port)) {
             Some(port) => Target::Service(port.clone()),
@@ -129,7 +132,7 @@ impl Target {
     /// The service port, if there is one.
     pub fn service_port(&self) -> Option<&Arc<ServicePort>> {
         match self {
-            Self::Service(port) | Self::Workload(_, Some(port)) => Some(port),
+            Self::Service(port) | Self::Endpoint(port) | Self::Workload(_, Some(port)) => Some(port),
             Self::Workload(_, None) | Self::Unknown => None,
         }
     }

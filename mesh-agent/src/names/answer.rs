@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -63,12 +64,13 @@ impl Memory {
     }
 }
 
-/// Counts for the metrics.
+/// Counts for the metrics, and for who takes another agent's place.
 #[derive(Debug, Default)]
 pub struct Stats {
     resolved: AtomicU64,
     nothing: AtomicU64,
     failed: AtomicU64,
+    unanswered: AtomicUsize,
 }
 
 impl Stats {
@@ -79,6 +81,16 @@ impl Stats {
             ("no_address", self.nothing.load(Relaxed)),
             ("failed", self.failed.load(Relaxed)),
         ]
+    }
+
+    /// Says how many names of the snapshot that is published next have had neither an answer nor a failure.
+    pub fn set_unanswered(&self, names: usize) {
+        self.unanswered.store(names, Release);
+    }
+
+    /// True if the newest snapshot lacks what is behind a name only because it wasn't asked for yet.
+    pub fn are_awaited(&self) -> bool {
+        self.unanswered.load(Acquire) > 0
     }
 
     pub(super) fn resolved(&self) {

@@ -94,6 +94,14 @@ groups! {
     timeout: Duration, "timeout";
 }
 
+impl TrafficPolicy {
+    /// What of it the agent of the endpoint's node applies. None: nothing.
+    pub fn limits_alone(&self) -> Option<Arc<Self>> {
+        let rate_limits = self.rate_limits.clone()?;
+        Some(Arc::new(Self { rate_limits: Some(rate_limits), ..Self::default() }))
+    }
+}
+
 /// The policies that a request meets, found by the connection and by its rule. Asking costs no look-up.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {

@@ -65,6 +65,12 @@ impl Picked {
         self.load.observe(latency_ns, clock::now_ns());
     }
 
+    /// Feeds the balancer alone: another endpoint answered first, so how slow this one is isn't known. No failure.
+    pub fn outrun(&self) {
+        let now = clock::now_ns();
+        self.load.at_least(now.saturating_sub(self.since_ns), now);
+    }
+
     /// Feeds the balancer: the endpoint refused, broke off or gave no answer.
     pub fn fail(&self, conn: &Connection) {
         self.distrust();
@@ -198,7 +204,9 @@ impl Connection {
 
     /// The endpoint at which `plan` keeps the client, if it does.
     pub fn pick_kept(&self, plan: &Plan) -> Option<Picked> {
-        let Some(Backends::Service(port)) = &plan.backends else { return None };
+        let Some(Backends::Service(port)) = plan.backends.as_ref().filter(|_| !plan.has_fallen()) else {
+            return None;
+        };
         let port = port.for_client(&self.pod.workload.borrow()).clone();
         if port.policy.is_unusable() {
             return None;
@@ -249,6 +257,7 @@ impl Connection {
             Target::Service(port) if port.is_original() => return self.original(&port),
             Target::Service(port) => return Backends::Service(port),
             Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
+            Target::Endpoint(port) => (None, Some(port.service.clone())),
             Target::Unknown => (None, None),
         };
         let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::backend::{Backends, Picked};
+use super::ceiling::{self, Ceiling, PodShare};
 use super::drain::Drain;
 use super::error::Hostile;
 use super::limits::Limits;
@@ -40,6 +41,8 @@ pub struct Worker {
     pub flows: Flows,
     /// Bounds and deadlines.
     pub limits: Limits,
+    /// How many connections there may be, over all workers.
+    pub ceiling: Arc<Ceiling>,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
     /// Begins when the agent is told to stop.
@@ -68,7 +71,9 @@ pub struct Pod {
     pub sockets: SocketStock,
     /// Upstreams by the identity of their endpoint (the address of its load state, which lives as long as the entry).
     pub upstreams: RefCell<HashMap<usize, Rc<Upstream>>>,
-    /// Connections under way.
+    /// Connections on all workers.
+    pub share: Arc<PodShare>,
+    /// Connections under way on this one.
     pub connections: Cell<usize>,
 }
 
@@ -143,11 +148,9 @@ impl Pod {
 
     /// Takes a place for one more connection, or says that there is none.
     pub fn admit(self: &Rc<Self>) -> Option<Admitted> {
-        if self.connections.get() >= self.worker.limits.max_connections_per_pod {
-            return None;
-        }
+        let place = self.worker.ceiling.admit(&self.share, self.worker.limits.max_connections_per_pod)?;
         self.connections.set(self.connections.get() + 1);
-        Some(Admitted(self.clone()))
+        Some(Admitted { pod: self.clone(), _place: place })
     }
 
     /// Forgets what hasn't been used for a while: idle connections, and upstreams of endpoints that are gone.
@@ -160,11 +163,14 @@ impl Pod {
 }
 
 /// A place among a pod's connections, given back on drop.
-pub struct Admitted(Rc<Pod>);
+pub struct Admitted {
+    pod: Rc<Pod>,
+    _place: ceiling::Admitted,
+}
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.pod.connections.set(self.pod.connections.get() - 1);
     }
 }
 

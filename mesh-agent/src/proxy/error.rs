@@ -208,6 +208,11 @@ impl ErrorKind {
         }
     }
 
+    /// True if time ran out before an endpoint had answered.
+    pub fn is_timeout(self) -> bool {
+        matches!(self, Self::UpstreamTimeout | Self::RequestTimeout | Self::TryTimeout | Self::ConnectTimeout)
+    }
+
     /// True if the request can't have reached an application, so that another endpoint may be tried.
     pub fn retryable(self) -> bool {
         matches!(

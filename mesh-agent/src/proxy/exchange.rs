@@ -36,6 +36,8 @@ pub struct Exchange<'c> {
     started_ns: u64,
     /// When it was sent to the endpoint that it is at now.
     sent_ns: u64,
+    /// Tries so far, hedges included.
+    attempts: u32,
     upstream_ns: Option<u64>,
     upstream: Option<Rc<Upstream>>,
     about: About,
@@ -85,6 +87,7 @@ impl<'c> Exchange<'c> {
             response_messages: 0,
             started_ns,
             sent_ns: started_ns,
+            attempts: 0,
             upstream_ns: None,
             upstream: None,
             about,
@@ -103,6 +106,11 @@ impl<'c> Exchange<'c> {
         parts.method = Method::from_bytes(b"-").unwrap_or_default();
         parts.version = version;
         Self::begin(conn, &mut parts)
+    }
+
+    /// The client's connection.
+    pub fn connection(&self) -> &'c Connection {
+        self.conn
     }
 
     /// True if the client speaks gRPC, so that answers of our own must too.
@@ -127,11 +135,29 @@ impl<'c> Exchange<'c> {
 
     /// Notes where the request is sent. A later call, after a failed try, replaces the earlier.
     pub fn sent_to(&mut self, picked: &Picked) {
+        self.attempts += 1;
         self.conn.live.set_endpoint(picked.upstream.endpoint.addr);
         if self.upstream.replace(picked.upstream.clone()).is_some() {
             // An endpoint isn't charged for the time that another one took to fail.
             self.sent_ns = clock::now_ns();
         }
+    }
+
+    /// Notes that the request was sent somewhere else as well.
+    pub fn hedged(&mut self) {
+        self.attempts += 1;
+    }
+
+    /// Notes that the answer of a hedge is the one that counts; it was sent at `sent_ns`.
+    pub fn won(&mut self, picked: &Picked, sent_ns: u64) {
+        self.conn.live.set_endpoint(picked.upstream.endpoint.addr);
+        self.upstream = Some(picked.upstream.clone());
+        self.sent_ns = sent_ns;
+    }
+
+    /// Notes that another service answers, since the one that it was meant for failed.
+    pub fn fell_back(&mut self, why: ErrorKind) {
+        self.settle_held(Self::ending_by(why));
     }
 
     /// Notes that the request had to wait and is sent only now: no endpoint is charged for that time.
@@ -159,6 +185,12 @@ impl<'c> Exchange<'c> {
         picked.outcome(self.conn, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
     }
 
+    /// The same of a try beside that at the endpoint that [`Self::sent_to`] told of; it was sent at `sent_ns`.
+    pub fn tried_beside(&self, picked: &Picked, sent_ns: u64, status: StatusCode, grpc: Option<u16>) {
+        picked.observe(clock::now_ns().saturating_sub(sent_ns));
+        picked.outcome(self.conn, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
+    }
+
     fn observe(&mut self, picked: &Picked) -> u64 {
         let took = clock::now_ns().saturating_sub(self.sent_ns);
         self.upstream_ns = Some(took);
@@ -178,19 +210,28 @@ impl<'c> Exchange<'c> {
 
     fn ending(&self) -> Ending {
         match (self.error, self.status) {
-            (Some(error), _) if error.side() != Side::Upstream => Ending::Untold,
-            (Some(error), _) => Ending::Answered {
-                failed: true,
-                lost: matches!(
-                    error,
-                    ErrorKind::UpstreamTimeout | ErrorKind::RequestTimeout | ErrorKind::TryTimeout
-                ),
-            },
+            (Some(error), _) => Self::ending_by(error),
             (None, Some(status)) => Ending::Answered {
                 failed: self.is_failure(status),
                 lost: status == StatusCode::SERVICE_UNAVAILABLE,
             },
             (None, None) => Ending::Untold,
+        }
+    }
+
+    fn ending_by(error: ErrorKind) -> Ending {
+        if error.side() != Side::Upstream {
+            return Ending::Untold;
+        }
+        let lost =
+            matches!(error, ErrorKind::UpstreamTimeout | ErrorKind::RequestTimeout | ErrorKind::TryTimeout);
+        Ending::Answered { failed: true, lost }
+    }
+
+    fn settle_held(&mut self, ending: Ending) {
+        if let Some(held) = self.held.take() {
+            let latency = self.upstream_ns.unwrap_or_else(|| clock::now_ns().saturating_sub(self.started_ns));
+            held.settle(ending, Duration::from_nanos(latency));
         }
     }
 
@@ -275,6 +316,7 @@ impl<'c> Exchange<'c> {
             bytes_sent: report.response_bytes,
             duration: report.duration,
             upstream_time: self.upstream_ns.map(Duration::from_nanos),
+            attempts: self.attempts,
             request_id: bytes(&self.about.request_id),
             trace_id: traceparent.and_then(headers::trace_id_of).unwrap_or_default().as_bytes(),
             user_agent: bytes(&self.about.user_agent),
@@ -294,10 +336,7 @@ fn version_name(version: Version) -> &'static str {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            let latency = self.upstream_ns.unwrap_or_else(|| clock::now_ns().saturating_sub(self.started_ns));
-            held.settle(self.ending(), Duration::from_nanos(latency));
-        }
+        self.settle_held(self.ending());
         self.conn.pod.worker.telemetry.metrics.agent().requests_active.dec();
         self.report();
     }

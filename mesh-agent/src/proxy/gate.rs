@@ -79,8 +79,13 @@ impl Connection {
         let of_rule = |rule: &Arc<Rule>| {
             self.remembered(Arc::as_ptr(rule) as usize, || snapshot.rule_traffic(&rule.name).cloned())
         };
+        // The rest was done, once, by the agent of the client.
+        let here = |policy: &Arc<TrafficPolicy>| match self.direction {
+            Direction::Outbound => Some(policy.clone()),
+            Direction::Inbound => policy.limits_alone(),
+        };
         let of_port = |port: &Arc<ServicePort>| {
-            self.remembered(Arc::as_ptr(port) as usize, || snapshot.traffic_of(port).cloned())
+            self.remembered(Arc::as_ptr(port) as usize, || snapshot.traffic_of(port).and_then(here))
         };
         Layers { rule: rule.and_then(of_rule), service: port.and_then(of_port) }
     }
@@ -205,27 +210,18 @@ impl Connection {
         self.direction == Direction::Inbound || !elsewhere
     }
 
-    /// The service that answers instead, where the policy has one and `port` can't answer: it has no endpoint, or all of them
-    /// are left alone. What came in is at its endpoint already.
-    pub(super) fn instead(&self, layers: &Layers, port: Option<&Arc<ServicePort>>) -> Option<Backends> {
-        if self.direction == Direction::Inbound {
-            return None;
-        }
-        let fallback = layers.fallback().filter(|fallback| fallback.no_endpoint)?;
-        let port = port?.for_client(&self.pod.workload.borrow()).clone();
-        if balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns()) {
-            return None;
-        }
-        self.fallback_service(fallback)
-    }
-
-    /// The fallback's service, if it names one that is there.
+    /// The fallback's service, if it names one that is there and has an endpoint that may be used.
     pub(super) fn fallback_service(&self, fallback: &Fallback) -> Option<Backends> {
         let FallbackTo::Service(name, number) = &fallback.to else { return None };
         let snapshot = self.snapshot();
         let port = snapshot.services.get(name)?.port_towards(self.dst.ip(), *number)?;
-        self.count_policy("fallback_service");
-        Some(Backends::Service(port.clone()))
+        self.can_answer(port).then(|| Backends::Service(port.clone()))
+    }
+
+    /// True if `port` has an endpoint that isn't left alone.
+    pub(super) fn can_answer(&self, port: &Arc<ServicePort>) -> bool {
+        let port = port.for_client(&self.pod.workload.borrow()).clone();
+        balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns())
     }
 
     /// Counts a decision of a TrafficPolicy.
@@ -263,26 +259,28 @@ pub(super) fn aborted(abort: Abort) -> LocalAnswer {
     LocalAnswer { why: Some(ErrorKind::FaultInjected), ..answer }
 }
 
+impl Fallback {
+    /// True if it is there for this failure.
+    pub(super) fn is_for(&self, why: ErrorKind) -> bool {
+        match why {
+            ErrorKind::NoHealthyUpstream => self.no_endpoint,
+            ErrorKind::CircuitOpen => self.circuit_open,
+            ErrorKind::UpstreamErrorStatus
+            | ErrorKind::ConnectFailed
+            | ErrorKind::TlsFailed
+            | ErrorKind::CertificateRefused
+            | ErrorKind::NotHttp2
+            | ErrorKind::UpstreamClosed
+            | ErrorKind::UpstreamReset(_) => self.error_5xx,
+            why => why.is_timeout() && self.timeout,
+        }
+    }
+}
+
 /// What a policy answers in place of a failure; None: nothing.
 pub(super) fn fallback_answer(fallback: &Fallback, why: ErrorKind) -> Option<LocalAnswer> {
-    let applies = match why {
-        ErrorKind::NoHealthyUpstream => fallback.no_endpoint,
-        ErrorKind::CircuitOpen => fallback.circuit_open,
-        ErrorKind::UpstreamErrorStatus => fallback.error_5xx,
-        ErrorKind::UpstreamTimeout
-        | ErrorKind::RequestTimeout
-        | ErrorKind::TryTimeout
-        | ErrorKind::ConnectTimeout => fallback.timeout,
-        ErrorKind::ConnectFailed
-        | ErrorKind::TlsFailed
-        | ErrorKind::CertificateRefused
-        | ErrorKind::NotHttp2
-        | ErrorKind::UpstreamClosed
-        | ErrorKind::UpstreamReset(_) => fallback.error_5xx,
-        _ => false,
-    };
     let FallbackTo::Answer(answer) = &fallback.to else { return None };
-    applies.then(|| LocalAnswer {
+    fallback.is_for(why).then(|| LocalAnswer {
         body: String::from_utf8_lossy(&answer.body).into_owned().into(),
         why: Some(why),
         ..LocalAnswer::with_headers(answer.status, answer.headers.clone())

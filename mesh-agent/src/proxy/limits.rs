@@ -28,7 +28,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Unused upstream connections kept per pod, endpoint and worker.
     pub max_idle_per_upstream: usize,
-    /// Connections of one pod per worker and direction; more are reset and counted as overflow.
+    /// Connections of one pod over all workers, both directions together; more are reset and counted as overflow. Fewer
+    /// where the process may not have so many descriptors (`ceiling`).
     pub max_connections_per_pod: usize,
     /// Concurrent requests of one HTTP/2 connection (Envoy: 1024).
     pub max_streams: u32,
@@ -54,7 +55,7 @@ impl Default for Limits {
             detect_timeout: Duration::from_secs(1),
             upstream_idle: Duration::from_secs(55),
             max_idle_per_upstream: 64,
-            max_connections_per_pod: 16 * 1024,
+            max_connections_per_pod: 32 * 1024,
             max_streams: 1024,
             max_mirrors: 256,
             mirror_timeout: Duration::from_secs(15),

@@ -5,15 +5,19 @@
 
 mod deadline;
 mod decide;
+mod fallback;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::HeaderMap;
-use http::{StatusCode, Uri, request};
+use http::header::{HeaderMap, UPGRADE};
+use http::{Method, StatusCode, Uri, request};
 use tokio::time::{Instant, sleep_until};
 
+use self::deadline::ClientDeadline;
 pub use self::deadline::TryDeadline;
+use self::fallback::Fallen;
 use super::answer::LocalAnswer;
 use super::backend::{Backends, Picked};
 use super::context::Connection;
@@ -21,9 +25,11 @@ use super::error::ErrorKind;
 use super::gate;
 use super::session::Sticky;
 use crate::model::ServicePort;
+use crate::policy::breaker::State;
 use crate::policy::budget::Budget;
+use crate::policy::concurrency::Slot;
 use crate::policy::fault::Injected;
-use crate::policy::traffic::{Fallback, Layers, Retry, TrafficPolicy};
+use crate::policy::traffic::{Fallback, Hedge, Layers, Retry, TrafficPolicy};
 use crate::route::{HeaderEdits, RetryPolicy, Rule};
 
 /// A request with a longer body is sent once (Envoy's default for `per_request_buffer_limit_bytes` is of this size).
@@ -34,8 +40,10 @@ const REPLAY_BUFFER: usize = 64 * 1024;
 pub struct Plan {
     /// Where it may go as it was planned; None: wherever the connection's requests go.
     pub backends: Option<Backends>,
-    /// End of the whole request, tries included.
-    pub deadline: Option<Instant>,
+    /// End of the whole request by its route and policies, tries included.
+    limit: Option<Instant>,
+    /// The client waits no longer than this.
+    client: Option<ClientDeadline>,
     /// The target isn't the one that the client sent.
     pub retargeted: bool,
     /// Keeps the client at its endpoint.
@@ -58,6 +66,10 @@ struct Policed {
     /// Where it goes after waiting.
     awaited: OnceCell<Backends>,
     waited: Cell<bool>,
+    /// How long the request may take; a fallback has as much once more.
+    time: Option<Duration>,
+    /// It went to the service that answers instead.
+    fallen: OnceCell<Fallen>,
     /// The answer that says more than the kind of failure; few requests have one.
     refusal: RefCell<Option<Box<LocalAnswer>>>,
 }
@@ -79,8 +91,24 @@ struct Routed {
 impl Plan {
     /// Where the request may go; None: wherever the connection's requests go.
     pub fn backends(&self) -> Option<&Backends> {
-        let awaited = self.policed.as_ref().and_then(|policed| policed.awaited.get());
-        awaited.or(self.backends.as_ref())
+        let Some(policed) = &self.policed else { return self.backends.as_ref() };
+        let fallen = policed.fallen.get().map(|fallen| &fallen.backends);
+        fallen.or_else(|| policed.awaited.get()).or(self.backends.as_ref())
+    }
+
+    /// End of the whole request, tries included, whoever set it.
+    pub fn deadline(&self) -> Option<Instant> {
+        let fallen = self.policed.as_ref().and_then(|policed| policed.fallen.get());
+        let limit = fallen.map_or(self.limit, |fallen| fallen.limit);
+        match (limit, self.client) {
+            (Some(limit), Some(client)) => Some(limit.min(client.at)),
+            (limit, client) => limit.or_else(|| client.map(|client| client.at)),
+        }
+    }
+
+    /// What an endpoint is told now of the client's deadline; None: what the client said still holds, or it said nothing.
+    pub fn time_to_tell(&self) -> Option<Duration> {
+        self.client?.left(self.deadline()?, Instant::now())
     }
 
     /// True if it did wait, so that no endpoint is charged for that time.
@@ -100,7 +128,7 @@ impl Plan {
 
     /// Settles what the response's head says of the session, now that `picked` has answered.
     pub fn settle(&self, picked: &Picked) {
-        if let Some(session) = &self.session {
+        if let Some(session) = self.session.as_ref().filter(|_| !self.has_fallen()) {
             session.settle(picked);
         }
     }
@@ -123,6 +151,32 @@ impl Plan {
 
     fn traffic_retry(&self) -> Option<&Arc<Retry>> {
         self.policed.as_ref()?.layers.retry()
+    }
+
+    /// True if a policy asks for hedges of requests like it.
+    pub(super) fn may_hedge(&self) -> bool {
+        self.policed.as_ref().is_some_and(|policed| policed.layers.hedge().is_some())
+    }
+
+    /// Whether it is sent to another endpoint as well, if it is slow. What leaves HTTP behind isn't, nor is the request of a
+    /// session, which one endpoint alone knows.
+    pub fn hedge(&self, head: &request::Parts) -> Option<Hedge> {
+        let hedge = self.policed.as_ref()?.layers.hedge()?;
+        let kept = self.session.as_ref().is_some_and(|session| session.endpoint().is_some());
+        let tunnel = head.method == Method::CONNECT || head.headers.contains_key(UPGRADE);
+        (!kept && !tunnel).then_some(**hedge)
+    }
+
+    /// A place for a hedge among the requests under way; None: there is none. Nothing is added to the probes of a breaker.
+    pub(super) fn place_for_hedge(&self) -> Option<Option<Slot>> {
+        let Some(policed) = self.policed.as_ref().filter(|_| !self.has_fallen()) else { return Some(None) };
+        if policed.layers.breaker().is_some_and(|breaker| breaker.state() != State::Closed) {
+            return None;
+        }
+        match policed.layers.concurrency() {
+            Some(concurrency) => concurrency.enter().map(Some),
+            None => Some(None),
+        }
     }
 
     fn fallback(&self) -> Option<&Arc<Fallback>> {
@@ -159,9 +213,8 @@ impl Plan {
         }
     }
 
-    /// True if a response of this status is kept from the client, who gets the fallback's answer.
-    pub fn replaces(&self, status: StatusCode) -> bool {
-        status.is_server_error() && self.fallback().is_some_and(|fallback| fallback.replaces_errors())
+    fn refusal(&self, conn: &Connection, why: ErrorKind) -> LocalAnswer {
+        self.answer_to(conn, why).unwrap_or_else(|| refuse(why))
     }
 
     /// Counts the request against the limits that agents share.
@@ -200,15 +253,17 @@ impl Plan {
             return Ok(());
         };
         policed.waited.set(true);
-        let found = conn.await_endpoint(activation, port, self.deadline).await;
-        if found.is_none() && self.deadline.is_some_and(|at| at <= Instant::now()) {
+        let deadline = self.deadline();
+        let found = conn.await_endpoint(activation, port, deadline).await;
+        if found.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
             let why = ErrorKind::RequestTimeout;
-            return Err(self.answer_to(conn, why).unwrap_or_else(|| refuse(why)));
+            return if self.fall_back(conn, why) { Ok(()) } else { Err(self.refusal(conn, why)) };
         }
-        let goes_to = found.map(Backends::Service).or_else(|| conn.instead(&policed.layers, Some(port)));
-        if let Some(backends) = goes_to {
+        if let Some(port) = found {
             // Set here alone, and a request waits once.
-            let _ = policed.awaited.set(backends);
+            let _ = policed.awaited.set(Backends::Service(port));
+        } else {
+            self.fall_back(conn, ErrorKind::NoHealthyUpstream);
         }
         Ok(())
     }
@@ -227,11 +282,10 @@ impl Plan {
                 policed.waited.set(true);
             }
             let end = Instant::now() + delay;
-            match self.deadline.filter(|deadline| *deadline < end) {
+            match self.deadline().filter(|deadline| *deadline < end) {
                 Some(deadline) => {
                     sleep_until(deadline).await;
-                    let why = ErrorKind::RequestTimeout;
-                    return Err(self.answer_to(conn, why).unwrap_or_else(|| refuse(why)));
+                    return Err(self.refusal(conn, ErrorKind::RequestTimeout));
                 }
                 None => sleep_until(end).await,
             }
@@ -256,15 +310,14 @@ impl Plan {
         })
     }
 
-    /// Bytes of the request's body to keep, so that it can be sent again or elsewhere too; 0 for none.
-    pub fn keeps_body(&self) -> usize {
+    /// Bytes of the request's body to keep, so that it can be sent again or elsewhere too. None: nothing asks for it.
+    pub fn keeps_body(&self) -> Option<usize> {
         if let Some(retry) = self.traffic_retry() {
-            return retry.buffer_limit;
+            return Some(retry.buffer_limit);
         }
-        match self.rule() {
-            Some(rule) if rule.retry.is_some() || self.is_mirrored() => REPLAY_BUFFER,
-            _ => 0,
-        }
+        let policed = self.may_hedge() || self.fallback().is_some_and(|fallback| fallback.sends_again());
+        let routed = || self.rule().is_some_and(|rule| rule.retry.is_some() || self.is_mirrored());
+        (policed || routed()).then_some(REPLAY_BUFFER)
     }
 
     /// True if copies of it are still to be sent.
@@ -279,7 +332,7 @@ impl Plan {
 
     /// When a try that begins now has to end. It begins before its endpoint is connected to.
     pub fn try_deadline(&self, now: Instant) -> TryDeadline {
-        let whole = self.deadline.map(|at| (at, ErrorKind::RequestTimeout));
+        let whole = self.deadline().map(|at| (at, ErrorKind::RequestTimeout));
         let of_rule = self.rule().and_then(|rule| rule.timeouts.backend_request);
         let limit = of_rule.or_else(|| self.retry()?.per_try);
         let one = limit.map(|limit| (now + limit, ErrorKind::TryTimeout));

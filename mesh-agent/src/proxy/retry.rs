@@ -3,6 +3,7 @@
 //! Used by `crate::http1` and `crate::http2` alike. An endpoint that can't be connected to is passed over at no charge;
 //! everything else needs the route's retry policy, a try left, budget left, time left, and a request that can be said
 //! again from its beginning. Envoy's conditions (router filter, `x-envoy-retry-on`), Gateway API's retry (GEP-1731).
+//! `hedge` asks here too: a hedge is a retry that doesn't wait for the failure.
 
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use tokio::time::Instant;
 use super::backend::{Backends, Picked};
 use super::context::Connection;
 use super::error::ErrorKind;
+use super::hedge::Granted;
 use super::plan::Plan;
 use crate::addr::EndpointAddr;
 use crate::clock;
+use crate::model::ServicePort;
 use crate::policy::backoff;
 use crate::policy::budget::Budget;
 use crate::route::RetryPolicy;
@@ -26,9 +29,9 @@ pub struct Tries<'p> {
     policy: Option<&'p RetryPolicy>,
     /// Of the service that the request goes to.
     budget: Option<&'p Budget>,
-    /// The client has given up by then.
-    client_deadline: Option<Instant>,
     tried: Vec<EndpointAddr>,
+    /// Where the last one is.
+    last: Option<EndpointAddr>,
     passed_over: usize,
     /// Why the last one was.
     passed_over_for: Option<ErrorKind>,
@@ -43,53 +46,53 @@ pub struct Tries<'p> {
 impl<'p> Tries<'p> {
     /// None made yet.
     pub fn new(conn: &'p Connection, plan: &'p Plan) -> Self {
-        let policy = plan.retry();
-        let budget = plan.retry_budget().map(|budget| &**budget).or(match plan.backends() {
-            Some(Backends::Service(port)) if policy.is_some() => {
-                port.retries.as_ref().map(|retries| &retries.budget)
-            }
-            _ => None,
-        });
-        if let Some(budget) = budget {
+        let tries = Self::elsewhere(conn, plan);
+        if let Some(budget) = tries.budget {
             budget.request(clock::now_ns());
         }
+        Self { counted: false, ..tries }
+    }
+
+    /// Of a request that was counted before, and goes to another service now.
+    pub fn elsewhere(conn: &'p Connection, plan: &'p Plan) -> Self {
+        let policy = plan.retry();
+        let of_service = |port: &'p ServicePort| {
+            let asked = policy.is_some() || plan.may_hedge();
+            port.retries.as_ref().filter(|_| asked).map(|retries| &retries.budget)
+        };
+        let budget = plan.retry_budget().map(|budget| &**budget).or_else(|| match plan.backends()? {
+            Backends::Service(port) | Backends::Original(port, _) => of_service(port),
+            Backends::Single(_) | Backends::None => None,
+        });
         Self {
             conn,
             plan,
             policy,
             budget,
-            client_deadline: None,
             tried: Vec::new(),
+            last: None,
             passed_over: 0,
             passed_over_for: None,
             retries: 0,
             retries_free: false,
             exhausted: false,
-            counted: false,
+            counted: true,
         }
     }
 
-    /// The client waits no longer than this (gRPC's `grpc-timeout`).
-    pub fn until(self, client_deadline: Option<Instant>) -> Self {
-        Self { client_deadline, ..self }
-    }
-
-    /// What another try has to be told of the client's deadline; None for the first try, which says what the client said.
-    pub fn time_left(&self) -> Option<Duration> {
-        let deadline = self.client_deadline.filter(|_| !self.tried.is_empty())?;
-        Some(deadline.saturating_duration_since(Instant::now()))
-    }
-
-    /// True once nobody waits for the response.
+    /// True once nobody waits for the response, or won't after `wait`.
     pub fn is_too_late(&self, wait: Duration) -> bool {
-        let at = Instant::now() + wait;
-        [self.plan.deadline, self.client_deadline].into_iter().flatten().any(|deadline| at >= deadline)
+        self.plan.deadline().is_some_and(|deadline| Instant::now() + wait >= deadline)
     }
 
     /// The next endpoint: the client's own, else one that wasn't tried, or once all were, any of them if it was a retry that
     /// was granted.
     pub fn pick(&mut self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
+        if self.is_too_late(Duration::ZERO) {
+            return Err(ErrorKind::RequestTimeout);
+        }
         let picked = self.next(head)?;
+        self.last = Some(picked.upstream.endpoint.addr);
         if let Some(head) = head.filter(|_| !self.counted) {
             self.counted = true;
             self.plan.within_limits(self.conn, head, &picked)?;
@@ -160,13 +163,42 @@ impl<'p> Tries<'p> {
 
     /// The same after a response's head, of which the client hasn't seen anything.
     pub fn answered(&mut self, picked: &Picked, status: StatusCode, grpc: Option<u16>) -> Option<Duration> {
-        let on = &self.policy?.on;
-        let code = status.as_u16();
-        let asked = on.server_error && status.is_server_error()
-            || on.gateway_error && matches!(code, 502..=504)
+        self.claim(picked, self.is_retriable(status, grpc), "status")
+    }
+
+    /// True if the policy calls this answer worth another try.
+    pub fn is_retriable(&self, status: StatusCode, grpc: Option<u16>) -> bool {
+        let Some(RetryPolicy { on, .. }) = self.policy else { return false };
+        on.server_error && status.is_server_error()
+            || on.gateway_error && matches!(status.as_u16(), 502..=504)
             || on.statuses.contains(&status)
-            || grpc.is_some_and(|grpc| on.grpc.contains(&grpc));
-        self.claim(picked, asked, "status")
+            || grpc.is_some_and(|grpc| on.grpc.contains(&grpc))
+    }
+
+    /// True if this answer doesn't win while another try is under way: it would be retried, or a fallback replaces it.
+    pub fn is_unwanted(&self, status: StatusCode, grpc: Option<u16>) -> bool {
+        self.is_retriable(status, grpc) || self.plan.replaces(self.conn, status, grpc, true)
+    }
+
+    /// Where the request is sent as well, now that it is slow: to an endpoint that it wasn't at, if there is one, a place
+    /// among those under way and budget. The label says why not.
+    pub fn hedge(&mut self, head: &request::Parts) -> Result<Granted, &'static str> {
+        if self.is_too_late(Duration::ZERO) {
+            return Err("too_late");
+        }
+        if let Some(last) = self.last.filter(|last| !self.tried.contains(last)) {
+            self.tried.push(last);
+        }
+        let picked = self.conn.pick(self.plan, &self.tried, Some(head)).map_err(|_| "no_endpoint")?;
+        let place = picked.request().map_err(|_| "overflow")?;
+        let slot = self.plan.place_for_hedge().ok_or("overflow")?;
+        if self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
+            self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
+            return Err("budget");
+        }
+        self.note(&picked);
+        let until = self.plan.try_deadline(Instant::now());
+        Ok(Granted::new(picked, until, place, slot))
     }
 
     /// Waits before the request is sent again.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::backend::Backends;
+use super::ceiling::Ceiling;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
@@ -17,9 +18,10 @@ use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::kernel::Flows;
 use crate::model::{
-    Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, ServiceMeta, ServicePort, Snapshot, Target,
-    Workload,
+    Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
+    Target, Workload,
 };
+use crate::policy::traffic::TrafficPolicy;
 use crate::route::{
     Backend, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule, RuleName, Timeouts,
 };
@@ -71,6 +73,39 @@ pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
     })));
 }
 
+/// Makes every request of a connection go to `port` under a TrafficPolicy with these groups. Other services that the policy
+/// names have to be in the snapshot.
+#[expect(clippy::unwrap_used, reason = "test support")]
+pub fn police(conn: &Connection, port: Arc<ServicePort>, groups: &str) {
+    let name = port.service.name.clone();
+    let spec = format!("{{targetRefs: [{{kind: Service, name: any}}], {groups}}}");
+    let policy = TrafficPolicy::compile(&name, &serde_yaml_ng::from_str(&spec).unwrap(), None);
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    snapshot.traffic.insert_mut((name, port.port), Arc::new(policy));
+    snapshot.generation += 1;
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    conn.generation.set(conn.snapshot().generation);
+    conn.traffic.borrow_mut().clear();
+    conn.set_backends(Backends::Service(port));
+}
+
+/// Makes a service known that has one port.
+pub fn serve(conn: &Connection, port: &Arc<ServicePort>) {
+    let ports = vec![port.clone()];
+    let service = Service {
+        meta: port.service.clone(),
+        vips: Vec::new(),
+        headless: true,
+        ports: ports.clone(),
+        ports_v4: ports,
+        ports_v6: Vec::new(),
+        ranges: Vec::new(),
+    };
+    let mut snapshot = Snapshot::clone(&conn.snapshot());
+    snapshot.services.insert_mut(port.service.name.clone(), Arc::new(service));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+}
+
 /// A service port with ready endpoints at these addresses, in whatever order.
 pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
     let endpoint = |addr: &SocketAddr| {
@@ -106,28 +141,34 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
 /// A pod in this process's network namespace, on a worker of its own.
 #[expect(clippy::unwrap_used, reason = "test support")]
 pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
-    let worker = Rc::new(Worker {
+    Rc::new(Pod {
+        worker: worker(limits, telemetry, Ceiling::for_descriptors(1 << 20)),
+        workload: RefCell::new(Arc::new(workload())),
+        cookie: 0,
+        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
+        sockets: SocketStock::default(),
+        share: Arc::default(),
+        upstreams: RefCell::default(),
+        connections: Cell::new(0),
+    })
+}
+
+/// A worker that isn't a thread.
+pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) -> Rc<Worker> {
+    Rc::new(Worker {
         id: 0,
         snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
         changed: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
         limits,
+        ceiling,
         registry_only: false,
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),
         mirrors: Cell::new(0),
         scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),
-    });
-    Rc::new(Pod {
-        worker,
-        workload: RefCell::new(Arc::new(workload())),
-        cookie: 0,
-        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
-        sockets: SocketStock::default(),
-        upstreams: RefCell::default(),
-        connections: Cell::new(0),
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
-use super::context::{Connection, Pod};
+use super::ceiling::Kept;
+use super::context::{Connection, Pod, Worker};
 use super::error::{ErrorKind, ProxyError};
 use super::stream::Stream;
 use crate::addr::{ClientAddr, EndpointAddr};
@@ -56,6 +57,7 @@ pub struct Upstream {
 struct Idle {
     conn: http1::Conn,
     since_ns: u64,
+    _kept: Kept,
 }
 
 /// Metric series of one pair: the source's, and the destination's if this agent serves both.
@@ -75,13 +77,15 @@ impl Edges {
     ) -> Self {
         let from = conn.pod.workload();
         let both = to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
+        // Istio's names for its two clusters of unknown destinations, by outboundTrafficPolicy.
+        let nowhere = if conn.pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
         let edge = |reporter| {
             conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
                 reporter,
                 source: Some(from.clone()),
                 destination: to.cloned(),
                 service: service.cloned(),
-                fallback_service: if to.is_some() { "unknown" } else { "PassthroughCluster" },
+                fallback_service: if to.is_some() { "unknown" } else { nowhere },
                 security: Security::None,
             })
         };
@@ -220,9 +224,11 @@ impl Upstream {
         if let Some(keepalive) = &limits.keepalive {
             socket.set_tcp_keepalive(&probes(keepalive)).map_err(internal)?;
         }
+        let at = with_scope(addr.socket_addr(), pod.netns.as_fd())
+            .map_err(|error| ProxyError::new(ErrorKind::ConnectFailed, error))?;
         // Without the mark the connection would be captured again: refuse rather than loop.
         pod.worker.flows.mark_own(socket.as_fd(), client).map_err(internal)?;
-        let connecting = TcpSocket::from_std_stream(socket.into()).connect(addr.socket_addr());
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(at);
         let limit = limits.connect_timeout.unwrap_or(pod.worker.limits.connect_timeout);
         match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(stream)) => {
@@ -278,11 +284,15 @@ impl Upstream {
         None
     }
 
-    /// Keeps a connection for the next request, unless enough are kept already.
-    pub fn keep_http1(&self, conn: http1::Conn, limit: usize) {
+    /// Keeps a connection for the next request, unless enough are kept already, here or altogether.
+    pub fn keep_http1(&self, conn: http1::Conn, worker: &Worker) {
         let mut idle = self.http1.borrow_mut();
-        if idle.len() < limit {
-            idle.push(Idle { conn, since_ns: clock::now_ns() });
+        if idle.len() < worker.limits.max_idle_per_upstream
+            && let Some(kept) = worker.ceiling.keep()
+        {
+            idle.push(Idle { conn, since_ns: clock::now_ns(), _kept: kept });
+        } else {
+            conn.farewell();
         }
     }
 
@@ -306,6 +316,19 @@ impl Upstream {
     /// Connections that no request is on, for the metric.
     pub fn idle_count(&self) -> usize {
         self.http1.borrow().len() + self.http2.borrow().idle_count()
+    }
+}
+
+/// A link-local IPv6 address means nothing without a device, and the one that the application named can't be seen in the
+/// hook: it is the pod's only one, or the connection fails rather than go to a stranger of the same address.
+fn with_scope(addr: SocketAddr, netns: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    match addr {
+        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+            let device = netns::enter(netns, netns::link_local_device)??;
+            v6.set_scope_id(device.ok_or_else(|| io::Error::other("not one device to reach it by"))?);
+            Ok(v6.into())
+        }
+        other => Ok(other),
     }
 }
 
@@ -369,4 +392,79 @@ pub fn reset(stream: impl Into<Stream>) {
     // Failing to set it means the peer is gone already; closing is all that is left.
     let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
     drop(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::SocketAddr;
+
+    use bytes::BytesMut;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::proxy::ceiling::Ceiling;
+    use crate::proxy::{Limits, testing};
+    use crate::telemetry::Telemetry;
+
+    /// An upstream and as many connections to it, each with its server's end.
+    async fn connected(count: usize) -> (Upstream, Vec<(http1::Conn, TcpStream)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let near = TcpStream::connect(addr).await.unwrap();
+            all.push((http1::Conn::new(near, BytesMut::new()), listener.accept().await.unwrap().0));
+        }
+        let endpoint = testing::service_port("kept", &[addr]).endpoints.all[0].clone();
+        (Upstream::pooled(endpoint, Edges { source: None, destination: None }, None), all)
+    }
+
+    async fn kept(worker: &Worker) -> usize {
+        let (upstream, all) = connected(4).await;
+        let mut far = Vec::new();
+        for (conn, end) in all {
+            upstream.keep_http1(conn, worker);
+            far.push(end);
+        }
+        let kept = upstream.idle_count();
+        for end in &mut far[kept..] {
+            assert_eq!(end.read(&mut [0]).await.unwrap(), 0, "what isn't kept is closed");
+        }
+        kept
+    }
+
+    #[tokio::test]
+    async fn unused_connections_are_kept_up_to_the_endpoints_limit_and_to_that_of_all() {
+        let limits = Limits { max_idle_per_upstream: 3, ..Limits::default() };
+        let pod = testing::pod(limits, Telemetry::quiet());
+        assert_eq!(kept(&pod.worker).await, 3);
+        assert_eq!(kept(&pod.worker).await, 3, "what was dropped has given its place back");
+        let worker = testing::worker(Limits::default(), Telemetry::quiet(), Ceiling::for_descriptors(8));
+        assert_eq!(kept(&worker).await, 2);
+    }
+
+    #[tokio::test]
+    async fn an_unused_connection_is_closed_after_its_idle_time() {
+        let (upstream, mut all) = connected(1).await;
+        let pod = testing::pod(Limits::default(), Telemetry::quiet());
+        let (conn, mut far) = all.remove(0);
+        upstream.keep_http1(conn, &pod.worker);
+        assert!(upstream.sweep_idle(Duration::from_secs(55)));
+        assert_eq!(upstream.idle_count(), 1);
+        // A DestinationRule's goes before the agent's own.
+        upstream.idle.set(Some(Duration::ZERO));
+        upstream.sweep_idle(Duration::from_secs(55));
+        assert_eq!((upstream.idle_count(), far.read(&mut [0]).await.unwrap()), (0, 0));
+    }
+
+    #[test]
+    fn only_a_link_local_address_needs_the_pods_device() {
+        let here = std::fs::File::open("/proc/self/ns/net").unwrap();
+        for addr in ["10.1.0.1:80", "[fd00::1]:80"] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert_eq!(with_scope(addr, here.as_fd()).unwrap(), addr);
+        }
+    }
 }

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
+use super::ceiling::{Ceiling, PodShare};
 use super::context::{Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub flows: Flows,
     /// Bounds and deadlines.
     pub limits: Limits,
+    /// How many connections there may be; all workers share it.
+    pub ceiling: Arc<Ceiling>,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
 }
@@ -60,6 +63,8 @@ pub struct PodSpec {
     pub workload: Arc<Workload>,
     /// Its network namespace.
     pub netns: Arc<OwnedFd>,
+    /// Its connections on all workers.
+    pub share: Arc<PodShare>,
     /// Listeners of this worker on the outbound port.
     pub outbound: Vec<StdListener>,
     /// Listeners of this worker on the inbound port.
@@ -118,6 +123,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             telemetry: parts.telemetry,
             flows: parts.flows,
             limits: parts.limits,
+            ceiling: parts.ceiling,
             registry_only: parts.registry_only,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
@@ -189,6 +195,7 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
         workload: RefCell::new(spec.workload),
         cookie: spec.cookie,
         netns: spec.netns,
+        share: spec.share,
         sockets: SocketStock::default(),
         upstreams: RefCell::default(),
         connections: Cell::new(0),

@@ -97,9 +97,16 @@ impl<'a> Layers<'a> {
     }
 
     /// Notes what is wrong between keys.
-    pub fn complain(&mut self, key: &'static str, message: String) {
+    pub fn complain(
+        &mut self,
+        key: &'static str,
+        field: impl Fn(&RunArgs) -> &Option<String>,
+        message: String,
+    ) {
         if self.bad.iter().all(|bad| bad.key != key) {
-            self.bad.push(BadValue { key, origin: Origin::Default(flag(key)), message });
+            let given = self.find(key, field).map(|(_, origin)| origin);
+            let origin = given.unwrap_or_else(|| Origin::Default(flag(key)));
+            self.bad.push(BadValue { key, origin, message });
         }
     }
 

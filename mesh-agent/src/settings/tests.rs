@@ -143,7 +143,7 @@ fn complaints_name_the_key_its_origin_and_what_was_expected() {
     );
     check(&dir, &[], "ca: vault\n", &["expected dev"]);
     check(&dir, &[], "log: \"a=b=c=d\"\n", &["log in DIR", "isn't a log filter"]);
-    check(&dir, &[], "inboundPort: 15001\n", &["15001 is outboundPort too"]);
+    check(&dir, &[], "inboundPort: 15001\n", &["inboundPort in DIR", "15001 is outboundPort too"]);
 }
 
 #[test]

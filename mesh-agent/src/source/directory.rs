@@ -14,14 +14,14 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 
 use self::claims::{Claim, Claims};
-use super::Changes;
-use super::document::Document;
+use super::document::{Broken, Document};
 use super::file::{self, Content, Stamp};
 use super::parse::{self, Format};
 use super::split::split;
+use super::{Changes, Coverage};
 use crate::history::{self, Text};
 use crate::model::{Warning, WarningCode};
-use crate::objects::{Object, ObjectKey};
+use crate::objects::{Kind, Object, ObjectKey};
 
 /// Which files may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +136,17 @@ impl Directory {
     /// False while the directory can't be listed and what it said before stays.
     pub fn is_available(&self) -> bool {
         self.unavailable.is_none()
+    }
+
+    /// How much of what is there has a version in force.
+    pub fn coverage(&self) -> Coverage {
+        if self.unavailable.is_some() || self.files.values().any(FileState::is_awaited) {
+            Coverage::Awaited
+        } else if self.files.values().any(FileState::may_hide_objects) {
+            Coverage::Part
+        } else {
+            Coverage::Whole
+        }
     }
 
     /// The words of every object in force, of kinds that the history keeps.
@@ -276,6 +287,25 @@ impl Directory {
 }
 
 impl FileState {
+    /// Never read, because it was being written.
+    fn is_awaited(&self) -> bool {
+        let not_closed = |problem: &Warning| problem.code == WarningCode::FileNotClosed.code();
+        self.stamp.is_none() && self.problem.as_ref().is_some_and(not_closed)
+    }
+
+    /// Something that it says, or meant to say, may be a pod or service that has no version in force.
+    fn may_hide_objects(&self) -> bool {
+        let kinds = [Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice];
+        let hides = |broken: &Broken| match broken {
+            Broken::Key(key) => kinds.contains(&key.kind),
+            Broken::Unknown => true,
+            // Of a kind that isn't read.
+            Broken::Named(_) => false,
+        };
+        let never_read = self.problem.is_some() && self.documents.is_empty();
+        never_read || self.documents.iter().flat_map(|document| &document.parsed.broken).any(hides)
+    }
+
     fn may_be_half_written(&self, now: &Stamp) -> bool {
         self.stamp.is_some_and(|before| now.same_file(&before) && !now.same_version(&before))
             && !self.left.is_some_and(|left| now.same_version(&left))

@@ -117,6 +117,9 @@ agent_metrics! {
     /// Retries that a policy asked for.
     retry_budget_exhausted: IntCounter = "mesh_agent_retry_budget_exhausted_total",
         "Retries that weren't made because the service's retry budget was used up.";
+    /// `sent`, `won`, `budget`, `overflow`, `no_endpoint`, `too_late`.
+    hedges: IntCounterVec = "mesh_agent_hedges_total" ["outcome"],
+        "Requests sent to another endpoint as well for being slow: sent, won, or why they weren't.";
     /// By the service's host name; counted by those that wait.
     activation_waiting: IntGaugeVec = "mesh_agent_activation_waiting_requests" ["service"],
         "Requests and connections that wait for a first endpoint of a service.";

@@ -145,6 +145,11 @@ impl Lab {
         Agent { kernel, flows, heartbeat }
     }
 
+    /// Where maps are pinned.
+    pub fn maps(&self) -> PathBuf {
+        self.options.bpffs_dir.join("maps")
+    }
+
     /// A process of the pod.
     pub fn spawn(&self, pod: &Pod, script: &str) -> Child {
         let shell = format!(

@@ -14,6 +14,7 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
     for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "SECURITY.md"] {
         named_files(tree, findings, document);
     }
+    named_tests(tree, findings, "ARCHITECTURE.md");
 }
 
 /// Every label has a row that begins with it, and every row stands for a label.
@@ -88,6 +89,26 @@ fn named_files(tree: &Tree, findings: &mut Findings, document: &str) {
     }
 }
 
+/// What a table says of tests, `FILE`: NAME, NAME; `FILE`: NAME, must be so: each is a function of that file.
+fn named_tests(tree: &Tree, findings: &mut Findings, document: &str) {
+    for (index, line) in tree.get(document).unwrap_or_default().lines().enumerate() {
+        if !line.starts_with("| ") {
+            continue;
+        }
+        // `FILE` stands between two backticks, what is said of it behind the second.
+        let parts: Vec<&str> = line.split('`').collect();
+        for pair in parts.windows(2).skip(1).step_by(2) {
+            let (file, Some(names)) = (pair[0], pair[1].strip_prefix(": ")) else { continue };
+            let Some(text) = tree.get(file).filter(|_| file.ends_with(".rs")) else { continue };
+            for name in names.split([',', ';', '|']).map(str::trim).filter(|name| !name.is_empty()) {
+                if !text.contains(&format!("fn {name}(")) {
+                    findings.error(document, index + 1, format!("`{file}` has no test {name}"));
+                }
+            }
+        }
+    }
+}
+
 fn is_path(name: &str) -> bool {
     let ours =
         ["mesh-agent/", "mesh-common/", "mesh-ebpf/", "xtask/", "tests/", "bench/", "deploy/", "docs/"];
@@ -120,6 +141,18 @@ mod tests {
             findings.errors
         );
         assert_eq!(reasons(&tree), BTreeSet::from(["captured".to_owned()]));
+    }
+
+    #[test]
+    fn a_test_that_a_table_names_is_in_the_file_that_it_names() {
+        let row = "| never | `tests/a.rs`: one, two; `tests/b.rs`: three |\n\n`tests/a.rs`: prose\n";
+        let files =
+            [("A.md", row), ("tests/a.rs", "fn one() {}\nfn two_() {}\n"), ("tests/b.rs", "fn three() {}\n")];
+        let tree =
+            Tree { files: files.iter().map(|(path, text)| ((*path).into(), (*text).to_owned())).collect() };
+        let mut findings = Findings::default();
+        named_tests(&tree, &mut findings, "A.md");
+        assert_eq!(findings.errors, ["A.md:1: `tests/a.rs` has no test two"]);
     }
 
     #[test]

@@ -101,6 +101,15 @@ views! {
         /// What the agent answers itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<OwnAnswer>,
+        /// When it is sent again, by a TrafficPolicy in the rule's place.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        retries: Vec<String>,
+        /// When it is sent to another endpoint as well.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hedges: Vec<String>,
+        /// Who answers in place of a service that can't.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        fallback: Vec<String>,
         /// Where it may go.
         backends: Vec<RouteBackend>,
         /// Every match on this port, in order of precedence.

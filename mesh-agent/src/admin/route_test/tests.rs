@@ -228,3 +228,30 @@ spec:
     assert_eq!(away.problem, "its filters answer with 302 Found, location: http://o.test/a");
     assert!(away.request.is_none() && stays.request.is_some());
 }
+
+#[test]
+fn policies_say_who_else_is_asked() {
+    let policy = |name: &str, target: &str, groups: &str| {
+        format!(
+            "{{apiVersion: mesh-agent.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {{targetRefs: [{target}], {groups}}}}}\n---\n"
+        )
+    };
+    let world = world(
+        &[
+            policy("plain", "{kind: Service, name: plain}", "hedge: {after: 300ms, max: 2}, fallback: {service: {name: cart, port: 80}, on: [error5xx, timeout]}"),
+            policy("v2", "{kind: Service, name: cart-v2}", "fallback: {answer: {status: 204}}"),
+            policy("all", "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}", "hedge: {after: 1s}, retry: {attempts: 1, on: [5xx]}"),
+        ]
+        .concat(),
+    );
+    let plain = ask(&world, &question("pod/shop/web-1", "http://plain/"));
+    assert_eq!(plain.hedges, ["after 300ms, at most 2 more"]);
+    assert_eq!(plain.fallback, ["Service shop/cart port 80 on error5xx, timeout"]);
+    assert!(plain.retries.is_empty());
+    let mut asked = question("pod/shop/web-1", "http://cart/api/x");
+    asked.headers = vec!["x-beta: yes".to_owned()];
+    let routed = ask(&world, &asked);
+    assert_eq!(routed.hedges, ["after 1s, at most 1 more"]);
+    assert_eq!(routed.retries, ["1 on 5xx; back-off 25ms to 250ms"]);
+    assert_eq!(routed.fallback, ["answer 204 on noEndpoint, circuitOpen (to shop/cart-v2)"]);
+}

@@ -185,7 +185,8 @@ fn edits(what: &str, edits: &HeaderEdits) -> Vec<String> {
     lines("set", &edits.set).into_iter().chain(lines("add", &edits.add)).chain(removed).collect()
 }
 
-fn retry(policy: &RetryPolicy) -> String {
+/// When a request is sent again.
+pub fn retry(policy: &RetryPolicy) -> String {
     let on = &policy.on;
     let flags = [
         (on.connect_failure, "connect-failure"),

@@ -60,7 +60,7 @@ impl Answering<'_, '_, '_> {
             self.account.tried(picked, status, None);
             return Ok(Done::again(wait));
         }
-        if plan.replaces(status) {
+        if plan.replaces(self.conn, status, None, self.sent.is_whole()) {
             self.account.tried(picked, status, None);
             return Err(ErrorKind::UpstreamErrorStatus);
         }
@@ -82,7 +82,7 @@ impl Answering<'_, '_, '_> {
         plan.response_edits().for_each(|edits| edits.apply(&mut head.headers));
         head::put_response(status, &mut head.headers, framing, connection, to.stage());
         Relay { conn: self.conn, state, lease: self.lease, framing }.run(&mut body, to).await?;
-        Ok(Done { keep_downstream, keep_upstream: false, switched: false, again: None })
+        Ok(Done { keep_downstream, ..Done::NOTHING })
     }
 
     /// Passes interim responses on until there is one that is final.

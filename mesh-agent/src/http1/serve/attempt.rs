@@ -1,6 +1,7 @@
 //! A request's tries: an upstream connection for each, kept or new, until one settles it.
 //!
-//! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another.
+//! Used by `serve` once a request is planned; `forward` carries one try, `proxy::retry` says whether there is another,
+//! `proxy::hedge` whether some run beside it.
 
 use std::time::Duration;
 
@@ -8,16 +9,19 @@ use bytes::BytesMut;
 use http::Version;
 use tokio::time::Instant;
 
+use super::unless_reset;
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
-use crate::http1::message::RequestHead;
+use crate::http1::hedge::{self, Ahead, Hedges};
+use crate::http1::message::{RequestHead, ResponseHead};
 use crate::http1::over_http2;
 use crate::http1::timer::Timer;
 use crate::http1::upload::Upload;
 use crate::http2::Outgoing;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
+use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::upstream::{Upstream, reset};
-use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
+use crate::proxy::{Connection, Exchange, Picked, Plan, Tries, TryDeadline};
 use crate::tls::Alpn;
 
 /// What an exchange left behind on the upstream side.
@@ -29,7 +33,7 @@ pub(super) enum Carried {
 }
 
 /// Finds an upstream connection and carries the exchange over it. One that turns out to be closed is replaced; an
-/// endpoint that can't be reached is passed over.
+/// endpoint that can't be reached is passed over; where all fails another service may answer.
 pub(super) async fn carry<'c>(
     down: &mut Conn,
     conn: &'c Connection,
@@ -38,89 +42,267 @@ pub(super) async fn carry<'c>(
     account: &mut Exchange<'c>,
     timer: &mut Timer,
 ) -> Result<Carried, Failure> {
-    let mut tries = Tries::new(conn, plan);
-    let mut upload = Upload::new(request.body, plan.keeps_body());
-    let result = try_out(down, conn, request, plan, account, timer, &mut tries, &mut upload).await;
-    if tries.is_exhausted() {
-        account.exhausted();
+    let tries = Tries::new(conn, plan);
+    let upload = Upload::new(request.body, plan.keeps_body().unwrap_or_default());
+    let hedges = Hedges::of(plan, &request.parts);
+    let mut trying = Trying {
+        down,
+        conn,
+        request,
+        plan,
+        account,
+        timer,
+        tries,
+        upload,
+        hedges,
+        over: None,
+        taken_up: false,
+    };
+    loop {
+        match trying.run().await {
+            Err(failure) if trying.falls_back(&failure) => {}
+            result => {
+                if trying.tries.is_exhausted() {
+                    trying.account.exhausted();
+                }
+                return result;
+            }
+        }
     }
-    result
 }
 
-/// Tries until one settles it.
-#[expect(clippy::too_many_arguments, reason = "what one request is about, for its loop alone")]
-async fn try_out<'c>(
-    down: &mut Conn,
+/// A request on its way.
+struct Trying<'t, 'c, 'p, 'h> {
+    down: &'t mut Conn,
     conn: &'c Connection,
-    request: &RequestHead,
-    plan: &Plan,
-    account: &mut Exchange<'c>,
-    timer: &mut Timer,
-    tries: &mut Tries<'_>,
-    upload: &mut Upload,
-) -> Result<Carried, Failure> {
-    // Version 1.0 ends its connection with the response.
-    let mut fresh = request.parts.version == Version::HTTP_10;
-    let (mut over, mut taken_up) = (None, false);
-    loop {
-        let picked = tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
-        account.sent_to(&picked);
-        let _place = picked.request().map_err(Failure::before_sending)?;
+    request: &'h RequestHead,
+    plan: &'p Plan,
+    account: &'t mut Exchange<'c>,
+    timer: &'t mut Timer,
+    tries: Tries<'p>,
+    upload: Upload,
+    hedges: Option<Box<Hedges<'h>>>,
+    /// It goes as HTTP/2. Once for all tries: what was kept and what is still to come of a body belong together.
+    over: Option<bool>,
+    /// It was sent once more because no endpoint took it up.
+    taken_up: bool,
+}
+
+/// One try that has a connection.
+struct Try {
+    picked: Picked,
+    until: TryDeadline,
+    way: Way,
+    /// The answer's head, of a hedge that won.
+    head: Option<Box<ResponseHead>>,
+    _places: Places,
+}
+
+/// What came of looking for a connection.
+enum Found {
+    Here(Try),
+    /// A hedge has an answer before there is one.
+    Ahead(Box<Ahead>),
+    /// The endpoint was passed over.
+    Nothing,
+}
+
+impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
+    /// Tries until one settles it.
+    async fn run(&mut self) -> Result<Carried, Failure> {
+        // Version 1.0 ends its connection with the response.
+        let mut fresh = self.request.parts.version == Version::HTTP_10;
+        let mut ahead: Option<Box<Ahead>> = None;
+        loop {
+            let Try { picked, until, mut way, head, _places } = match ahead.take() {
+                Some(ahead) => Try::of(*ahead),
+                None => match self.connect(fresh).await? {
+                    Found::Here(found) => found,
+                    Found::Ahead(won) => {
+                        ahead = Some(won);
+                        continue;
+                    }
+                    Found::Nothing => continue,
+                },
+            };
+            let forward = Forward {
+                conn: self.conn,
+                request: self.request,
+                plan: self.plan,
+                picked: &picked,
+                until,
+                account: self.account,
+                upload: &mut self.upload,
+                tries: &mut self.tries,
+                hedges: self.hedges.as_deref_mut(),
+                head,
+            };
+            let result = match &mut way {
+                Way::Http1(up, _) => forward.run(self.down, up, self.timer).await,
+                Way::Http2(stream) => Box::pin(over_http2::run(forward, self.down, stream, self.timer)).await,
+            };
+            match result {
+                Ok(Done { again: Some(wait), .. }) => {
+                    drop(way);
+                    Tries::pause(wait).await;
+                }
+                Ok(Done { outrun: true, .. }) => {
+                    if self.hedges.as_ref().is_some_and(|hedges| hedges.have_won()) {
+                        picked.outrun();
+                        way.give_up();
+                    }
+                    ahead = Box::pin(self.rest()).await?;
+                }
+                Ok(done) => return Ok(way.settle(picked, self.conn, done)),
+                // It was closed while it lay idle: not this request's failure.
+                Err(failure)
+                    if failure.replayable && way.is_reused() && failure.kind == ErrorKind::UpstreamClosed =>
+                {
+                    self.conn.count_retry(failure.kind.label());
+                    fresh = true
+                }
+                Err(failure) => {
+                    if is_endpoints(&failure) {
+                        picked.fail(self.conn);
+                    }
+                    way.abandon(failure.kind);
+                    if self.others_go_on(&failure) {
+                        ahead = Box::pin(self.rest()).await?;
+                        continue;
+                    }
+                    let may = !failure.started && self.upload.sent.is_whole();
+                    // What no endpoint took up may be sent once more whatever the route says.
+                    if may && failure.untaken && !self.taken_up && !self.tries.is_too_late(Duration::ZERO) {
+                        self.taken_up = true;
+                        self.tries.untaken(&picked, failure.kind);
+                        continue;
+                    }
+                    let again = if may { self.tries.failed(&picked, failure.kind) } else { None };
+                    Tries::pause(again.ok_or(failure)?).await;
+                }
+            }
+        }
+    }
+
+    /// Picks an endpoint and connects to it.
+    async fn connect(&mut self, fresh: bool) -> Result<Found, Failure> {
+        let Self { conn, request, plan, .. } = *self;
+        let picked = self.tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
+        self.account.sent_to(&picked);
+        let places = Places::of(picked.request().map_err(Failure::before_sending)?);
         let until = plan.try_deadline(Instant::now());
-        // Once for all tries: what was kept and what is still to come of a body belong together.
-        let over_http2 = *over.get_or_insert_with(|| over_http2::carries(request, &picked));
-        let reached = if over_http2 {
-            // Apart, so that requests that stay what they are make no room for it.
-            until.bound(Box::pin(stream_to(&picked, conn, request, plan, upload))).await
-        } else {
-            until.bound(connection_to(&picked, conn, request, fresh)).await
+        if *self.over.get_or_insert_with(|| over_http2::carries(request, &picked)) {
+            return self.open_stream(picked, until, places).await;
+        }
+        let connecting = until.bound(connection_to(&picked, conn, request, fresh));
+        let connected = match &mut self.hedges {
+            None => Some(connecting.await),
+            Some(hedges) => {
+                hedges.begin();
+                let Self { down, tries, account, upload, .. } = self;
+                let (head, whole) = (&request.parts, upload.is_complete());
+                let mut asking = Asking { tries, account, head, whole, own: true };
+                let start = |granted| hedge::start(conn, request, &upload.sent, granted);
+                let racing = Box::pin(hedges.beside(connecting, &mut asking, start));
+                let raced = unless_reset(down, racing).await;
+                raced.ok_or(Failure::before_sending(ErrorKind::DownstreamClosed))?
+            }
         };
-        let mut way = match reached {
-            Ok(way) => way,
+        let why = match connected {
+            Some(Ok((up, reused))) => {
+                let way = Way::Http1(up, reused);
+                return Ok(Found::Here(Try { picked, until, way, head: None, _places: places }));
+            }
+            Some(Err(error)) => Some(error.kind),
+            None => None,
+        };
+        if why.is_some_and(|why| why.side() == Side::Upstream) {
+            picked.fail(conn);
+        }
+        let wait = match why.map(Failure::before_sending) {
+            Some(failure) if !self.others_go_on(&failure) => {
+                self.tries.pass_over(&picked, failure.kind).ok_or(failure)?
+            }
+            others => {
+                if others.is_none() {
+                    picked.outrun();
+                }
+                return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
+            }
+        };
+        Tries::pause(wait).await;
+        Ok(Found::Nothing)
+    }
+
+    /// A stream on a connection of HTTP/2. Such requests aren't hedged.
+    async fn open_stream(
+        &mut self,
+        picked: Picked,
+        until: TryDeadline,
+        places: Places,
+    ) -> Result<Found, Failure> {
+        let Self { conn, request, plan, upload, .. } = self;
+        // Apart, so that requests that stay what they are make no room for it.
+        match until.bound(Box::pin(stream_to(&picked, conn, request, plan, upload))).await {
+            Ok(way) => Ok(Found::Here(Try { picked, until, way, head: None, _places: places })),
             Err(error) => {
                 if error.kind.side() == Side::Upstream {
                     picked.fail(conn);
                 }
-                let again = tries.pass_over(&picked, error.kind);
-                let wait = again.ok_or(Failure::before_sending(error.kind))?;
-                Tries::pause(wait).await;
-                continue;
-            }
-        };
-        let forward = Forward { conn, request, plan, picked: &picked, until, account, upload, tries };
-        let result = match &mut way {
-            Way::Http1(up, _) => forward.run(down, up, timer).await,
-            Way::Http2(stream) => Box::pin(over_http2::run(forward, down, stream, timer)).await,
-        };
-        match result {
-            Ok(Done { again: Some(wait), .. }) => {
-                drop(way);
-                Tries::pause(wait).await;
-            }
-            Ok(done) => return Ok(way.settle(picked, conn, done)),
-            // It was closed while it lay idle: not this request's failure.
-            Err(failure)
-                if failure.replayable && way.is_reused() && failure.kind == ErrorKind::UpstreamClosed =>
-            {
-                conn.count_retry(failure.kind.label());
-                fresh = true
-            }
-            Err(failure) => {
-                if is_endpoints(&failure) {
-                    picked.fail(conn);
-                }
-                way.abandon(failure.kind);
-                let may = !failure.started && upload.sent.is_whole();
-                // What no endpoint took up may be sent once more whatever the route says.
-                if may && failure.untaken && !taken_up && !tries.is_too_late(Duration::ZERO) {
-                    taken_up = true;
-                    tries.untaken(&picked, failure.kind);
-                    continue;
-                }
-                let again = if may { tries.failed(&picked, failure.kind) } else { None };
-                Tries::pause(again.ok_or(failure)?).await;
+                let again = self.tries.pass_over(&picked, error.kind);
+                Tries::pause(again.ok_or(Failure::before_sending(error.kind))?).await;
+                Ok(Found::Nothing)
             }
         }
+    }
+
+    /// True if hedges may still have an answer after this failure of the request's own try.
+    fn others_go_on(&self, failure: &Failure) -> bool {
+        !failure.started
+            && failure.kind.side() == Side::Upstream
+            && failure.kind != ErrorKind::RequestTimeout
+            && self.hedges.as_ref().is_some_and(|hedges| hedges.are_under_way())
+    }
+
+    /// What comes of the hedges, the request's own try being over. None: the last of them failed, and there is to be
+    /// another try.
+    async fn rest(&mut self) -> Result<Option<Box<Ahead>>, Failure> {
+        let Self { conn, request, .. } = *self;
+        let Self { down, tries, account, upload, hedges: Some(hedges), .. } = self else { return Ok(None) };
+        let (head, whole) = (&request.parts, upload.is_complete());
+        let mut asking = Asking { tries, account, head, whole, own: false };
+        let start = |granted| hedge::start(conn, request, &upload.sent, granted);
+        match unless_reset(down, hedges.rest(&mut asking, start)).await {
+            Some(Race::Won(ahead)) => Ok(Some(Box::new(ahead))),
+            Some(Race::Lost(behind)) => {
+                let failure = Failure { sent: true, ..Failure::before_sending(behind.why) };
+                let wait = tries.pass_over(&behind.picked, behind.why).ok_or(failure)?;
+                Tries::pause(wait).await;
+                Ok(None)
+            }
+            None => Err(Failure::before_sending(ErrorKind::DownstreamClosed)),
+        }
+    }
+
+    /// Turns to the fallback's service after a failure that it is for.
+    fn falls_back(&mut self, failure: &Failure) -> bool {
+        let may = !failure.started && self.upload.sent.is_whole();
+        let falls = may && self.plan.falls_back_after(self.account, failure.kind);
+        if falls {
+            self.tries = Tries::elsewhere(self.conn, self.plan);
+            self.hedges = Hedges::of(self.plan, &self.request.parts);
+        }
+        falls
+    }
+}
+
+impl Try {
+    /// Of a hedge that has an answer.
+    fn of(ahead: Ahead) -> Self {
+        let Ahead { granted, way, .. } = ahead;
+        let (picked, until, places) = granted.into_parts();
+        let head = Some(Box::new(way.head));
+        Self { picked, until, way: Way::Http1(way.up, false), head, _places: places }
     }
 }
 
@@ -156,9 +338,14 @@ impl Way {
 
     /// The server learns that its client is gone the way we learned it.
     fn abandon(self, why: ErrorKind) {
-        if let Self::Http1(up, _) = self
-            && matches!(why, ErrorKind::DownstreamClosed | ErrorKind::BodyTimeout)
-        {
+        if matches!(why, ErrorKind::DownstreamClosed | ErrorKind::BodyTimeout) {
+            self.give_up();
+        }
+    }
+
+    /// Resets it; a stream resets itself when it is dropped.
+    fn give_up(self) {
+        if let Self::Http1(up, _) = self {
             reset(up.into_parts().0);
         }
     }
@@ -179,37 +366,37 @@ async fn stream_to(
     Ok(Way::Http2(Box::new(over_http2::open(request, picked, conn).await?)))
 }
 
-/// A connection made by detection or kept from an earlier request, or a new one.
-async fn connection_to(
+/// A connection made by detection or kept from an earlier request, or a new one. True if it isn't new.
+pub(in crate::http1) async fn connection_to(
     picked: &Picked,
     conn: &Connection,
     request: &RequestHead,
     fresh: bool,
-) -> Result<Way, ProxyError> {
+) -> Result<(Conn, bool), ProxyError> {
     let upstream = &picked.upstream;
     let once = !request.parts.method.is_idempotent() || !request.body.is_done();
     // It may have been closed since, like a kept one.
     if !fresh && let Some(stream) = upstream.take_stashed() {
         let made = Conn::new(stream, BytesMut::new());
         if !made.is_closed_now() {
-            return Ok(Way::Http1(made.hold(picked.connection()?), true));
+            return Ok((made.hold(picked.connection()?), true));
         }
     }
     while let Some(kept) = if fresh { None } else { upstream.take_http1() } {
         // What can't be sent again is worth a system call that leaves only the flight time to chance.
         if !(once && kept.is_closed_now()) {
-            return Ok(Way::Http1(kept, true));
+            return Ok((kept, true));
         }
     }
     let place = picked.connection()?;
     let stream = upstream.connect_for_requests(&conn.pod, conn.client, &picked.limits(), Alpn::Http1).await?;
-    Ok(Way::Http1(Conn::new(stream, BytesMut::new()).hold(place), false))
+    Ok((Conn::new(stream, BytesMut::new()).hold(place), false))
 }
 
 fn keep(upstream: &Upstream, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
-        upstream.keep_http1(up, conn.limits().max_idle_per_upstream);
+        upstream.keep_http1(up, &conn.pod.worker);
     } else {
         up.farewell();
     }

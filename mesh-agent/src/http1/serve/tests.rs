@@ -13,6 +13,7 @@ use super::*;
 use crate::proxy::{Plan, testing};
 
 mod budgets;
+mod hedges;
 mod in_step;
 mod limits;
 mod mirrors;

@@ -91,6 +91,11 @@ impl Builder {
         self.entries.users.keys().cloned().collect()
     }
 
+    /// How many of them nobody has said anything about yet.
+    pub fn unanswered_names(&self) -> usize {
+        self.entries.users.keys().filter(|name| !self.entries.answers.contains_key(*name)).count()
+    }
+
     /// Takes note of what a name stands for; in force with the next [`Builder::apply`]. A failure leaves the last good answer.
     pub fn learn(&mut self, answer: Answer) {
         let Some(users) = self.entries.users.get(&answer.name) else { return };

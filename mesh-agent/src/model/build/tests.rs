@@ -117,6 +117,25 @@ fn the_example_resolves_as_its_readme_says() {
 }
 
 #[test]
+fn an_endpoint_without_a_pod_is_known_by_its_port() {
+    let text = [
+        service("cart", "10.96.0.10", HTTP),
+        slice("cart-1", "cart", &[("10.1.0.9", "ready: true"), ("10.1.0.8", "ready: false")]),
+    ];
+    let (_, snapshot) = World::new(&text.concat());
+    let resolve = |ip: &str, port| snapshot.resolve(OrigDst::new(ip.parse().unwrap(), port));
+    let port = vip(&snapshot, "10.96.0.10:80");
+    for ip in ["10.1.0.9", "10.1.0.8"] {
+        match resolve(ip, 8080) {
+            Target::Endpoint(behind) => assert!(Arc::ptr_eq(&behind, &port)),
+            other => panic!("{ip}: {other:?}"),
+        }
+        assert_eq!(resolve(ip, 8080).protocol(), AppProtocol::Http);
+        assert!(matches!(resolve(ip, 8081), Target::Unknown));
+    }
+}
+
+#[test]
 fn a_change_of_one_service_leaves_every_other_arc_and_all_load_figures_alone() {
     let base = |second: &str| {
         [

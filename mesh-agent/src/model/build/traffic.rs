@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, ServicePort, Snapshot, Warning, WarningCode};
-use crate::objects::traffic_policy::{FallbackOn, TargetKind, TargetRef, TrafficPolicySpec};
+use crate::objects::traffic_policy::{TargetKind, TargetRef, TrafficPolicySpec};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
 
@@ -27,7 +27,7 @@ pub struct Traffic {
 
 /// Groups that are read and compiled, and that the data path doesn't follow. Never in silence: each that a policy gives
 /// is named.
-const NOT_IN_FORCE: &[&str] = &["hedge"];
+const NOT_IN_FORCE: &[&str] = &[];
 
 /// A policy for one of its targets.
 #[derive(Debug)]
@@ -297,15 +297,7 @@ fn is_port(section: &str, port: &ServicePort) -> bool {
 fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static str> {
     let limits = spec.rate_limit.as_ref();
     let secret = limits.is_some_and(|l| l.global.iter().any(|limit| limit.redis.password_secret.is_some()));
-    // By then the request may have been sent, and its body with it.
-    let too_late = spec.fallback.as_ref().is_some_and(|fallback| {
-        let late = [FallbackOn::Error5xx, FallbackOn::Timeout];
-        fallback.service.is_some() && fallback.on.iter().any(|on| late.contains(on))
-    });
-    let parts = [
-        (secret, "rateLimit.global[].redis.passwordSecret"),
-        (too_late, "fallback.on error5xx and timeout, beside service"),
-    ];
+    let parts = [(secret, "rateLimit.global[].redis.passwordSecret")];
     parts.into_iter().filter(|(given, _)| *given).map(|(_, part)| part)
 }
 

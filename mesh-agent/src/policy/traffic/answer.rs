@@ -21,9 +21,9 @@ pub struct Fallback {
 }
 
 impl Fallback {
-    /// True if the service's own 5xx are kept from the client.
-    pub fn replaces_errors(&self) -> bool {
-        self.error_5xx && matches!(self.to, FallbackTo::Answer(_))
+    /// True if a request that was sent may have to be sent to another service.
+    pub fn sends_again(&self) -> bool {
+        (self.error_5xx || self.timeout) && matches!(self.to, FallbackTo::Service(..))
     }
 }
 

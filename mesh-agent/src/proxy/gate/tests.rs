@@ -336,3 +336,21 @@ fn identities_are_counted_apart_and_clients_without_a_proven_one_together() {
     assert_eq!(passes(&inbound(), 1) + passes(&inbound(), 5), 2, "they share a bucket");
     assert_eq!(passes(&inbound(), 5), 0);
 }
+
+#[test]
+fn the_agent_of_the_endpoint_applies_limits_and_nothing_else() {
+    let policy = policy(&format!(
+        "{GUARDED}, rateLimit: {{local: [{{requests: 1, per: 1h}}]}}, timeout: 1s, retry: {{}}, hedge: {{after: 1s}}, \
+         fallback: {{answer: {{}}}}, faultInjection: {{abort: {{httpStatus: 500}}}}, activation: {{}}"
+    ));
+    let mut conn = under(&policy);
+    let port = conn.port_of(&Plan::default()).unwrap();
+    let layers = conn.layers(None, Some(&port));
+    assert!(layers.hedge().is_some() && layers.retry().is_some() && layers.timeout().is_some());
+    conn.direction = Direction::Inbound;
+    conn.traffic.borrow_mut().clear();
+    let inbound = conn.layers(None, Some(&port)).service.unwrap();
+    assert!(
+        inbound.same(&TrafficPolicy { rate_limits: policy.rate_limits.clone(), ..TrafficPolicy::default() })
+    );
+}

@@ -10,7 +10,9 @@ use http::header::UPGRADE;
 use http::{Method, request};
 use tokio::time::Instant;
 
+use super::deadline::ClientDeadline;
 use super::{Asked, Plan, Policed, Routed, refuse};
+use crate::http2;
 use crate::model::ServicePort;
 use crate::proxy::answer::LocalAnswer;
 use crate::proxy::backend::Backends;
@@ -46,6 +48,10 @@ impl Connection {
     pub fn plan(&self, head: &mut request::Parts, account: &mut Exchange<'_>) -> Result<Plan, LocalAnswer> {
         self.follow_configuration();
         let (mut plan, prefix) = self.route(head, account)?;
+        if account.is_grpc() {
+            let said = http2::grpc_timeout(&head.headers);
+            plan.client = said.and_then(|said| ClientDeadline::new(said, Instant::now()));
+        }
         if self.has_traffic_policies() {
             plan = self.under_policies(plan, head, account)?;
         }
@@ -76,34 +82,28 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(plan);
         }
-        if let Some(limit) = layers.timeout() {
-            let at = Instant::now() + **limit;
-            plan.deadline = Some(plan.deadline.map_or(at, |earlier| earlier.min(at)));
-        }
+        let of_rule = plan.rule().and_then(|rule| rule.timeouts.request);
+        let time = of_rule.into_iter().chain(layers.timeout().map(|limit| **limit)).min();
+        plan.limit = time.map(|time| Instant::now() + time);
         let entered = self.enter(&layers, head);
-        let policed = plan.policed.insert(Box::new(Policed { layers, ..Policed::default() }));
-        let instead = match entered {
+        let policed = plan.policed.insert(Box::new(Policed { layers, time, ..Policed::default() }));
+        match entered {
             Ok((held, fault)) => {
-                account.hold(held);
                 policed.fault = fault;
                 policed.empty = self.to_wait_for(&policed.layers, port.as_ref());
-                match policed.empty {
-                    Some(_) => None,
-                    None => self.instead(&policed.layers, port.as_ref()),
+                let is_empty = port.is_some_and(|port| !self.can_answer(&port));
+                let waits = policed.empty.is_some();
+                // What goes elsewhere says nothing of the service that it was meant for.
+                if waits || !is_empty || !plan.fall_back(self, ErrorKind::NoHealthyUpstream) {
+                    account.hold(held);
                 }
             }
             Err(why) => {
                 self.count_policy(why.label());
-                let open = policed.layers.fallback().filter(|fallback| fallback.circuit_open);
-                let instead = open.and_then(|fallback| self.fallback_service(fallback));
-                if instead.is_none() {
-                    return Err(plan.answer_to(self, why).unwrap_or_else(|| refuse(why)));
+                if !plan.fall_back(self, why) {
+                    return Err(plan.refusal(self, why));
                 }
-                instead
             }
-        };
-        if instead.is_some() {
-            plan.backends = instead;
         }
         Ok(plan)
     }
@@ -174,11 +174,11 @@ impl Connection {
         }
         .map(Box::new);
         let backends = Some(Backends::Service(port.clone()));
-        let deadline = rule.timeouts.request.map(|limit| Instant::now() + limit);
+        let limit = rule.timeouts.request.map(|limit| Instant::now() + limit);
         let mirrors = RefCell::new(self.mirrors(routes, &rule, backend, head));
         let cors = (!cors.is_empty()).then(|| Box::new(cors));
         let routed = Some(Routed { rule, backend, cors });
-        Ok(Plan { backends, deadline, session, routed, mirrors, ..Plan::default() })
+        Ok(Plan { backends, limit, session, routed, mirrors, ..Plan::default() })
     }
 
     /// Draws the mirrors that get a copy. What leaves HTTP behind has no copy.

@@ -108,6 +108,40 @@ fn a_document_that_nobody_can_read_keeps_all_that_its_file_said() {
 }
 
 #[test]
+fn coverage_says_whether_pods_or_services_may_be_hidden() {
+    fn check(prepare: impl Fn(&mut World), want: Coverage) {
+        let mut world = World::new();
+        world.write("a.yaml", namespace("a"));
+        prepare(&mut world);
+        world.scan();
+        assert_eq!(world.directory.coverage(), want, "{}", world.warnings());
+    }
+    check(|_| {}, Coverage::Whole);
+    check(|world| std::fs::remove_file(world.dir.path().join("a.yaml")).unwrap(), Coverage::Whole);
+    check(|world| std::fs::remove_dir_all(world.dir.path()).unwrap(), Coverage::Awaited);
+    check(|world| world.write("b.yaml", "}{ : [\n"), Coverage::Part);
+    check(|world| world.write("b.yaml", service("b", "0")), Coverage::Part);
+    check(|world| world.write("b.yaml", b"\xff\xfe---\n"), Coverage::Part);
+    check(|world| symlink("/nonexistent/target", world.dir.path().join("b.yaml")).unwrap(), Coverage::Part);
+    // What has no pod and no service in it hides none.
+    let of = |kind: &str| format!("apiVersion: {kind}\nmetadata: {{name: x, namespace: y}}\nspec: 5\n");
+    check(|world| world.write("b.yaml", of("v1\nkind: Gadget")), Coverage::Whole);
+    let route = of("gateway.networking.k8s.io/v1\nkind: HTTPRoute");
+    check(|world| world.write("b.yaml", &route), Coverage::Whole);
+    // What was read once stays in force, whatever its file says now.
+    let spoilt = |world: &mut World| {
+        world.scan();
+        world.write("a.yaml", b"\xff\xfe---\n");
+    };
+    check(spoilt, Coverage::Whole);
+    // Being written, and never read before.
+    let mut world = World::new();
+    let half = Some(file::not_closed(Path::new("a.yaml")));
+    world.directory.files.insert("a.yaml".into(), FileState { problem: half, ..FileState::default() });
+    assert_eq!(world.directory.coverage(), Coverage::Awaited);
+}
+
+#[test]
 fn a_deleted_neighbour_of_a_broken_object_goes() {
     let mut world = World::new();
     world.write("a.yaml", [service("a", "80"), service("b", "80")].concat());

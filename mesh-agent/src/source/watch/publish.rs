@@ -108,11 +108,17 @@ impl Publisher {
         warnings.dedup();
         self.remember(&step, snapshot.generation, warnings.len());
         self.swap_warnings(warnings);
-        if snapshot.generation != before {
-            let generation = snapshot.generation;
-            self.published.snapshot.store(snapshot);
+        let generation = snapshot.generation;
+        self.published.names.set_unanswered(self.builder.unanswered_names());
+        self.published.snapshot.store(snapshot);
+        let more = self.published.coverage.raise(look.directory.coverage());
+        if generation != before {
             self.published.noticed.put(look.noticed);
+        }
+        if more || generation != before {
             self.published.changed.send_replace(generation);
+        }
+        if generation != before {
             tracing::debug!(
                 generation,
                 changed = step.changes.upserts.len(),

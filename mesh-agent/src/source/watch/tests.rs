@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::model::build::BuildOptions;
-use crate::source::{Source, start};
+use crate::source::{Coverage, Source, start};
 
 struct World {
     dir: tempfile::TempDir,
@@ -227,6 +227,19 @@ fn generations_go_on_and_a_rollback_holds_in_the_next_agent() {
     drop((second, third));
     std::fs::write(dir.path().join("a.yaml"), service("a", 83)).unwrap();
     assert_eq!(run(4).services(), "a:83");
+}
+
+#[test]
+fn coverage_grows_when_the_directory_comes_and_never_shrinks() {
+    let world = World::new("late", |_| {});
+    assert_eq!(world.published.coverage.get(), Coverage::Awaited);
+    std::fs::create_dir(world.path("late")).unwrap();
+    world.eventually("the empty directory is all there is", || {
+        world.published.coverage.get() == Coverage::Whole
+    });
+    std::fs::remove_dir(world.path("late")).unwrap();
+    world.eventually("a word of it", || !world.published.warnings.load().is_empty());
+    assert_eq!(world.published.coverage.get(), Coverage::Whole);
 }
 
 #[test]

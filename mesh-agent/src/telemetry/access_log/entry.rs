@@ -55,6 +55,8 @@ pub struct RequestEntry<'a> {
     pub duration: Duration,
     /// From the request's being sent to the response's head.
     pub upstream_time: Option<Duration>,
+    /// How often it was sent: the first try, retries and hedges; 0 for never.
+    pub attempts: u32,
     /// `x-request-id`.
     pub request_id: &'a [u8],
     /// Trace id of `traceparent`.

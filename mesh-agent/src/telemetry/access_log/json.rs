@@ -22,6 +22,9 @@ pub(super) fn request(out: &mut Vec<u8>, e: &RequestEntry<'_>) {
         key(out, "upstream_service_time");
         push_millis(out, time);
     }
+    if e.attempts > 1 {
+        number(out, "upstream_request_attempt_count", u64::from(e.attempts));
+    }
     string(out, "request_id", e.request_id);
     string(out, "trace_id", e.trace_id);
     string(out, "user_agent", e.user_agent);

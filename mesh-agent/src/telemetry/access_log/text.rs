@@ -38,6 +38,10 @@ pub(super) fn request(out: &mut Vec<u8>, e: &RequestEntry<'_>) {
         out.extend_from_slice(b" grpc=");
         push_u64(out, u64::from(code));
     }
+    if e.attempts > 1 {
+        out.extend_from_slice(b" attempts=");
+        push_u64(out, u64::from(e.attempts));
+    }
     pair(out, " details=", e.details.as_bytes());
     pair(out, " trace=", e.trace_id);
     pair(out, " route=", e.route.as_bytes());
