@@ -69,7 +69,7 @@ enum Command {
     Check(check::Args),
     /// Show how the agent is
     Status(status::Args),
-    /// List workloads, services, endpoints or connections
+    /// List workloads, services, routes, policies, endpoints or connections
     #[command(subcommand)]
     Get(get::Command),
     /// Show one thing on one page

@@ -5,6 +5,7 @@
 
 pub mod build;
 mod dump;
+mod policy_object;
 mod route_status;
 mod service;
 mod snapshot;
@@ -12,6 +13,7 @@ mod warning;
 mod workload;
 
 pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
+pub use policy_object::{PolicyObject, PolicyTarget};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
 pub use service::{
     AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,

@@ -38,6 +38,8 @@ pub struct ClusterPolicy {
     pub rule: Option<ObjectName>,
     /// How an endpoint is chosen.
     pub load_balancer: LoadBalancer,
+    /// The rule says so; else it is the Service's word, or the agent's.
+    pub rule_balances: bool,
     /// Entries of the ring or of Maglev's table.
     pub table_size: u32,
     /// What a ring or Maglev hashes. None: every request by chance.

@@ -59,6 +59,7 @@ fn service(vip: &str, port: u16, protocol: AppProtocol, endpoints: &[SocketAddr]
         retries: Default::default(),
         session: None,
         external: None,
+        backend_policy: None,
         endpoints: EndpointSet { all: available.clone(), available, ..EndpointSet::default() },
     });
     let mut snapshot = Snapshot::default();

@@ -32,9 +32,14 @@ fn every_list_comes_in_every_format() {
     let service = shop.http("listed", "http", 2).unwrap();
     let mut held = shop.client(&service).unwrap();
     held.get("l", "/").unwrap();
-    for (kind, expected) in
-        [("workloads", "cart-1"), ("services", "listed"), ("endpoints", "listed"), ("connections", "web")]
-    {
+    shop.http_under_policy("policed", 1, "timeout: 7s").unwrap();
+    for (kind, expected) in [
+        ("workloads", "cart-1"),
+        ("services", "listed"),
+        ("policies", "policed"),
+        ("endpoints", "listed"),
+        ("connections", "web"),
+    ] {
         let table = shop.agent.cli(&["get", kind]).unwrap().success().unwrap().stdout;
         let head = table.lines().next().unwrap();
         assert_eq!(head, head.to_uppercase(), "{kind}: a heading in capitals");
@@ -53,6 +58,21 @@ fn every_list_comes_in_every_format() {
             "{kind}:\n{names}"
         );
     }
+}
+
+#[test]
+fn what_a_policy_comes_to_is_on_the_services_page_and_in_a_test_of_a_request() {
+    let shop = need_shop!();
+    let service = shop.http_under_policy("explained", 1, "{timeout: 7s, retry: {attempts: 1}}").unwrap();
+    let text = |args: &[&str]| shop.agent.cli(args).unwrap().success().unwrap().stdout;
+    let page = text(&["describe", "service", &format!("shop/{}", service.name)]);
+    assert!(page.contains("7s for the request, tries included"), "{page}");
+    let url = format!("http://{}/", service.name);
+    let client = text(&["get", "workloads", "-o", "name"]);
+    let client = client.lines().find(|name| name.contains("/web")).unwrap();
+    let answer = text(&["route", "test", "--from", &format!("pod/{client}"), &url]);
+    let line = answer.lines().find(|line| line.trim_start().starts_with("timeout")).unwrap_or_default();
+    assert!(line.contains("7s for the request") && line.contains("TrafficPolicy shop/"), "{answer}");
 }
 
 #[test]

@@ -200,8 +200,21 @@ fn an_invalid_policy_leaves_the_last_valid_one_in_force() {
     let mut client = shop.client(&service).unwrap();
     assert_eq!(statuses(&mut client, 4), [200, 200, 200, 429]);
     let broken = THREE.replace("requests: 1", "requests: 0");
+    let listed = || {
+        let rows = shop.agent.cli_json(&["get", "policies", "-n", NAMESPACE])?;
+        let of_it = |row: &&serde_json::Value| row["target"] == format!("Service {NAMESPACE}/invalid");
+        let row = rows.as_array().context("no list")?.iter().find(of_it).context("not listed")?;
+        anyhow::Ok((row["state"].clone(), row["lastValid"].clone()))
+    };
+    assert_eq!(listed().unwrap(), ("attached".into(), false.into()));
     shop.change_policies("invalid", [traffic_policy("invalid", &broken).unwrap()]).unwrap();
     assert_eq!(statuses(&mut client, 1), [429]);
+    eventually(SOON, || {
+        let found = listed()?;
+        ensure!(found == ("attached".into(), true.into()), "{found:?}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// A pod of another node with a client and a server in it.

@@ -242,6 +242,9 @@ views! {
         /// Whether the parent took it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accepted: Option<Condition>,
+        /// `PartiallyInvalid`, where some of its rules can't be served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partially_invalid: Option<Condition>,
         /// Whether all that it refers to can be used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resolved_refs: Option<Condition>,
@@ -386,6 +389,12 @@ views! {
         /// Rules of routes in force.
         #[serde(default)]
         route_rules: Vec<RouteRule>,
+        /// Policies, with whether they hold.
+        #[serde(default)]
+        policies: Vec<Policy>,
+        /// What policies come to on service ports.
+        #[serde(default)]
+        port_policies: Vec<PortPolicy>,
         /// Warnings.
         warnings: Vec<Warning>,
     }
@@ -401,8 +410,10 @@ views! {
     }
 }
 
+mod policies;
 mod routes;
 
+pub use policies::{InForce, Policy, PolicyState, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,
     RouteRule,

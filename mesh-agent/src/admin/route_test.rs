@@ -4,7 +4,6 @@
 //! and sends nothing. Asked of the running agent, or of a directory by the command line.
 
 mod question;
-mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,14 +13,17 @@ use thiserror::Error;
 
 use self::question::{Asked, Dialled};
 use super::api::{
-    ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion, Warning,
+    ConsideredMatch, InForce, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,
+    Warning,
 };
 use super::views::endpoint;
+use super::views::in_force::Met;
 use super::views::rules::{self, Place};
 use crate::addr::OrigDst;
 use crate::balance;
 use crate::clock;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
+use crate::policy::traffic::Layers;
 use crate::route::{
     Backend, Backends, Before, Filters, Found, RouteTable, Rule, RuleName, StreamTable, Verdict,
 };
@@ -60,9 +62,6 @@ pub fn answer(
         rule: None,
         matched: String::new(),
         answer: None,
-        retries: Vec::new(),
-        hedges: Vec::new(),
-        fallback: Vec::new(),
         backends: Vec::new(),
         considered: Vec::new(),
         notes: capture_notes(snapshot, pod),
@@ -78,7 +77,7 @@ pub fn answer(
             answer.address = dialled.to_string();
             match snapshot.resolve_for(OrigDst::from(dialled), &asked.from.namespace) {
                 Target::Service(port) => {
-                    let request = Requested { snapshot, asked: &asked, port: &port, dialled };
+                    let request = Requested { snapshot, pod, asked: &asked, port: &port, dialled };
                     request.decide(&mut answer)?;
                     answer.warnings = of_routes(snapshot, &port, warnings);
                 }
@@ -101,6 +100,7 @@ pub fn answer(
 #[derive(Clone, Copy)]
 struct Requested<'a> {
     snapshot: &'a Snapshot,
+    pod: &'a Workload,
     asked: &'a Asked,
     port: &'a Arc<ServicePort>,
     dialled: SocketAddr,
@@ -175,15 +175,12 @@ impl Requested<'_> {
             Ok(Before::Forward(_)) => {
                 self.backends(place, &found.rule.backends, answer);
                 for (view, backend) in answer.backends.iter_mut().zip(found.rule.backends.iter()) {
-                    if rules::target(place.routes, backend, self.dialled.ip()).is_some() {
-                        self.at_backend(found, backend, view);
+                    // A backend that isn't there is answered with 500 before anything is asked.
+                    if let Some(port) = rules::target(place.routes, backend, self.dialled.ip()) {
+                        self.at_backend(found, backend, port, view);
                     }
                 }
                 self.routed(place, &found.rule.name, &found.rule.backends, answer);
-                let drawn = found.rule.backends.iter().filter(|backend| backend.weight > 0);
-                let ports =
-                    drawn.filter_map(|backend| rules::target(place.routes, backend, self.dialled.ip()));
-                traffic::say(self.snapshot, Some(found.rule), ports, answer);
             }
             Err(error) => {
                 own(answer, StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new());
@@ -193,8 +190,14 @@ impl Requested<'_> {
         Ok(())
     }
 
-    /// What becomes of the request if `backend` is drawn.
-    fn at_backend(self, found: Found<'_>, backend: &Backend, view: &mut RouteBackend) {
+    /// What becomes of the request if `backend`, that is `port`, is drawn, and what holds for it there.
+    fn at_backend(
+        self,
+        found: Found<'_>,
+        backend: &Backend,
+        port: &Arc<ServicePort>,
+        view: &mut RouteBackend,
+    ) {
         let before = found.rule.before(Some(backend), &self.asked.head, found.prefix, self.dialled.port());
         match before {
             Ok(Before::Answer(status, headers)) => {
@@ -203,10 +206,13 @@ impl Requested<'_> {
                 let to = to.map(|line| format!(", {line}")).unwrap_or_default();
                 view.problem = format!("its filters answer with {status}{to}");
             }
-            Ok(Before::Forward(_)) => match self.sent(found.rule, &backend.filters, found.prefix) {
-                Some(head) => view.request = Some(head),
-                None => view.problem = "its filters make no request of it: answered with 500".to_owned(),
-            },
+            Ok(Before::Forward(_)) => {
+                view.in_force = self.holding(Some(found.rule), port);
+                match self.sent(found.rule, &backend.filters, found.prefix) {
+                    Some(head) => view.request = Some(head),
+                    None => view.problem = "its filters make no request of it: answered with 500".to_owned(),
+                }
+            }
             Err(error) => view.problem = format!("{error}: answered with 500"),
         }
     }
@@ -274,11 +280,23 @@ impl Requested<'_> {
             weight: 1,
             filters: Vec::new(),
             problem: String::new(),
+            in_force: self.holding(None, self.port),
             request: None,
             endpoints: Vec::new(),
         };
         answer.backends = vec![with_endpoints(Some(self.port), view)];
-        traffic::say(self.snapshot, None, std::iter::once(self.port), answer);
+    }
+
+    /// What holds for the request by `rule` to `port`. TrafficPolicies are about requests.
+    fn holding(self, rule: Option<&Rule>, port: &Arc<ServicePort>) -> Vec<InForce> {
+        let carries_requests = self.asked.scheme == "http"
+            && (rule.is_some() || self.port.protocol.is_http() || self.port.protocol == AppProtocol::Detect);
+        let port = port.for_client(self.pod);
+        let layers = match carries_requests {
+            true => self.snapshot.layers(rule.map(|rule| &rule.name), Some(port)),
+            false => Layers::default(),
+        };
+        Met { layers: &layers, rule, port: Some(port) }.lines()
     }
 
     /// The request after the rule's filters and these; None if they make none of it.

@@ -29,6 +29,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/workloads" if get => json(&views::workloads(&snapshot, &state.pods.load())),
         "/v1/services" if get => json(&views::services(&snapshot)),
         "/v1/routes" if get => json(&views::routes(&snapshot)),
+        "/v1/policies" if get => json(&views::policies::list(&snapshot, &state.warnings.load())),
         "/v1/routes/test" if request.method() == Method::POST => test_route(&state, request).await,
         "/v1/endpoints" if get => json(&views::endpoints(&snapshot)),
         "/v1/connections" if get => json(&views::connections(&state.telemetry.connections)),

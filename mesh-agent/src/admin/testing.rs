@@ -63,6 +63,33 @@ spec:
   parentRefs: [{group: "", kind: Service, name: cart, port: 80}]
   rules: [{backendRefs: [{name: cart, port: 80}]}]
 ---
+apiVersion: mesh-agent.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: limits, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  rateLimit: {local: [{requests: 100, key: [{type: header, name: x-user}]}]}
+  retry: {attempts: 1, statusCodes: [503]}
+---
+apiVersion: mesh-agent.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: slow, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart}]
+  timeout: 3s
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: budget, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: cart}]
+  sessionPersistence: {type: Cookie, cookie: {name: s}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: cart, namespace: shop}
+spec: {host: cart, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}}
+---
 {apiVersion: v1, kind: Gadget, metadata: {name: odd, namespace: shop}}
 "#;
 

@@ -1,5 +1,7 @@
 //! From the agent's state to what the API shows. Reads, never changes.
 
+pub(super) mod in_force;
+pub(super) mod policies;
 pub(super) mod rules;
 
 use std::collections::BTreeMap;
@@ -138,6 +140,8 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
         endpoints: endpoints(&snapshot),
         routes: routes(&snapshot),
         route_rules: rules::list(&snapshot),
+        policies: policies::list(&snapshot, &state.warnings.load()),
+        port_policies: in_force::list(&snapshot),
         warnings: state.warnings.load().to_vec(),
     }
 }
@@ -211,6 +215,7 @@ fn route(status: &model::RouteStatus) -> Vec<api::Route> {
             .to_owned(),
         rules: status.rules,
         accepted: parent.map(|parent| parent.accepted.clone()),
+        partially_invalid: parent.and_then(|parent| parent.partially_invalid.clone()),
         resolved_refs: parent.map(|parent| parent.resolved_refs.clone()),
     };
     if status.parents.is_empty() {

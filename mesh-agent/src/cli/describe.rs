@@ -10,7 +10,9 @@ use serde::Serialize;
 use super::output::{Out, TextFormat, document};
 use super::table::Table;
 use super::{AgentArgs, Exit, Failure, Outcome, get};
-use crate::admin::api::{Dump, Endpoint, Port, RouteBackend, RouteRule, Service, Warning, Workload};
+use crate::admin::api::{
+    Dump, Endpoint, Port, PortPolicy, RouteBackend, RouteRule, Service, Warning, Workload,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -56,6 +58,8 @@ struct Page {
     endpoints: Vec<Endpoint>,
     /// Rules in force on its ports, in order of precedence.
     routes: Vec<RouteRule>,
+    /// What policies come to on its ports.
+    policies: Vec<PortPolicy>,
     /// Pods behind the endpoints.
     workloads: Vec<Workload>,
     /// Of the service, its slices and its pods.
@@ -69,6 +73,8 @@ impl Page {
         endpoints.retain(|e| e.namespace == namespace && e.service == name);
         let mut routes = dump.route_rules;
         routes.retain(|rule| rule.namespace == namespace && rule.service == name);
+        let mut policies = dump.port_policies;
+        policies.retain(|line| line.namespace == namespace && line.service == name);
         let mut workloads = dump.workloads;
         workloads.retain(|w| {
             let full = format!("{}/{}", w.namespace, w.name);
@@ -81,21 +87,23 @@ impl Page {
         });
         let objects: Vec<String> = std::iter::once(format!("Service {namespace}/{name}"))
             .chain(attached.map(|route| format!("{} {}/{}", route.kind, route.namespace, route.name)))
+            .chain(policies.iter().map(|line| line.holds.from.clone()))
             .chain(workloads.iter().map(|w| format!("Pod {}/{}", w.namespace, w.name)))
             .collect();
         let mut warnings = dump.warnings;
         // Any object may speak of the service by name: a slice, another Service that claims its address.
         let word = format!("{namespace}/{name}");
         warnings.retain(|w| objects.contains(&w.object) || mentions(&w.message, &word));
-        Some(Self { service, endpoints, routes, workloads, warnings })
+        Some(Self { service, endpoints, routes, policies, workloads, warnings })
     }
 
     /// The sections in their order; each writes its heading if it has something below it. What decides about a request
-    /// goes between endpoints and pods, in the order in which it does: routes, then policies once the agent has them.
+    /// goes between endpoints and pods, in the order in which it does: routes, then policies.
     fn text(&self) -> String {
-        let (routes, warnings) = (self.routes(), warning_section(&self.warnings));
+        let (routes, policies) = (self.routes(), self.policies());
         let (health, endpoints) = (self.health(), self.endpoint_table());
-        let sections = [self.head(), self.ports(), health, endpoints, routes, self.pods(), warnings];
+        let (pods, warnings) = (self.pods(), warning_section(&self.warnings));
+        let sections = [self.head(), self.ports(), health, endpoints, routes, policies, pods, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 
@@ -187,6 +195,21 @@ impl Page {
             ]
         });
         section("Routes", &header, rows)
+    }
+
+    fn policies(&self) -> String {
+        let header = ["PORT", "CLIENTS", "RULE", "WHAT", "HOW", "FROM"];
+        let rows = self.policies.iter().map(|line| {
+            vec![
+                line.port.to_string(),
+                if line.clients.is_empty() { "all" } else { &line.clients }.to_owned(),
+                line.rule.clone(),
+                line.holds.what.clone(),
+                line.holds.how.clone(),
+                line.holds.from.clone(),
+            ]
+        });
+        section("Policies", &header, rows)
     }
 
     fn pods(&self) -> String {

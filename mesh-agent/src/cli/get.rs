@@ -2,6 +2,7 @@
 
 mod connections;
 mod endpoints;
+mod policies;
 mod routes;
 mod services;
 mod workloads;
@@ -28,6 +29,9 @@ pub(super) enum Command {
     /// Routes, the Services that they are attached to, and whether they hold
     #[command(visible_alias = "route")]
     Routes(Common),
+    /// Policies in force, what they are for, and whether they hold there
+    #[command(visible_alias = "policy")]
+    Policies(Common),
     /// Endpoints with their state and load
     #[command(visible_alias = "ep")]
     Endpoints {
@@ -71,6 +75,7 @@ pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
         Command::Workloads(common) => common.show("workloads", |dump| Some(dump.workloads), |_| true, out),
         Command::Services(common) => common.show("services", |dump| Some(dump.services), |_| true, out),
         Command::Routes(common) => common.show("routes", |dump| Some(dump.routes), |_| true, out),
+        Command::Policies(common) => common.show("policies", |dump| Some(dump.policies), |_| true, out),
         Command::Endpoints { common, service } => {
             let wanted = |e: &api::Endpoint| service.as_ref().is_none_or(|name| *name == e.service);
             common.show("endpoints", |dump| Some(dump.endpoints), wanted, out)

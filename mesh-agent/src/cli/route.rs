@@ -10,7 +10,7 @@ use super::describe::{section, warning_section};
 use super::output::{Out, TextFormat, document, printable};
 use super::{AgentArgs, Exit, Failure, Outcome};
 use crate::admin::api::{
-    ConsideredMatch, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion, RouteRule,
+    ConsideredMatch, InForce, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion, RouteRule,
 };
 use crate::admin::route_test;
 use crate::model::build::BuildOptions;
@@ -86,7 +86,8 @@ fn of_directory(path: &std::path::Path, question: &RouteQuestion) -> Result<Rout
 }
 
 fn text(answer: &RouteAnswer) -> String {
-    let sections = [head(answer), sent(answer), backends(answer), considered(answer), warnings(answer)];
+    let (backends, considered) = (backends(answer), considered(answer));
+    let sections = [head(answer), sent(answer), in_force(answer), backends, considered, warnings(answer)];
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
@@ -108,18 +109,8 @@ fn head(answer: &RouteAnswer) -> String {
     line("To", &to);
     line("Result", &answer.message);
     line("Matched", &answer.matched);
-    if let Some(RouteRule { filters, timeouts, retry, session, .. }) = &answer.rule {
+    if let Some(RouteRule { filters, .. }) = &answer.rule {
         filters.iter().for_each(|filter| line("Filter", filter));
-        line("Timeouts", &timeouts.join(", "));
-        if answer.retries.is_empty() {
-            line("Retries", retry);
-        }
-        line("Session", session);
-    }
-    for (name, lines) in
-        [("Retries", &answer.retries), ("Hedges", &answer.hedges), ("Fallback", &answer.fallback)]
-    {
-        lines.iter().for_each(|text| line(name, text));
     }
     if let Some(own) = &answer.answer {
         line("Answer", &own.status.to_string());
@@ -153,6 +144,31 @@ fn sent(answer: &RouteAnswer) -> String {
         for header in &request.headers {
             let _ = writeln!(out, "  {}", printable(header));
         }
+    }
+    out
+}
+
+/// What holds on the request's way; for each backend where that differs.
+fn in_force(answer: &RouteAnswer) -> String {
+    let mut shown: Vec<(&[InForce], Vec<&RouteBackend>)> = Vec::new();
+    let served = |backend: &&RouteBackend| {
+        backend.weight > 0 && (backend.problem.is_empty() || !backend.in_force.is_empty())
+    };
+    for backend in answer.backends.iter().filter(served) {
+        match shown.iter_mut().find(|(other, _)| *other == backend.in_force) {
+            Some((_, to)) => to.push(backend),
+            None => shown.push((&backend.in_force, vec![backend])),
+        }
+    }
+    let header = ["WHAT", "HOW", "FROM"];
+    let mut out = String::new();
+    for (lines, to) in &shown {
+        let whom = match shown.len() {
+            1 => String::new(),
+            _ => format!(" to {}", to.iter().map(|b| b.service.as_str()).collect::<Vec<_>>().join(", ")),
+        };
+        let rows = lines.iter().map(|line| vec![line.what.clone(), line.how.clone(), line.from.clone()]);
+        out += &section(&format!("In force{whom}"), &header, rows);
     }
     out
 }

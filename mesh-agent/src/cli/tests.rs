@@ -112,6 +112,25 @@ fn routes() {
 }
 
 #[test]
+fn policies() {
+    let fixture = Fixture::start();
+    insta::assert_snapshot!(good(&fixture, "get policies"), @r#"
+    NAMESPACE   NAME     KIND                    TARGET                             GROUPS               STATE      VERSION
+    shop        budget   XBackendTrafficPolicy   Service shop/cart                  sessionPersistence   attached   newest
+    shop        cart     DestinationRule         host cart.shop.svc.cluster.local   outlierDetection     attached   newest
+    shop        limits   TrafficPolicy           Service shop/cart                  rateLimit,retry      attached   newest
+    shop        slow     TrafficPolicy           HTTPRoute shop/cart                timeout              attached   newest
+    "#);
+    assert_eq!(good(&fixture, "get policy -o name -n shop").lines().count(), 4);
+    let yaml = good(&fixture, "get policies -o yaml");
+    assert!(yaml.contains("state: attached") && yaml.contains("lastValid: false"), "{yaml}");
+    let file = fixture.dir.path().join("dump.json");
+    std::fs::write(&file, good(&fixture, "config dump")).unwrap();
+    let off_line = cli_in(fixture.dir.path(), "get policies --state-dir /nonexistent -f DIR/dump.json");
+    assert_eq!((off_line.exit, off_line.stdout), (Exit::Ok, good(&fixture, "get policies")));
+}
+
+#[test]
 fn endpoints() {
     let fixture = Fixture::start();
     insta::assert_snapshot!(good(&fixture, "get endpoints --service cart -o wide"), @r#"
@@ -324,6 +343,15 @@ fn a_service_on_one_page() {
     Routes:
       PORT   CLIENTS   ROUTE                 RULE   MATCHES        BACKENDS         FILTERS   ROLE
       80     all       HTTPRoute shop/cart   0      PathPrefix /   shop/cart:80 1   -         producer
+
+    Policies:
+      PORT   CLIENTS   RULE                          WHAT           HOW                                                           FROM
+      80     all       -                             rate limit     100 in 1s, burst 100 for each header x-user, else 429         TrafficPolicy shop/limits
+      80     all       -                             retry          1 on 503; back-off 25ms to 250ms                              TrafficPolicy shop/limits
+      80     all       -                             retry budget   20 % of the requests of 10s, or 10 in 1s if that is more      TrafficPolicy shop/limits
+      80     all       -                             session        cookie s                                                      XBackendTrafficPolicy shop/budget
+      80     all       -                             outliers       ejects after 3 5xx in a row, for 30s at first, at most 10 %   DestinationRule shop/cart
+      80     all       HTTPRoute shop/cart, rule 0   timeout        3s for the request, tries included                            TrafficPolicy shop/slow
 
     Pods:
       POD           NODE     ADDRESS            SERVICE-ACCOUNT   VERSION   CAPTURE      REASON

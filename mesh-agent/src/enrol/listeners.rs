@@ -78,6 +78,7 @@ pub(super) fn make(capture: &Capture, workers: usize) -> io::Result<Vec<Set>> {
 /// The listeners that another agent hands over, spread over `workers` workers, each of which has one of its own: none is
 /// closed, since connections may wait in it. None if they are of other ports. Must run inside the pod's network namespace.
 pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Result<Option<Vec<Set>>> {
+    type List = fn(&mut Set) -> &mut Vec<TcpListener>;
     let Capture { ports, flows, .. } = capture;
     let is_on = |listeners: &[TcpListener], port: u16| {
         listeners.iter().all(|listener| listener.local_addr().is_ok_and(|addr| addr.port() == port))
@@ -86,7 +87,7 @@ pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Resul
         return Ok(None);
     }
     let mut sets: Vec<Set> = (0..workers).map(|_| Set::default()).collect();
-    let lists: [(Vec<TcpListener>, u16, fn(&mut Set) -> &mut Vec<TcpListener>); 2] = [
+    let lists: [(Vec<TcpListener>, u16, List); 2] = [
         (handed.outbound, ports.outbound, |set| &mut set.outbound),
         (handed.inbound, ports.inbound, |set| &mut set.inbound),
     ];

@@ -13,6 +13,7 @@ mod ports;
 mod routes;
 mod rules;
 mod services;
+mod sessions;
 mod traffic;
 mod variants;
 mod workloads;
@@ -25,9 +26,11 @@ use std::sync::Arc;
 use self::index::Index;
 use self::policies::PolicyIndex;
 use self::routes::{DirtyRoutes, RouteIndex};
+use self::sessions::SessionIndex;
 use self::traffic::{Subject, Traffic};
 use super::{
-    FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Warning, WarningCode, Workload,
+    FailMode, ObjectName, PolicyObject, Service, ServiceMeta, ServicePort, Snapshot, Warning, WarningCode,
+    Workload,
 };
 use crate::addr::EndpointAddr;
 use crate::objects::{Kind, Network, Object, ObjectKey};
@@ -87,6 +90,7 @@ pub struct Builder {
     entries: entries::Entries,
     /// What DestinationRules wrap connections in.
     originations: Arc<tls::Store>,
+    sessions: SessionIndex,
     notes: BTreeMap<ObjectKey, Vec<Warning>>,
     snapshot: Arc<Snapshot>,
     /// Something was applied.
@@ -101,6 +105,8 @@ struct Dirty {
     routes: DirtyRoutes,
     /// What TrafficPolicies are attached to.
     subjects: BTreeSet<Subject>,
+    /// Policies themselves, for people.
+    policies: BTreeSet<ObjectKey>,
 }
 
 impl Builder {
@@ -124,6 +130,7 @@ impl Builder {
             policies: PolicyIndex::default(),
             entries: entries::Entries::default(),
             originations: Arc::default(),
+            sessions: SessionIndex::default(),
             notes: BTreeMap::new(),
             snapshot: Arc::new(snapshot),
             begun: false,
@@ -158,6 +165,9 @@ impl Builder {
             changed |= self.build_traffic(&subject, &mut next);
         }
         changed |= self.build_routes(dirty.routes, &mut next);
+        for key in dirty.policies {
+            changed |= self.build_policy(&key, &mut next);
+        }
         if changed {
             next.generation += 1;
             next.by_address = self.by_address.map().clone();
@@ -215,7 +225,7 @@ impl Builder {
                 add(&key, orphan(&key, service));
             }
         }
-        for (key, warning) in self.policy_warnings() {
+        for (key, warning) in self.policy_warnings().chain(self.session_warnings()) {
             add(&key, warning);
         }
         for ((ip, port), winner, loser) in self.vips.contested() {
@@ -250,12 +260,15 @@ impl Builder {
                 dirty.pods.insert(key.name.clone());
             }
             Kind::Service => {
+                self.touch_affinity(key, object.as_deref(), &mut dirty.routes);
                 dirty.services.insert(key.name.clone());
             }
             Kind::EndpointSlice => self.touch_slice(key, object.as_deref(), dirty),
             Kind::TrafficPolicy => self.touch_traffic_policy(key, object.as_deref(), dirty),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+                dirty.subjects.extend(self.traffic.of_route(key));
                 self.touch_route(key, object.as_deref(), &mut dirty.routes);
+                self.touch_sessions(key, object.as_deref());
             }
             Kind::ReferenceGrant => self.touch_grant(&key.name.namespace, &mut dirty.routes),
             Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
@@ -263,6 +276,9 @@ impl Builder {
             Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
             Kind::Node => self.touch_node(key, object.as_deref(), dirty),
             Kind::ServiceAccount => {}
+        }
+        if matches!(key.kind, Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::DestinationRule) {
+            dirty.policies.insert(key.clone());
         }
         match object {
             Some(object) => {
@@ -297,6 +313,19 @@ impl Builder {
         in_it
             .take_while(move |key| key.kind == kind && key.name.namespace == namespace)
             .map(|key| key.name.clone())
+    }
+
+    /// Shows a policy as it is in force; true if that changed.
+    fn build_policy(&self, key: &ObjectKey, next: &mut Snapshot) -> bool {
+        let domain = &self.options.cluster_domain;
+        let Some(policy) = self.objects.get(key).and_then(|object| PolicyObject::of(object, domain)) else {
+            return next.policies.remove_mut(key);
+        };
+        if next.policies.get(key).is_some_and(|old| **old == policy) {
+            return false;
+        }
+        next.policies.insert_mut(key.clone(), Arc::new(policy));
+        true
     }
 
     fn note(&mut self, key: ObjectKey, warnings: Vec<Warning>) {

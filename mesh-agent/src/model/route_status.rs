@@ -16,6 +16,8 @@ pub struct RouteStatus {
     pub name: ObjectName,
     /// Number of its rules.
     pub rules: usize,
+    /// Names of those that have one.
+    pub rule_names: Vec<String>,
     /// One for each of its parents that is a Service; parents of other kinds are other controllers' business.
     pub parents: Vec<ParentStatus>,
 }
@@ -31,6 +33,8 @@ pub struct ParentStatus {
     pub producer: bool,
     /// `Accepted`.
     pub accepted: Condition,
+    /// `PartiallyInvalid`, where it is true: some rules can't be served.
+    pub partially_invalid: Option<Condition>,
     /// `ResolvedRefs`.
     pub resolved_refs: Condition,
 }

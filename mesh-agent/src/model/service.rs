@@ -150,6 +150,8 @@ pub struct ServicePort {
     pub session: Option<Arc<SessionPersistence>>,
     /// What is different about a ServiceEntry's port.
     pub external: Option<Arc<External>>,
+    /// The XBackendTrafficPolicy that both come from; for people.
+    pub backend_policy: Option<ObjectName>,
     /// Where to.
     pub endpoints: EndpointSet,
 }
@@ -190,6 +192,11 @@ impl ServicePort {
     pub fn is_known_in(&self, namespace: &str) -> bool {
         let audience = self.external.as_ref().map_or(&[][..], |external| &external.audience);
         audience.is_empty() || audience.iter().any(|known| known == namespace)
+    }
+
+    /// True if `section`, of a policy's targetRef, names the port: by name or number.
+    pub fn is_called(&self, section: &str) -> bool {
+        section == self.name || section.parse() == Ok(self.port)
     }
 
     /// The port as `client` has it. The port itself where no DestinationRule says otherwise.

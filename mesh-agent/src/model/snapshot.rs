@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
-use super::{AppProtocol, ObjectName, RouteStatus, Service, ServicePort, Workload};
+use super::{AppProtocol, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload};
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Network, ObjectKey};
-use crate::policy::traffic::{RouteTraffic, TrafficPolicy};
+use crate::policy::traffic::{Layers, RouteTraffic, TrafficPolicy};
 use crate::route::{PortRoutes, Routes, RuleName};
 
 /// One immutable, validated version of all configuration. Cloning shares everything.
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub routes: HashTrieMapSync<(ObjectName, u16), Arc<PortRoutes>>,
     /// What became of each route object.
     pub route_status: HashTrieMapSync<ObjectKey, Arc<RouteStatus>>,
+    /// Policies as objects, for people: what each is for and what it gives. What holds stands where it holds.
+    pub policies: HashTrieMapSync<ObjectKey, Arc<PolicyObject>>,
     /// TrafficPolicies by the service port that they hold for.
     pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
     /// TrafficPolicies by the route that they hold for.
@@ -120,6 +122,14 @@ impl Snapshot {
             _ => return None,
         };
         self.route_traffic.get(&(kind, rule.route.clone()))?.rule(rule.name.as_deref())
+    }
+
+    /// What a request by `rule` to `port` meets. Looks up by name: the data path remembers both parts.
+    pub fn layers(&self, rule: Option<&RuleName>, port: Option<&ServicePort>) -> Layers {
+        Layers {
+            rule: rule.and_then(|rule| self.rule_traffic(rule)).cloned(),
+            service: port.and_then(|port| self.traffic_of(port)).cloned(),
+        }
     }
 
     /// Pods of this node that are to be captured.

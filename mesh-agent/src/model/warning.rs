@@ -64,6 +64,9 @@ codes! {
     ConflictingPolicy = "MESH0134", "Two policies say different things of the same target; the oldest, then the first by name, holds for the fields that both give.";
     HostNotFound = "MESH0135", "A DestinationRule names a host that no Service or ServiceEntry has; it has no effect until one has.";
     RuleConflict = "MESH0136", "Two DestinationRules of a namespace set a traffic policy for the same host; the oldest one's, then the first by name, is used.";
+    ForeignKind = "MESH0137", "A document is of a kind that other controllers act on and the agent has no part in; it is left out.";
+    Contradiction = "MESH0138", "Parts of a route or policy, each of them valid, can't both be had; the message says what happens instead.";
+    SessionAffinity = "MESH0139", "Sessions are asked for on a Service with sessionAffinity ClientIP, which excludes them; the route isn't attached, a policy's sessions aren't kept.";
     TlsFileUnusable = "MESH0140", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
     HostConflict = "MESH0141", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
     NameUnresolved = "MESH0142", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
@@ -87,6 +90,18 @@ impl WarningCode {
         Self::ALL.iter().copied().find(|known| known.code() == code)
     }
 
+    /// True if a document that is refused for it may have an earlier version in force.
+    pub const fn keeps_last_valid(self) -> bool {
+        matches!(
+            self,
+            Self::BrokenYaml
+                | Self::UnknownKind
+                | Self::InvalidField
+                | Self::InvalidPort
+                | Self::InvalidAddress
+        )
+    }
+
     /// How much it matters: a warning, unless it is listed here.
     pub const fn severity(self) -> Severity {
         match self {
@@ -108,8 +123,9 @@ impl WarningCode {
             | Self::ReferenceNotPermitted
             | Self::UnsupportedReference
             | Self::RouteKindConflict
+            | Self::SessionAffinity
             | Self::TlsFileUnusable => Severity::Error,
-            Self::SliceWithoutService | Self::FileNotClosed => Severity::Info,
+            Self::SliceWithoutService | Self::FileNotClosed | Self::ForeignKind => Severity::Info,
             _ => Severity::Warning,
         }
     }

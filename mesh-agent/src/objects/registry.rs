@@ -15,6 +15,8 @@ pub enum Known {
     NotYet(&'static str),
     /// A kind that is read, in an API version that isn't; the text is the one to use.
     OtherVersion(&'static str),
+    /// Other controllers' business; the text says whose.
+    Foreign(&'static str),
     /// None of ours.
     Unknown,
 }
@@ -50,6 +52,7 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
             "HTTPRouteList" | "GRPCRouteList" | "TLSRouteList" | "TCPRouteList" | "ReferenceGrantList",
         )
         | ("gateway.networking.x-k8s.io", "XBackendTrafficPolicyList") => Known::List,
+        (GATEWAY, "Gateway" | "GatewayClass") => Known::Foreign("a Gateway's own controller"),
         (GATEWAY, "BackendTLSPolicy") => Known::NotYet(
             "NO TLS is originated: traffic that it would encrypt goes as the application sent it",
         ),
@@ -119,7 +122,9 @@ mod tests {
             "GRPCRoute",
             Known::OtherVersion("gateway.networking.k8s.io/v1"),
         );
-        check("gateway.networking.k8s.io/v1", "Gateway", Known::Unknown);
+        for kind in ["Gateway", "GatewayClass"] {
+            check("gateway.networking.k8s.io/v1", kind, Known::Foreign("a Gateway's own controller"));
+        }
         check("security.istio.io/v1", "AuthorizationPolicy", Known::NotYet(SECURITY));
         check("security.istio.io/v1beta1", "PeerAuthentication", Known::NotYet(SECURITY));
     }

@@ -116,6 +116,11 @@ impl Breaker {
         }
     }
 
+    /// As it was made.
+    pub fn settings(&self) -> &BreakerSettings {
+        &self.settings
+    }
+
     /// What it does now.
     pub fn state(&self) -> State {
         unpack(self.word.load(Relaxed)).1

@@ -11,6 +11,7 @@ use crate::route::RetryBudget;
 /// Counts requests, grants retries.
 #[derive(Debug)]
 pub struct Budget {
+    limits: RetryBudget,
     percent: u64,
     /// Requests, and the retries among them.
     window: Window,
@@ -22,10 +23,16 @@ impl Budget {
     pub fn new(budget: RetryBudget) -> Self {
         let rate = Rate::new(budget.min_count, budget.min_interval, budget.min_count);
         Self {
+            limits: budget,
             percent: budget.percent.into(),
             window: Window::new(budget.interval),
             minimum: (budget.min_count > 0).then(|| (rate, Bucket::default())),
         }
+    }
+
+    /// What was asked for.
+    pub fn limits(&self) -> RetryBudget {
+        self.limits
     }
 
     /// A request comes in, whatever becomes of it. Not to be called for its retries.

@@ -47,6 +47,7 @@ pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_
     policy.rule = Some(ObjectName::new(rule.namespace(), &rule.metadata.name));
     let Some(settings) = rule.settings(port) else { return policy };
     policy.outlier = settings.outlier_detection.map(outlier);
+    policy.rule_balances = settings.load_balancer.is_some();
     if let Some(load_balancer) = settings.load_balancer {
         balance(load_balancer, &mut policy);
     }

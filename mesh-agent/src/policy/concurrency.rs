@@ -85,6 +85,16 @@ impl Concurrency {
         Some(Slot { concurrency: self.clone() })
     }
 
+    /// The most at a time, whatever adapts; None: no such limit.
+    pub fn fixed_limit(&self) -> Option<u32> {
+        (self.max_requests < u32::MAX).then_some(self.max_requests)
+    }
+
+    /// The bounds within which the limit adapts. None: it is fixed.
+    pub fn adaptive(&self) -> Option<&AdaptiveSettings> {
+        self.adaptive.as_ref().map(|adaptive| &adaptive.settings)
+    }
+
     /// The limit now; u32::MAX for none.
     pub fn limit(&self) -> u32 {
         let adaptive = self.adaptive.as_ref().map_or(u32::MAX, |adaptive| adaptive.limit() as u32);

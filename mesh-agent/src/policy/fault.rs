@@ -84,6 +84,11 @@ impl Fault {
         Self { settings, active: AtomicU32::new(0) }
     }
 
+    /// What is done, to whom.
+    pub fn settings(&self) -> &FaultSettings {
+        &self.settings
+    }
+
     /// What a request with these headers suffers; None: nothing.
     pub fn decide(self: &Arc<Self>, headers: &HeaderMap, random: u64) -> Option<Injected> {
         let settings = &self.settings;

@@ -6,6 +6,7 @@
 
 mod answer;
 mod compile;
+mod holds;
 mod limit;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 pub use answer::{Answer, Fallback, FallbackTo};
+pub use holds::NONE;
 pub use limit::{Counted, GlobalLimit, KeySource, LimitKey, LocalLimit, Quota, RateLimits};
 
 use super::ClusterPolicy;
@@ -24,13 +26,18 @@ use super::budget::Budget;
 use super::chance::Chance;
 use super::concurrency::Concurrency;
 use super::fault::Fault;
+use crate::model::ObjectName;
 use crate::route::RetryPolicy;
 
 macro_rules! groups {
     ($( $(#[doc = $doc:literal])+ $name:ident: $type:ty, $field:literal; )+) => {
         /// What holds for a service port, or for a rule of a route. None: no policy says anything.
         #[derive(Clone, Debug, Default)]
-        pub struct TrafficPolicy { $( $(#[doc = $doc])+ pub $name: Option<Arc<$type>>, )+ }
+        pub struct TrafficPolicy {
+            $( $(#[doc = $doc])+ pub $name: Option<Arc<$type>>, )+
+            /// The object that each group comes from, by the group's field; for people.
+            pub from: BTreeMap<&'static str, ObjectName>,
+        }
 
         impl TrafficPolicy {
             /// Takes the groups that it lacks from `other`, a less specific or younger policy. Returns the fields that both
@@ -39,7 +46,10 @@ macro_rules! groups {
                 let mut both = Vec::new();
                 $( match (&self.$name, &other.$name) {
                     (Some(_), Some(_)) => both.push($field),
-                    (None, Some(group)) => self.$name = Some(group.clone()),
+                    (None, Some(group)) => {
+                        self.$name = Some(group.clone());
+                        self.from.extend(other.from.get_key_value($field).map(|(field, name)| (*field, name.clone())));
+                    }
                     (_, None) => {}
                 } )+
                 both
@@ -111,6 +121,13 @@ pub struct Layers {
     pub service: Option<Arc<TrafficPolicy>>,
 }
 
+impl Layers {
+    /// The policy that decides a group, by the group's field. None: no policy gives it.
+    pub fn source(&self, field: &str) -> Option<&ObjectName> {
+        [&self.rule, &self.service].into_iter().flatten().find_map(|policy| policy.from.get(field))
+    }
+}
+
 /// The policies of a route.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTraffic {
@@ -171,6 +188,11 @@ impl Activation {
         let one_more = |waiting| (waiting < self.max_waiting).then(|| waiting + 1);
         self.waiting.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(Waiting(self.clone()))
+    }
+
+    /// So many may wait at a time.
+    pub fn max_waiting(&self) -> u32 {
+        self.max_waiting
     }
 
     /// Requests that wait now.

@@ -29,7 +29,7 @@ use crate::policy::breaker::State;
 use crate::policy::budget::Budget;
 use crate::policy::concurrency::Slot;
 use crate::policy::fault::Injected;
-use crate::policy::traffic::{Fallback, Hedge, Layers, Retry, TrafficPolicy};
+use crate::policy::traffic::{self, Fallback, Hedge, Layers, Retry, TrafficPolicy};
 use crate::route::{HeaderEdits, RetryPolicy, Rule};
 
 /// A request with a longer body is sent once (Envoy's default for `per_request_buffer_limit_bytes` is of this size).
@@ -140,13 +140,20 @@ impl Plan {
 
     /// When it may be sent again.
     pub fn retry(&self) -> Option<&RetryPolicy> {
-        let of_traffic = self.traffic_retry().map(|retry| &retry.policy);
-        of_traffic.or_else(|| self.rule()?.retry.as_ref())
+        self.layers().retry_by(self.rule().map(|rule| &**rule))
     }
 
     /// What bounds its retries together with those of others.
-    pub fn retry_budget(&self) -> Option<&Arc<Budget>> {
-        self.traffic_retry().map(|retry| &retry.budget)
+    pub fn retry_budget(&self) -> Option<&Budget> {
+        let port = match self.backends() {
+            Some(Backends::Service(port) | Backends::Original(port, _)) => Some(&**port),
+            _ => None,
+        };
+        self.layers().budget_by(self.rule().map(|rule| &**rule), port)
+    }
+
+    fn layers(&self) -> &Layers {
+        self.policed.as_ref().map_or(&traffic::NONE, |policed| &policed.layers)
     }
 
     fn traffic_retry(&self) -> Option<&Arc<Retry>> {
@@ -333,8 +340,7 @@ impl Plan {
     /// When a try that begins now has to end. It begins before its endpoint is connected to.
     pub fn try_deadline(&self, now: Instant) -> TryDeadline {
         let whole = self.deadline().map(|at| (at, ErrorKind::RequestTimeout));
-        let of_rule = self.rule().and_then(|rule| rule.timeouts.backend_request);
-        let limit = of_rule.or_else(|| self.retry()?.per_try);
+        let limit = self.layers().try_limit_by(self.rule().map(|rule| &**rule));
         let one = limit.map(|limit| (now + limit, ErrorKind::TryTimeout));
         match (whole, one) {
             (Some(whole), Some(one)) if one.0 < whole.0 => TryDeadline(Some(one)),

@@ -10,14 +10,13 @@ use std::time::Duration;
 use http::{StatusCode, request};
 use tokio::time::Instant;
 
-use super::backend::{Backends, Picked};
+use super::backend::Picked;
 use super::context::Connection;
 use super::error::ErrorKind;
 use super::hedge::Granted;
 use super::plan::Plan;
 use crate::addr::EndpointAddr;
 use crate::clock;
-use crate::model::ServicePort;
 use crate::policy::backoff;
 use crate::policy::budget::Budget;
 use crate::route::RetryPolicy;
@@ -55,20 +54,11 @@ impl<'p> Tries<'p> {
 
     /// Of a request that was counted before, and goes to another service now.
     pub fn elsewhere(conn: &'p Connection, plan: &'p Plan) -> Self {
-        let policy = plan.retry();
-        let of_service = |port: &'p ServicePort| {
-            let asked = policy.is_some() || plan.may_hedge();
-            port.retries.as_ref().filter(|_| asked).map(|retries| &retries.budget)
-        };
-        let budget = plan.retry_budget().map(|budget| &**budget).or_else(|| match plan.backends()? {
-            Backends::Service(port) | Backends::Original(port, _) => of_service(port),
-            Backends::Single(_) | Backends::None => None,
-        });
         Self {
             conn,
             plan,
-            policy,
-            budget,
+            policy: plan.retry(),
+            budget: plan.retry_budget(),
             tried: Vec::new(),
             last: None,
             passed_over: 0,

@@ -134,6 +134,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         retries: Default::default(),
         session: None,
         external: None,
+        backend_policy: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
     })
 }

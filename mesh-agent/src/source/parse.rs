@@ -105,6 +105,12 @@ impl Parsed {
                 let message = format!("{api_version} is not read: write apiVersion {version}; {LAST_VALID}");
                 self.report(Warning::new(WarningCode::UnknownKind, shown(), "apiVersion", message), line);
             }
+            Known::Foreign(whose) => {
+                let message = format!(
+                    "{kind} is another controller's kind: {whose} acts on it and checks it, the agent leaves it alone"
+                );
+                self.report(Warning::new(WarningCode::ForeignKind, shown(), "kind", message), line);
+            }
             Known::Unknown => {
                 self.broken.extend(header.name().map(Broken::Named));
                 let message = format!(

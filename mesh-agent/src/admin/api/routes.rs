@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Warning};
+use super::{Endpoint, InForce, Warning};
 
 views! {
     /// A rule in force on one port of one Service, in order of precedence.
@@ -29,10 +29,11 @@ views! {
         /// What is done to request and response.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         filters: Vec<String>,
-        /// Deadlines.
+        /// Deadlines as the rule has them; a policy may cut them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         timeouts: Vec<String>,
-        /// When a request is sent again; empty for never after an endpoint may have seen it.
+        /// When a request is sent again, as the rule has it; a policy may say otherwise. Empty for never after an endpoint
+        /// may have seen it.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         retry: String,
         /// What keeps a client at its endpoint.
@@ -55,6 +56,9 @@ views! {
         /// Why its share can't be served.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         problem: String,
+        /// In a test: what holds for the request there, the rule's word included, and from which object.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        in_force: Vec<InForce>,
         /// In a test: the request as it is sent there.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         request: Option<RequestHead>,
@@ -101,15 +105,6 @@ views! {
         /// What the agent answers itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<OwnAnswer>,
-        /// When it is sent again, by a TrafficPolicy in the rule's place.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        retries: Vec<String>,
-        /// When it is sent to another endpoint as well.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        hedges: Vec<String>,
-        /// Who answers in place of a service that can't.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        fallback: Vec<String>,
         /// Where it may go.
         backends: Vec<RouteBackend>,
         /// Every match on this port, in order of precedence.

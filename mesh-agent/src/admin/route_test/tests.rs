@@ -89,6 +89,83 @@ fn each_backend_is_shown_with_the_request_that_it_would_get() {
     assert_eq!(found.backends[0].endpoints.len(), 2);
 }
 
+/// `WHAT: HOW (FROM)` of the backend with this place.
+fn in_force(answer: &RouteAnswer, backend: usize) -> Vec<String> {
+    let lines = answer.backends[backend].in_force.iter();
+    lines.map(|line| format!("{}: {} ({})", line.what, line.how, line.from)).collect()
+}
+
+#[test]
+fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word_alone() {
+    let policy = |name: &str, target: &str, groups: &str| {
+        format!(
+            "apiVersion: mesh-agent.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{targetRefs: [{target}], {groups}}}\n---\n"
+        )
+    };
+    let rule = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: cart, sectionName: beta}";
+    let more = [
+        policy("once", rule, "retry: {attempts: 1, statusCodes: [503], budget: {percent: 7}}, timeout: 3s, rateLimit: {local: [{requests: 5}]}"),
+        policy(
+            "cart",
+            "{kind: Service, name: cart}",
+            "timeout: 1s, rateLimit: {local: [{requests: 100, per: 1m, fairShare: true, key: [{type: header, name: x-user}]}]}, faultInjection: {delay: {fixed: 2s, percent: 10}, match: {headers: [{name: x-chaos, value: chaos}]}}, circuitBreaker: {errorRate: {percent: 50}}, concurrency: {maxRequests: 9}, fallback: {answer: {status: 299}}, activation: {maxWaiting: 4}, healthCheck: {http: {path: /ready}, interval: 3s}, panicThreshold: {percent: 30}",
+        ),
+        "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: budget, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}, {group: \"\", kind: Service, name: plain}], sessionPersistence: {cookie: {name: s}}}\n---\n".to_owned(),
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec: {host: cart, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {consecutive5xxErrors: 3}, connectionPool: {http: {http2MaxRequests: 10}}}}\n".to_owned(),
+    ];
+    let with = world(&more.concat());
+    let mut asked = question("pod/shop/web-1", "http://cart/api/x");
+    asked.headers = vec!["x-beta: yes".to_owned()];
+    let found = ask(&with, &asked);
+    insta::assert_snapshot!(in_force(&found, 0).join("\n"), @r"
+    fault: delay 2s for 10 % of those with x-chaos=chaos (TrafficPolicy shop/cart)
+    circuit breaker: opens for 30s when 50 % of at least 20 in 10s fail, then 3 probes; now closed (TrafficPolicy shop/cart)
+    concurrency: at most 9 at a time (TrafficPolicy shop/cart)
+    rate limit: 5 in 1s, burst 5, else 429 (TrafficPolicy shop/once)
+    rate limit: 100 in 60s, burst 100 for each header x-user, else 429, shared fairly (TrafficPolicy shop/cart)
+    fallback: answer 299 on noEndpoint, circuitOpen (TrafficPolicy shop/cart)
+    activation: waits 30s for a first endpoint, at most 4 at a time (TrafficPolicy shop/cart)
+    timeout: 3s for the request, tries included (TrafficPolicy shop/once)
+    try timeout: 2s for one try (HTTPRoute shop/cart)
+    retry: 1 on 503; back-off 25ms to 250ms (TrafficPolicy shop/once)
+    retry budget: 7 % of the requests of 10s, or 10 in 1s if that is more (TrafficPolicy shop/once)
+    session: cookie s (XBackendTrafficPolicy shop/budget)
+    health check: GET /ready every 3s, within 1s; healthy after 1, unhealthy after 3 in a row; not now, for want of a captured pod (TrafficPolicy shop/cart)
+    panic threshold: all endpoints are used below 30 % healthy ones (TrafficPolicy shop/cart)
+    balancer: random (DestinationRule shop/cart)
+    outliers: ejects after 3 5xx in a row, for 30s at first, at most 10 % (DestinationRule shop/cart)
+    connections: at most 10 requests (DestinationRule shop/cart)
+    ");
+    insta::assert_snapshot!(in_force(&found, 1).join("\n"), @r"
+    rate limit: 5 in 1s, burst 5, else 429 (TrafficPolicy shop/once)
+    timeout: 3s for the request, tries included (TrafficPolicy shop/once)
+    try timeout: 2s for one try (HTTPRoute shop/cart)
+    retry: 1 on 503; back-off 25ms to 250ms (TrafficPolicy shop/once)
+    retry budget: 7 % of the requests of 10s, or 10 in 1s if that is more (TrafficPolicy shop/once)
+    ");
+    // The rule's own word, where nothing else is said.
+    let without = world("");
+    insta::assert_snapshot!(in_force(&ask(&without, &asked), 0).join("\n"), @r"
+    timeout: 10s for the request, tries included (HTTPRoute shop/cart)
+    try timeout: 2s for one try (HTTPRoute shop/cart)
+    retry: 3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more (HTTPRoute shop/cart)
+    ");
+    let plain = ask(&with, &question("pod/shop/web-1", "http://plain/"));
+    assert_eq!(in_force(&plain, 0), ["session: cookie s (XBackendTrafficPolicy shop/budget)"]);
+    // Without a policy's budget the attempts alone bound retries.
+    let budget = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}], retryConstraint: {budget: {percent: 3}}}\n";
+    let with_budget = ask(&world(budget), &asked);
+    let told = "retry budget: 3 % of the requests of 10s, or 10 in 1s if that is more (XBackendTrafficPolicy shop/b)";
+    assert_eq!(in_force(&with_budget, 0)[3], told);
+    assert_eq!(in_force(&with_budget, 1).len(), 3, "{:?}", in_force(&with_budget, 1));
+    // A rule that answers itself meets no policy; what can't be served neither.
+    let moved = ask(&with, &question("pod/shop/web-1", "http://cart/old"));
+    assert!(moved.backends.is_empty());
+    let gone = ask(&with, &question("pod/shop/web-1", "http://cart/api/x"));
+    assert_eq!(gone.backends[1].service, "shop/gone");
+    assert_eq!(in_force(&gone, 1), Vec::<String>::new());
+}
+
 #[test]
 fn consumer_routes_hold_for_the_pods_of_their_namespace() {
     let world = world("");
@@ -245,13 +322,25 @@ fn policies_say_who_else_is_asked() {
         .concat(),
     );
     let plain = ask(&world, &question("pod/shop/web-1", "http://plain/"));
-    assert_eq!(plain.hedges, ["after 300ms, at most 2 more"]);
-    assert_eq!(plain.fallback, ["Service shop/cart port 80 on error5xx, timeout"]);
-    assert!(plain.retries.is_empty());
+    assert_eq!(
+        in_force(&plain, 0),
+        [
+            "fallback: Service shop/cart port 80 on error5xx, timeout (TrafficPolicy shop/plain)",
+            "hedge: after 300ms, at most 2 more (TrafficPolicy shop/plain)"
+        ]
+    );
     let mut asked = question("pod/shop/web-1", "http://cart/api/x");
     asked.headers = vec!["x-beta: yes".to_owned()];
     let routed = ask(&world, &asked);
-    assert_eq!(routed.hedges, ["after 1s, at most 1 more"]);
-    assert_eq!(routed.retries, ["1 on 5xx; back-off 25ms to 250ms"]);
-    assert_eq!(routed.fallback, ["answer 204 on noEndpoint, circuitOpen (to shop/cart-v2)"]);
+    let by_rule = [
+        "retry: 1 on 5xx; back-off 25ms to 250ms (TrafficPolicy shop/all)",
+        "hedge: after 1s, at most 1 more (TrafficPolicy shop/all)",
+    ];
+    let fallback = "fallback: answer 204 on noEndpoint, circuitOpen (TrafficPolicy shop/v2)";
+    for (backend, falls) in [(0, false), (1, true)] {
+        let said = in_force(&routed, backend);
+        assert!(by_rule.iter().all(|line| said.iter().any(|other| other == line)), "{said:?}");
+        assert_eq!(said.iter().any(|line| line == fallback), falls, "{said:?}");
+        assert!(!said.iter().any(|line| line.contains("HTTPRoute") && line.starts_with("retry")), "{said:?}");
+    }
 }

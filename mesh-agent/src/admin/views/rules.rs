@@ -104,6 +104,7 @@ impl Place<'_> {
             weight: backend.weight,
             filters: self.filters(&backend.filters),
             problem: problem.to_owned(),
+            in_force: Vec::new(),
             request: None,
             endpoints: Vec::new(),
         }
@@ -208,7 +209,8 @@ pub fn retry(policy: &RetryPolicy) -> String {
     }
 }
 
-fn session(session: &SessionPersistence) -> String {
+/// What keeps a client at its endpoint.
+pub fn session(session: &SessionPersistence) -> String {
     let kind = match session.kind {
         SessionKind::Cookie { permanent: true, .. } => "permanent cookie",
         SessionKind::Cookie { permanent: false, .. } => "cookie",

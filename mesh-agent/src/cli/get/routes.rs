@@ -16,7 +16,7 @@ impl Row for Route {
             self.kind.clone(),
             self.parent.clone(),
             self.rules.to_string(),
-            self.accepted.as_ref().map(shown).unwrap_or_default(),
+            accepted(self),
             self.resolved_refs.as_ref().map(shown).unwrap_or_default(),
             self.role.clone(),
             message(self),
@@ -34,13 +34,21 @@ impl InNamespace for Route {
     }
 }
 
+/// One of whose rules some can't be served is accepted all the same.
+fn accepted(route: &Route) -> String {
+    match (&route.accepted, &route.partially_invalid) {
+        (Some(Condition { status: true, .. }), Some(_)) => "True(PartiallyInvalid)".to_owned(),
+        (condition, _) => condition.as_ref().map(shown).unwrap_or_default(),
+    }
+}
+
 /// The reason only where it tells more than the status.
 fn shown(condition: &Condition) -> String {
     if condition.status { "True".to_owned() } else { format!("False({})", condition.reason) }
 }
 
 fn message(route: &Route) -> String {
-    let conditions = [&route.accepted, &route.resolved_refs].into_iter().flatten();
+    let conditions = [&route.accepted, &route.partially_invalid, &route.resolved_refs].into_iter().flatten();
     let messages: Vec<_> = conditions.map(|c| c.message.as_str()).filter(|text| !text.is_empty()).collect();
     messages.join("; ")
 }

@@ -26,13 +26,17 @@ fn a_request_is_shown_with_its_rule_its_backends_and_what_else_was_considered() 
     Filter:      request header: set x-env: prod
     Filter:      request header: remove x-beta
     Filter:      rewrite prefix to /v2
-    Timeouts:    request 10s, backendRequest 2s
-    Retries:     3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more
 
     Sent:
       GET /v2/x?a=1
       host: cart
       x-env: prod
+
+    In force:
+      WHAT          HOW                                                                                          FROM
+      timeout       10s for the request, tries included                                                          HTTPRoute shop/cart
+      try timeout   2s for one try                                                                               HTTPRoute shop/cart
+      retry         3 on connect-failure, reset, 502, 503; back-off at least 100ms, and up to 100ms to 1s more   HTTPRoute shop/cart
 
     Backends:
       SERVICE        PORT   WEIGHT   SHARE   ENDPOINTS                     FILTERS   PROBLEM

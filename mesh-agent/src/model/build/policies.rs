@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::routes::session;
+use super::sessions::SessionName;
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, RetryAllowance, ServicePort, Warning, WarningCode};
 use crate::objects::{BackendTrafficPolicy, Kind, Object, ObjectKey};
@@ -58,7 +59,8 @@ impl Builder {
             let same = had.filter(|had| had.limits == limits);
             same.cloned().unwrap_or_else(|| Arc::new(RetryAllowance::new(limits)))
         });
-        let session = policy.and_then(|policy| {
+        // By address and by token at once would contradict each other (GEP-1619, "Session Affinity in K8S Services").
+        let session = policy.filter(|_| !self.is_by_address(service)).and_then(|policy| {
             let spec = policy.spec.session_persistence.as_ref()?;
             let name = format!("mesh-session-{}-{}", service.namespace, service.name);
             Some(Arc::new(SessionPersistence { per_rule: spec.name().is_none(), ..session(spec, || name) }))
@@ -84,16 +86,47 @@ impl Builder {
                         ranked[0].metadata.name
                     );
                     (WarningCode::UnsupportedValue, message)
+                } else if policy.spec.session_persistence.is_some() && self.is_by_address(service) {
+                    let message = format!(
+                        "Service {service} keeps clients by address (sessionAffinity: ClientIP), which excludes sessions (GEP-1619): none are kept; remove one of the two"
+                    );
+                    (WarningCode::SessionAffinity, message)
                 } else {
                     continue;
                 };
+                let field = match code {
+                    WarningCode::SessionAffinity => "spec.sessionPersistence",
+                    _ => "spec.targetRefs",
+                };
                 let namespace = Some(service.namespace.as_str());
                 let key = ObjectKey::new(Kind::BackendTrafficPolicy, namespace, &policy.metadata.name);
-                let warning = Warning::new(code, &key, "spec.targetRefs", message);
+                let warning = Warning::new(code, &key, field, message);
                 found.push((key, warning));
             }
             found
         })
+    }
+
+    /// The policy that holds for `service`.
+    pub(super) fn backend_policy(&self, service: &ObjectName) -> Option<ObjectName> {
+        let policy = self.ranked(service).into_iter().next()?;
+        Some(ObjectName::new(&service.namespace, &policy.metadata.name))
+    }
+
+    /// True if the Service asks for `sessionAffinity: ClientIP`.
+    pub(super) fn is_by_address(&self, service: &ObjectName) -> bool {
+        match self.objects.get(&super::service_key(service)).map(|object| &**object) {
+            Some(Object::Service(service)) => service.affinity_seconds().is_some(),
+            _ => false,
+        }
+    }
+
+    /// The name that the policy which holds for `service` gives its sessions, with the policy's key.
+    pub(super) fn session_name_of(&self, service: &ObjectName) -> Option<(ObjectKey, SessionName)> {
+        let policy = self.ranked(service).into_iter().next().filter(|_| !self.is_by_address(service))?;
+        let name = SessionName::given(policy.spec.session_persistence.as_ref()?)?;
+        let namespace = Some(service.namespace.as_str());
+        Some((ObjectKey::new(Kind::BackendTrafficPolicy, namespace, &policy.metadata.name), name))
     }
 
     /// The policies of `service`, the one that holds first: the oldest, then by name (GEP-713, conflict resolution).

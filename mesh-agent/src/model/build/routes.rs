@@ -11,6 +11,7 @@ mod matches;
 mod refs;
 mod shadow;
 mod status;
+mod unusable;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 pub use self::compile::session;
 use self::group::{Group, targets};
-use self::view::RouteView;
+pub use self::view::{RouteView, backend_name};
 use super::Builder;
 use crate::model::{AppProtocol, ObjectName, Service, ServicePort, Snapshot};
 use crate::objects::{Kind, Object, ObjectKey};
@@ -78,6 +79,27 @@ impl Builder {
         for (_, parents) in in_it.take_while(|(service, _)| service.namespace == namespace) {
             dirty.parents.extend(parents.iter().cloned());
         }
+    }
+
+    /// Notes that a Service begins or ceases to keep clients by address, which decides about routes with sessions to it.
+    pub(super) fn touch_affinity(&self, key: &ObjectKey, new: Option<&Object>, dirty: &mut DirtyRoutes) {
+        let by_address = |object: Option<&Object>| match object {
+            Some(Object::Service(service)) => service.affinity_seconds().is_some(),
+            _ => false,
+        };
+        if by_address(self.objects.get(key).map(|object| &**object)) != by_address(new) {
+            dirty.parents.extend(self.routes.users.get(&key.name).into_iter().flatten().cloned());
+        }
+    }
+
+    /// The rule that keeps sessions with a Service that keeps clients by address already: such a route is rejected
+    /// (GEP-1619, "Session Affinity in K8S Services").
+    fn affinity_conflict(&self, view: RouteView<'_>) -> Option<(usize, ObjectName)> {
+        view.sessions().into_iter().find_map(|(rule, _, backends)| {
+            let services = backends.iter().map(|backend| backend_name(&backend.target(), view.namespace()));
+            let found = services.into_iter().find(|service| self.is_by_address(service))?;
+            Some((rule, found))
+        })
     }
 
     /// Notes that a Service came, changed or went.

@@ -176,6 +176,7 @@ impl Builder {
                 retries: port.retries.clone(),
                 session: port.session.clone(),
                 external: port.external.clone(),
+                backend_policy: port.backend_policy.clone(),
                 variants: port.variants.iter().map(variant).collect(),
                 endpoints,
                 ..**port
@@ -308,6 +309,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
         && old.external == new.external
+        && old.backend_policy == new.backend_policy
         && endpoints::same(&old.endpoints, &new.endpoints)
 }
 

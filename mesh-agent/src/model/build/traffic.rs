@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::routes::RouteView;
 use super::{Builder, Dirty};
 use crate::model::{ObjectName, ServicePort, Snapshot, Warning, WarningCode};
 use crate::objects::traffic_policy::{TargetKind, TargetRef, TrafficPolicySpec};
@@ -47,6 +48,17 @@ impl Traffic {
     /// The service, if policies name it.
     pub fn of_service(&self, name: &ObjectName) -> Option<Subject> {
         let subject = (TargetKind::Service, name.clone());
+        self.policies.contains_key(&subject).then_some(subject)
+    }
+
+    /// The route, if policies name it.
+    pub fn of_route(&self, key: &ObjectKey) -> Option<Subject> {
+        let kind = match key.kind {
+            Kind::HttpRoute => TargetKind::HttpRoute,
+            Kind::GrpcRoute => TargetKind::GrpcRoute,
+            _ => return None,
+        };
+        let subject = (kind, key.name.clone());
         self.policies.contains_key(&subject).then_some(subject)
     }
 
@@ -98,6 +110,7 @@ impl Builder {
         let changed = match subject.0 {
             TargetKind::Service => self.build_service_traffic(&subject.1, &attached, next, &mut warnings),
             TargetKind::HttpRoute | TargetKind::GrpcRoute => {
+                self.missing_rules(subject, &attached, &mut warnings);
                 build_route_traffic(subject, &attached, next, &mut warnings)
             }
         };
@@ -140,6 +153,32 @@ impl Builder {
         attached
     }
 
+    /// Policies for a route, or a rule of one, that isn't there. They stay attached: the rule may come.
+    fn missing_rules(
+        &self,
+        (kind, name): &Subject,
+        attached: &[Attached],
+        warnings: &mut Vec<(ObjectKey, Warning)>,
+    ) {
+        let route = match kind {
+            TargetKind::GrpcRoute => Kind::GrpcRoute,
+            _ => Kind::HttpRoute,
+        };
+        let key = ObjectKey { kind: route, name: name.clone() };
+        let rules =
+            self.objects.get(&key).and_then(|object| RouteView::of(object)).map(|view| view.rule_names());
+        for it in attached {
+            let missing = match (&rules, &it.section) {
+                (None, _) => format!("there is no {key}"),
+                (Some(rules), Some(section)) if !rules.contains(&section.as_str()) => {
+                    format!("{key} has no rule that is named {section}")
+                }
+                _ => continue,
+            };
+            warnings.push(missing_target(&it.key, &missing));
+        }
+    }
+
     fn build_service_traffic(
         &mut self,
         name: &ObjectName,
@@ -152,7 +191,7 @@ impl Builder {
         for it in attached {
             let missing = match &it.section {
                 None if service.is_none() => format!("there is no Service {name} of TCP ports"),
-                Some(section) if !ports.iter().any(|port| is_port(section, port)) => {
+                Some(section) if !ports.iter().any(|port| port.is_called(section)) => {
                     format!("Service {name} has no port {section}")
                 }
                 _ => continue,
@@ -162,7 +201,7 @@ impl Builder {
         let (mut changed, mut with_policy) = (false, BTreeSet::new());
         for port in ports {
             let of_port =
-                attached.iter().filter(|it| it.section.as_deref().is_some_and(|s| is_port(s, port)));
+                attached.iter().filter(|it| it.section.as_deref().is_some_and(|s| port.is_called(s)));
             let of_service = attached.iter().filter(|it| it.section.is_none());
             let policy = join(of_port, warnings);
             let policy = join_under(policy, join(of_service, warnings));
@@ -286,11 +325,6 @@ fn tell_balancer(port: &ServicePort, policy: &TrafficPolicy) {
     for variant in &port.variants {
         variant.port.endpoints.health.set_panic_threshold(threshold);
     }
-}
-
-/// True if `section` names the port, by name or number.
-fn is_port(section: &str, port: &ServicePort) -> bool {
-    section == port.name || section.parse() == Ok(port.port)
 }
 
 /// Parts of groups that are in force otherwise.

@@ -109,6 +109,7 @@ impl<'a> Source<'a> {
             retries,
             session,
             external: self.external.clone(),
+            backend_policy: self.builder.backend_policy(&self.meta.name),
         };
         old.filter(|old| same_port(old, &port)).cloned().unwrap_or_else(|| Arc::new(port))
     }

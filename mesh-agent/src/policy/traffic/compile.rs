@@ -68,6 +68,7 @@ impl TrafficPolicy {
                 max: raw.max.unwrap_or(1)
             }),
             timeout: group!(timeout, timeout, |raw: &Span| raw.0),
+            from: spec.given().map(|field| (field, name.clone())).collect(),
         }
     }
 }

@@ -196,6 +196,11 @@ impl LocalLimit {
         Self { quota, key, counted }
     }
 
+    /// True if keys share what it allows.
+    pub fn is_fair(&self) -> bool {
+        matches!(self.counted, Counted::Fair(_))
+    }
+
     /// Counts a request.
     pub fn take(&self, source: &KeySource<'_>, now_ns: u64) -> Verdict {
         match &self.counted {

@@ -4,9 +4,10 @@
 use http::{HeaderMap, StatusCode};
 
 use super::*;
-use crate::model::ObjectName;
+use crate::model::{ObjectName, RetryAllowance};
 use crate::objects::traffic_policy::TrafficPolicySpec;
 use crate::policy::breaker::State;
+use crate::route::RetryBudget;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -190,6 +191,42 @@ fn the_rules_group_goes_before_the_services() {
     assert_eq!(layers.timeout().map(|timeout| timeout.as_secs()), Some(1));
     assert!(layers.hedge().is_some() && layers.retry().is_none());
     assert_eq!(Layers { rule: None, ..layers }.timeout().map(|timeout| timeout.as_secs()), Some(2));
+}
+
+#[test]
+fn a_rule_and_its_policies_decide_together_about_tries_and_time() {
+    fn check(groups: &str, request: u64, want: [Option<u64>; 4]) {
+        let mut rule = crate::proxy::testing::rule(&[1]);
+        rule.timeouts.request = (request > 0).then(|| Duration::from_millis(request));
+        rule.retry = Some(compile("retry: {attempts: 5}").retry.unwrap().policy.clone());
+        let layers = Layers { rule: Some(Arc::new(compile(groups))), service: None };
+        let mut port = crate::proxy::testing::service_port("any", &[]);
+        assert!(NONE.budget_by(Some(&rule), Some(&port)).is_none(), "its attempts alone");
+        Arc::get_mut(&mut port).unwrap().retries =
+            Some(Arc::new(RetryAllowance::new(RetryBudget::default())));
+        let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap());
+        let found = [
+            layers.retry_by(Some(&rule)).map(|retry| u64::from(retry.attempts)),
+            layers.budget_by(Some(&rule), Some(&port)).map(|budget| u64::from(budget.limits().percent)),
+            ms(layers.limit_by(Some(&rule))),
+            ms(layers.try_limit_by(Some(&rule))),
+        ];
+        assert_eq!(found, want, "{groups}, {request}");
+    }
+    check("", 0, [Some(5), Some(20), None, None]);
+    check("", 900, [Some(5), Some(20), Some(900), None]);
+    check("timeout: 1s", 900, [Some(5), Some(20), Some(900), None]);
+    check("timeout: 1s", 2000, [Some(5), Some(20), Some(1000), None]);
+    check("timeout: 1s", 0, [Some(5), Some(20), Some(1000), None]);
+    let retry = "retry: {attempts: 1, perTryTimeout: 250ms, budget: {percent: 7}}";
+    check(retry, 900, [Some(1), Some(7), Some(900), Some(250)]);
+    let mut port = crate::proxy::testing::service_port("any", &[]);
+    Arc::get_mut(&mut port).unwrap().retries = Some(Arc::new(RetryAllowance::new(RetryBudget::default())));
+    let none = crate::proxy::testing::rule(&[1]);
+    assert!(NONE.retry_by(Some(&none)).is_none() && NONE.budget_by(Some(&none), Some(&port)).is_none());
+    let hedged = Layers { rule: None, service: Some(Arc::new(compile("hedge: {after: 1s}"))) };
+    assert!(hedged.budget_by(Some(&none), Some(&port)).is_some(), "hedges cost what retries cost");
+    assert!(hedged.budget_by(Some(&none), None).is_none());
 }
 
 #[test]

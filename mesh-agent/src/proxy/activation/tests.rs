@@ -34,6 +34,7 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
         retries: Default::default(),
         session: None,
         external: None,
+        backend_policy: None,
         endpoints: testing::set(endpoints, 0),
     });
     let ports = vec![port];

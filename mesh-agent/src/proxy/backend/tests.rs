@@ -23,6 +23,7 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         retries: None,
         session: None,
         external: None,
+        backend_policy: None,
         endpoints: testing::set(5, 0),
     })
 }
@@ -167,6 +168,7 @@ fn nothing_connected_before_a_rule_asked_for_tls_is_used_under_it() {
         retries: None,
         session: None,
         external: None,
+        backend_policy: None,
         endpoints,
         ..*wrapped
     };

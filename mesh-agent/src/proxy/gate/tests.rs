@@ -36,6 +36,7 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         retries: Default::default(),
         session: None,
         external: None,
+        backend_policy: None,
         endpoints: testing::set(2, 0),
     };
     let conn = connection("127.0.0.1:80".parse().unwrap());

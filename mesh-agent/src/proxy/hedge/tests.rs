@@ -92,6 +92,7 @@ impl World {
             retries: Default::default(),
             session: None,
             external: None,
+            backend_policy: None,
             endpoints: testing::set(endpoints, 0),
         });
         let conn = connection("127.0.0.1:80".parse().unwrap());

@@ -82,8 +82,7 @@ impl Connection {
         if layers.rule.is_none() && layers.service.is_none() {
             return Ok(plan);
         }
-        let of_rule = plan.rule().and_then(|rule| rule.timeouts.request);
-        let time = of_rule.into_iter().chain(layers.timeout().map(|limit| **limit)).min();
+        let time = layers.limit_by(plan.rule().map(|rule| &**rule));
         plan.limit = time.map(|time| Instant::now() + time);
         let entered = self.enter(&layers, head);
         let policed = plan.policed.insert(Box::new(Policed { layers, time, ..Policed::default() }));

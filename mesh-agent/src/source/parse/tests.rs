@@ -192,3 +192,4 @@ proptest::proptest! {
 }
 
 mod routes;
+mod upstream;

@@ -1,13 +1,14 @@
 //! What a route's fields come to otherwise than they read, though the API takes them: names that differ in case alone,
-//! replacements that are no path, fields that no request has when it is matched, sessions under one name.
+//! replacements that are no path, fields that no request has when it is matched, one header under two actions.
 //!
-//! Asked by `status`, which makes warnings of it. Looks at one route alone.
+//! Asked by `status`, which makes warnings of it. Looks at one route alone; sessions under one name are for
+//! `super::super::sessions`, which looks at all.
 
 use super::status::{Complaint, all_filters};
 use super::view::RouteView;
 use crate::model::WarningCode;
 use crate::objects::Object;
-use crate::objects::gateway::{HeaderModifier, SessionPersistence, encoded};
+use crate::objects::gateway::{HeaderLine, HeaderModifier, encoded};
 
 /// Fields that end at this hop, so that a request that came by HTTP/1 has none of them when it is matched (RFC 9110,
 /// 7.6.1), and one that came by HTTP/2 can't have any (RFC 9113, 8.2.2).
@@ -35,7 +36,9 @@ pub fn of(view: RouteView<'_>) -> Vec<Complaint> {
         ];
         for (field, modifier) in modifiers {
             if let Some(modifier) = modifier {
-                lists(&format!("{path}.{field}"), modifier, &mut found);
+                let path = format!("{path}.{field}");
+                lists(&path, modifier, &mut found);
+                actions(&path, modifier, &mut found);
             }
         }
         if let Some((field, modifier)) = filter.path_modifier() {
@@ -53,7 +56,6 @@ pub fn of(view: RouteView<'_>) -> Vec<Complaint> {
             }
         }
     }
-    session_names(view, &mut found);
     found
 }
 
@@ -102,28 +104,26 @@ fn doubles(list: &str, part: &str, names: &[&str], found: &mut Vec<Complaint>) {
     }
 }
 
-/// Rules don't share sessions, but a client keeps one value under one name.
-fn session_names(view: RouteView<'_>, found: &mut Vec<Complaint>) {
-    let sessions: Vec<Option<&SessionPersistence>> = match view.object {
-        Object::HttpRoute(route) => {
-            route.spec.rules.iter().map(|rule| rule.session_persistence.as_ref()).collect()
-        }
-        Object::GrpcRoute(route) => {
-            route.spec.rules.iter().map(|rule| rule.session_persistence.as_ref()).collect()
-        }
-        _ => return,
-    };
-    let key = |session: &SessionPersistence| {
-        Some((session.kind, session.path().map(str::to_owned), session.name()?.to_owned()))
-    };
-    let keys: Vec<_> = sessions.into_iter().map(|session| key(session?)).collect();
-    for (index, key) in keys.iter().enumerate() {
-        let earlier = keys[..index].iter().position(|earlier| key.is_some() && earlier == key);
-        if let (Some(earlier), Some((_, _, name))) = (earlier, key) {
-            let message = format!(
-                "has the name {name:?} of rule {earlier}'s sessions, which it doesn't share: a client that goes by both loses one with the other; give each rule a name of its own, or none"
-            );
-            found.push(unsupported(format!("spec.rules[{index}].sessionPersistence"), message));
+/// Names that one modifier gives more than one action, which no rule of the CRD holds back.
+fn actions(path: &str, modifier: &HeaderModifier, found: &mut Vec<Complaint>) {
+    let lines = |lines: &[HeaderLine]| lines.iter().map(|line| line.name.to_ascii_lowercase()).collect();
+    let removed = modifier.remove.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let lists: [(&str, &str, Vec<String>); 3] = [
+        ("set", ".name", lines(&modifier.set)),
+        ("add", ".name", lines(&modifier.add)),
+        ("remove", "", removed),
+    ];
+    for (place, (list, part, names)) in lists.iter().enumerate() {
+        for (index, name) in names.iter().enumerate() {
+            let earlier = lists[..place].iter().filter(|(.., others)| others.contains(name));
+            let earlier: Vec<&str> = earlier.map(|(other, ..)| *other).collect();
+            if !earlier.is_empty() {
+                let message = format!(
+                    "{name:?} stands under {} and {list} of one filter, which the API calls invalid: set goes first, then add, then remove, so that the last of them decides; keep one",
+                    earlier.join(", ")
+                );
+                found.push((WarningCode::Contradiction, format!("{path}.{list}[{index}]{part}"), message));
+            }
         }
     }
 }

@@ -93,6 +93,7 @@ impl Builder {
             client_of(view, parent) == client
                 && view.is_attached(parent, port.port)
                 && view.suits(port.protocol)
+                && self.affinity_conflict(*view).is_none()
         };
         let mut views: Vec<_> = self.routes_of(parent).filter(holds).collect();
         let rank = views.iter().map(RouteView::rank).min();

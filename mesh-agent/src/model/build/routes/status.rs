@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::Builder;
 use super::group::{Group, client_of};
+use super::unusable::Unusable;
 use super::view::{RouteView, is_service, parent_name};
 use super::{advice, compile, edits};
 use crate::model::{
@@ -27,8 +28,9 @@ impl Builder {
         let parents = self.parents(view, next, &mut complaints);
         fields(view, &mut complaints);
         complaints.dedup();
-        let status =
-            RouteStatus { kind: key.kind.name(), name: key.name.clone(), rules: view.rules(), parents };
+        let rule_names = view.rule_names().into_iter().map(str::to_owned).collect();
+        let (kind, name, rules) = (key.kind.name(), key.name.clone(), view.rules());
+        let status = RouteStatus { kind, name, rules, rule_names, parents };
         let warnings = complaints.into_iter().map(|(code, field, text)| Warning::new(code, key, field, text));
         let warnings = warnings.collect();
         self.note(key.clone(), warnings);
@@ -55,6 +57,7 @@ impl Builder {
             let service = parent_name(reference, view.namespace());
             let known = parents.iter().any(|parent| parent.service == service);
             let accepted = self.accepted(view, reference, &service, &field, next, complaints);
+            let partially_invalid = if accepted.status { Unusable::of(view).partly() } else { None };
             let mut refs = Vec::new();
             let resolved_refs = self.resolved(view, &service, next, &mut refs);
             if !known {
@@ -67,6 +70,7 @@ impl Builder {
                 service,
                 port: reference.port.map(|port| port.0),
                 accepted,
+                partially_invalid,
                 resolved_refs,
             });
         }
@@ -117,11 +121,20 @@ impl Builder {
         let wanted = |port: &&Arc<ServicePort>| reference.port.is_none_or(|wanted| wanted.0 == port.port);
         let wanted: Vec<_> = service.ports.iter().filter(wanted).collect();
         let (suited, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|port| view.suits(port.protocol));
-        if !others.is_empty() {
-            let condition = refuse("UnsupportedProtocol", unknown, "", unsuited(view, name, &others));
-            if suited.is_empty() {
-                return condition;
+        // Without a port all are meant that suit; others are no mistake.
+        if suited.is_empty() && !others.is_empty() {
+            return refuse("UnsupportedProtocol", unknown, "", unsuited(view, name, &others));
+        }
+        if let Some((rule, backend)) = self.affinity_conflict(view) {
+            let message = format!(
+                "sessionPersistence of rule {rule} can't be had with Service {backend}, which keeps clients by address (sessionAffinity: ClientIP): remove one of the two; until then the route isn't attached"
+            );
+            let field = format!("spec.rules[{rule}].sessionPersistence");
+            let complaint = (WarningCode::SessionAffinity, field, message.clone());
+            if !complaints.contains(&complaint) {
+                complaints.push(complaint);
             }
+            return Condition::bad("UnsupportedValue", message);
         }
         let client = client_of(&view, name);
         let mut taken = Vec::new();
@@ -141,19 +154,7 @@ impl Builder {
             let condition = refuse("Conflicted", WarningCode::RouteKindConflict, "", message);
             return if all { condition } else { Condition::good("Accepted") };
         }
-        if unsupported_filters(view).any(|(_, kind)| kind == FilterKind::ExternalAuth) {
-            return Condition::bad(
-                "UnsupportedValue",
-                "ExternalAuth is not supported by this version: requests of its rules are answered with 500",
-            );
-        }
-        if let Some((field, name)) = untouchable_lines(view).next() {
-            let message = format!(
-                "{field} names {name:?}, which no filter may change: its requests are answered with 500"
-            );
-            return Condition::bad("UnsupportedValue", message);
-        }
-        Condition::good("Accepted")
+        Unusable::of(view).whole().unwrap_or_else(|| Condition::good("Accepted"))
     }
 
     fn resolved(
@@ -291,7 +292,8 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
     }
 }
 
-fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
+/// Filters and backends of each rule.
+pub fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef])> {
     match view.object {
         Object::HttpRoute(route) => {
             route.spec.rules.iter().map(|rule| (&*rule.filters, &*rule.backend_refs)).collect()

@@ -1,7 +1,7 @@
 //! What routes of all kinds have in common, as the builder looks at them.
 
 use crate::model::{AppProtocol, ObjectName};
-use crate::objects::gateway::{BackendRef, BackendTargetRef, ParentRef, RouteFilter};
+use crate::objects::gateway::{BackendRef, BackendTargetRef, ParentRef, RouteFilter, SessionPersistence};
 use crate::objects::{Kind, Metadata, Object, ObjectKey};
 
 /// A route of any kind.
@@ -58,6 +58,38 @@ impl<'o> RouteView<'o> {
             Object::TcpRoute(route) => route.spec.rules.len(),
             _ => 0,
         }
+    }
+
+    /// Names of its rules, of those that have one.
+    pub fn rule_names(&self) -> Vec<&'o str> {
+        match self.object {
+            Object::HttpRoute(route) => {
+                route.spec.rules.iter().filter_map(|rule| rule.name.as_deref()).collect()
+            }
+            Object::GrpcRoute(route) => {
+                route.spec.rules.iter().filter_map(|rule| rule.name.as_deref()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// How each of its rules keeps clients at their endpoints, with the rule's backends.
+    pub fn sessions(&self) -> Vec<(usize, &'o SessionPersistence, &'o [BackendRef])> {
+        let mut sessions = Vec::new();
+        match self.object {
+            Object::HttpRoute(route) => {
+                for (index, rule) in route.spec.rules.iter().enumerate() {
+                    sessions.extend(rule.session_persistence.iter().map(|s| (index, s, &*rule.backend_refs)));
+                }
+            }
+            Object::GrpcRoute(route) => {
+                for (index, rule) in route.spec.rules.iter().enumerate() {
+                    sessions.extend(rule.session_persistence.iter().map(|s| (index, s, &*rule.backend_refs)));
+                }
+            }
+            _ => {}
+        }
+        sessions
     }
 
     /// How specific its kind is: the least of those attached to a port wins (GEP-1294, "Route types").

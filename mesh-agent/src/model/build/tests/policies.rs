@@ -84,6 +84,25 @@ fn sessions_of_a_policy_are_those_of_its_services() {
 }
 
 #[test]
+fn sessions_are_not_kept_beside_session_affinity() {
+    let text = |affinity: &str| {
+        service("cart", "10.96.0.10", HTTP).replace("spec: {", &format!("spec: {{{affinity}"))
+            + &policy("p", &["cart"], OLD, &format!("{}, sessionPersistence: {{cookie: {{}}}}", percent(7)))
+    };
+    let (mut world, snapshot) = World::new(&text(""));
+    assert!(port(&snapshot, "cart").session.is_some());
+    assert_eq!(world.warnings(), Vec::<String>::new());
+    let snapshot = world.write(&text("sessionAffinity: ClientIP, "));
+    assert_eq!(port(&snapshot, "cart").session, None);
+    assert_eq!(limits(&snapshot).map(|limits| limits.percent), Some(7));
+    let said = world.warnings();
+    assert!(
+        said.len() == 1 && said[0].starts_with("MESH0139") && said[0].contains("spec.sessionPersistence"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn the_oldest_of_several_policies_holds_and_what_holds_nowhere_is_said() {
     let text = service("cart", "10.96.0.10", HTTP)
         + &policy("a", &["cart"], YOUNG, &percent(1))

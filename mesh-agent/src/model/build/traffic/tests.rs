@@ -135,6 +135,51 @@ fn a_policy_waits_for_its_target_and_goes_with_it() {
 }
 
 #[test]
+fn a_policy_waits_for_its_route_and_for_the_rule_that_it_names() {
+    let mut world = World::new();
+    let policies = [policy("a", 2020, ROUTE, "timeout: 1s"), policy("b", 2020, RULE, "timeout: 2s")];
+    let route = |kind: &str, rule: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: cart, namespace: shop}}\nspec: {{parentRefs: [{{group: \"\", kind: Service, name: cart}}], rules: [{{name: {rule}, backendRefs: [{{name: cart, port: 80}}]}}]}}\n"
+        )
+    };
+    let missing = |policy: &str| format!("MESH0133 TrafficPolicy shop/{policy} spec.targetRefs");
+    let both = [missing("a"), missing("b")];
+    world.write(&policies);
+    assert_eq!(world.warnings(), both);
+    let with = |route: String| [service("cart"), route, policies[0].clone(), policies[1].clone()];
+    world.write(&with(route("HTTPRoute", "fast")));
+    assert_eq!(world.warnings(), [missing("b")]);
+    world.write(&with(route("HTTPRoute", "slow")));
+    assert_eq!(world.warnings(), Vec::<String>::new());
+    world.write(&with(route("GRPCRoute", "slow")));
+    assert_eq!(world.warnings(), both);
+    world.write(&with(route("HTTPRoute", "slow")));
+    assert_eq!(world.warnings(), Vec::<String>::new());
+    world.write(&policies);
+    assert_eq!(world.warnings(), both);
+    world.write(&[]);
+    assert_eq!(world.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn every_group_names_the_policy_that_it_comes_from() {
+    let mut world = World::new();
+    let snapshot = world.write(&[
+        service("cart"),
+        policy("old", 2020, CART, "timeout: 1s"),
+        policy("young", 2025, CART, "timeout: 2s, hedge: {after: 1s}"),
+        policy("port", 2025, ADMIN, "timeout: 3s"),
+    ]);
+    let from = |port: u16| {
+        let policy = at(&snapshot, port).unwrap();
+        policy.from.iter().map(|(field, name)| format!("{field} {name}")).collect::<Vec<_>>()
+    };
+    assert_eq!(from(80), ["hedge shop/young", "timeout shop/old"]);
+    assert_eq!(from(81), ["hedge shop/young", "timeout shop/port"]);
+}
+
+#[test]
 fn what_a_change_leaves_alone_keeps_its_state() {
     let mut world = World::new();
     let limits = |extra: &str| {
