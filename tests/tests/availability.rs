@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use mesh_tests::http1::echo_server;
-use mesh_tests::lab::eventually;
+use mesh_tests::lab::{eventually, own_address};
 use mesh_tests::server::Server;
 use mesh_tests::shop::{Service, Shop, slice};
 use mesh_tests::{AT_ONCE, SOON, need_shop, shared_shop};
@@ -51,6 +51,41 @@ fn a_request_to_an_empty_service_is_answered_once_an_endpoint_appears() {
     assert_eq!((seen.of("/first").len(), seen.of("/second").len()), (1, 0));
     waiting(shop, "asleep", 0.0);
     assert!(shop.agent.log().contains("service has waiting requests and no endpoint"));
+}
+
+#[test]
+fn a_hook_is_told_once_that_requests_wait_for_an_empty_service() {
+    let shop = need_shop!();
+    let listener = std::net::TcpListener::bind(own_address()).unwrap();
+    let url = format!("http://{}/wake?by=mesh", listener.local_addr().unwrap());
+    let (_scaler, told) = echo_server(listener, "scaler");
+    policy(shop, "woken", &format!("  activation: {{timeout: 60s, hook: {{url: '{url}'}}}}"));
+    let service = shop.expose("woken", "http", shop.port(), &[]).unwrap();
+    let asks: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = shop.client(&service).unwrap();
+            std::thread::spawn(move || client.get("woken", "/").unwrap())
+        })
+        .collect();
+    waiting(shop, "woken", 3.0);
+    shop.metrics_show(|metrics| {
+        let host = "woken.shop.svc.cluster.local";
+        let sent = metrics.sum("mesh_agent_activation_hooks_total", &[("service", host), ("result", "ok")]);
+        ensure!(sent == 1.0, "{sent} were sent");
+        Ok(())
+    })
+    .unwrap();
+    let [post] = &told.of("/wake?by=mesh")[..] else { panic!("{:?}", told.all()) };
+    let said: serde_json::Value = serde_json::from_slice(&post.body).unwrap();
+    assert_eq!(
+        (&said["namespace"], &said["name"], &said["node"]),
+        (&"shop".into(), &"woken".into(), &"node-a".into())
+    );
+    assert!((1..=3).contains(&said["waiting"].as_u64().unwrap()), "{said}");
+    let (_server, _) = echo_server(shop.carts[0].listen(service.target).unwrap(), "cart-1");
+    let endpoints = slice(&service.name, "http", service.target, &[&shop.carts[0]]);
+    shop.rewrite_endpoints(&service, endpoints).unwrap();
+    assert!(asks.into_iter().all(|ask| ask.join().unwrap().status() == 200));
 }
 
 #[test]

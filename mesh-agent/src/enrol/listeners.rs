@@ -78,7 +78,6 @@ pub(super) fn make(capture: &Capture, workers: usize) -> io::Result<Vec<Set>> {
 /// The listeners that another agent hands over, spread over `workers` workers, each of which has one of its own: none is
 /// closed, since connections may wait in it. None if they are of other ports. Must run inside the pod's network namespace.
 pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Result<Option<Vec<Set>>> {
-    type List = fn(&mut Set) -> &mut Vec<TcpListener>;
     let Capture { ports, flows, .. } = capture;
     let is_on = |listeners: &[TcpListener], port: u16| {
         listeners.iter().all(|listener| listener.local_addr().is_ok_and(|addr| addr.port() == port))
@@ -86,27 +85,31 @@ pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Resul
     if !is_on(&handed.outbound, ports.outbound) || !is_on(&handed.inbound, ports.inbound) {
         return Ok(None);
     }
-    let mut sets: Vec<Set> = (0..workers).map(|_| Set::default()).collect();
-    let lists: [(Vec<TcpListener>, u16, List); 2] = [
-        (handed.outbound, ports.outbound, |set| &mut set.outbound),
-        (handed.inbound, ports.inbound, |set| &mut set.inbound),
-    ];
-    for (listeners, port, list) in lists {
-        let (v4, v6): (Vec<_>, Vec<_>) = listeners
-            .into_iter()
-            .partition(|listener| listener.local_addr().is_ok_and(|addr| addr.is_ipv4()));
-        for of_family in [v4, v6] {
-            let Some(ip) = of_family.first().and_then(|listener| listener.local_addr().ok()) else {
-                continue;
-            };
-            let more = workers.saturating_sub(of_family.len());
-            let made = (0..more).map(|_| listen(ip.ip(), port, flows)).collect::<io::Result<Vec<_>>>()?;
-            for (place, listener) in of_family.into_iter().chain(made).enumerate() {
-                list(&mut sets[place % workers]).push(listener);
-            }
+    let outbound = spread(handed.outbound, ports.outbound, flows, workers)?;
+    let inbound = spread(handed.inbound, ports.inbound, flows, workers)?;
+    let sets = outbound.into_iter().zip(inbound);
+    Ok(Some(sets.map(|(outbound, inbound)| Set { outbound, inbound }).collect()))
+}
+
+/// The listeners of each worker: all that there are, and more of the same families for workers that would have none.
+fn spread(
+    listeners: Vec<TcpListener>,
+    port: u16,
+    flows: &Flows,
+    workers: usize,
+) -> io::Result<Vec<Vec<TcpListener>>> {
+    let mut of_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let is_v4 = |listener: &TcpListener| listener.local_addr().is_ok_and(|addr| addr.is_ipv4());
+    let (v4, v6): (Vec<_>, Vec<_>) = listeners.into_iter().partition(is_v4);
+    for of_family in [v4, v6] {
+        let Some(ip) = of_family.first().and_then(|listener| listener.local_addr().ok()) else { continue };
+        let more = workers.saturating_sub(of_family.len());
+        let made = (0..more).map(|_| listen(ip.ip(), port, flows)).collect::<io::Result<Vec<_>>>()?;
+        for (place, listener) in of_family.into_iter().chain(made).enumerate() {
+            of_worker[place % workers].push(listener);
         }
     }
-    Ok(Some(sets))
+    Ok(of_worker)
 }
 
 fn both_families<T>(make: impl Fn(IpAddr) -> io::Result<T>) -> io::Result<Vec<T>> {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 pub use answer::{Answer, Fallback, FallbackTo};
@@ -169,8 +169,37 @@ pub struct Hedge {
 pub struct Activation {
     /// The longest wait.
     pub timeout: Duration,
+    /// Who is told that somebody waits.
+    pub hook: Option<Hook>,
     max_waiting: u32,
     waiting: AtomicU32,
+}
+
+/// How often [`Activation::hook`] is told while requests wait.
+pub const HOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Who scales a service up.
+#[derive(Debug)]
+pub struct Hook {
+    /// Where it listens: `http` with a host.
+    pub url: http::Uri,
+    /// When it was told last, in nanoseconds of the process's clock; 0 for never.
+    told_ns: AtomicU64,
+}
+
+impl Hook {
+    /// Told nothing yet.
+    pub fn new(url: http::Uri) -> Self {
+        Self { url, told_ns: AtomicU64::new(0) }
+    }
+
+    /// True for one of all that ask within [`HOOK_EVERY`], however many wait and on whichever worker.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        let every = HOOK_EVERY.as_nanos() as u64;
+        // Timers fire a little early or late.
+        let due = |told: u64| (told == 0 || now_ns.saturating_sub(told) >= every / 10 * 9).then_some(now_ns);
+        self.told_ns.fetch_update(Relaxed, Relaxed, due).is_ok()
+    }
 }
 
 /// A request that waits. Leaves when it is dropped.
@@ -179,8 +208,8 @@ pub struct Waiting(Arc<Activation>);
 
 impl Activation {
     /// Nobody waits yet.
-    pub fn new(max_waiting: u32, timeout: Duration) -> Self {
-        Self { timeout, max_waiting, waiting: AtomicU32::new(0) }
+    pub fn new(max_waiting: u32, timeout: Duration, hook: Option<Hook>) -> Self {
+        Self { timeout, hook, max_waiting, waiting: AtomicU32::new(0) }
     }
 
     /// Lets a request wait. None: too many do.

@@ -1,8 +1,11 @@
 //! What goes to a service without an endpoint waits for one, where a TrafficPolicy says so (`activation`).
 //!
 //! Used by `plan` for requests and by `tcp` for connections, before an endpoint is picked. Looks again whenever the
-//! configuration changed or a health check passed, and never in between. An endpoint that its checks found unhealthy is none. What waits has a place in `crate::policy::traffic::Activation`, and
+//! configuration changed or a health check passed, and never in between. An endpoint that its checks found unhealthy is none. `hook` tells an
+//! autoscaler. What waits has a place in `crate::policy::traffic::Activation`, and
 //! shows in the metrics that an autoscaler goes by.
+
+mod hook;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -90,7 +93,11 @@ impl Connection {
                 }
             }
         };
-        let found = timeout_at(until, comes).await.ok();
+        let found = tokio::select! {
+            biased;
+            found = timeout_at(until, comes) => found.ok(),
+            () = hook::keep_telling(self, activation, port) => None,
+        };
         wait.result = if found.is_some() { "activated" } else { "timeout" };
         found
     }

@@ -126,6 +126,9 @@ agent_metrics! {
     /// `activated`, `timeout`, `too_many`, `gone`.
     activation_requests: IntCounterVec = "mesh_agent_activation_requests_total" ["service", "result"],
         "Requests and connections to a service without an endpoint, by what came of waiting for one.";
+    /// `ok`, `failed`.
+    activation_hooks: IntCounterVec = "mesh_agent_activation_hooks_total" ["service", "result"],
+        "Times that an activation hook was told of waiting requests.";
     /// Requests under way.
     requests_active: IntGauge = "mesh_agent_requests_active", "Requests under way.";
     /// See [`AgentMetrics::worker_busy_so_far`].

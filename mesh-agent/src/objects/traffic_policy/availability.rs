@@ -75,6 +75,15 @@ pub struct Activation {
     pub max_waiting: Option<u32>,
     /// For so long; 30s.
     pub timeout: Option<Span>,
+    /// Who is told that requests wait.
+    pub hook: Option<Hook>,
+}
+
+/// `hook`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Hook {
+    /// `http://HOST[:PORT][/PATH]`.
+    pub url: String,
 }
 
 /// `healthCheck`: one of `http`, `grpc` and `tcp`.
@@ -186,6 +195,18 @@ impl HeaderValue {
 impl Activation {
     pub(super) fn validate(&self, at: &str) -> Result<(), FieldError> {
         within(at, "maxWaiting", self.max_waiting, 1..=100_000)?;
+        if let Some(hook) = &self.hook {
+            let url = hook.url.parse::<http::Uri>().ok();
+            let usable = |url: &http::Uri| {
+                url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty())
+            };
+            if !url.as_ref().is_some_and(usable) {
+                return refuse(
+                    format!("{at}.hook.url"),
+                    "isn't a URL that can be posted to: expected http://HOST:PORT/PATH",
+                );
+            }
+        }
         self.timeout.map_or(Ok(()), |timeout| timeout.positive(format!("{at}.timeout")))
     }
 }

@@ -106,6 +106,8 @@ fn what_makes_no_sense_is_refused_by_field() {
             "fallback: {answer: {headers: [{name: content-length, value: \"1\"}]}}",
             "spec.fallback.answer.headers[0].name",
         ),
+        ("activation: {hook: {url: 'https://scaler/wake'}}", "spec.activation.hook.url"),
+        ("activation: {hook: {url: /wake}}", "spec.activation.hook.url"),
         ("healthCheck: {}", "spec.healthCheck"),
         ("healthCheck: {tcp: {}, grpc: {}}", "spec.healthCheck"),
         ("healthCheck: {http: {expectedStatuses: [299-200]}}", "spec.healthCheck.http.expectedStatuses"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    Activation, Answer, Fallback, FallbackTo, GlobalLimit, HealthCheck, Hedge, LimitKey, LocalLimit, Probe,
-    Quota, RateLimits, Retry, TrafficPolicy,
+    Activation, Answer, Fallback, FallbackTo, GlobalLimit, HealthCheck, Hedge, Hook, LimitKey, LocalLimit,
+    Probe, Quota, RateLimits, Retry, TrafficPolicy,
 };
 use crate::model::ObjectName;
 use crate::objects::traffic_policy::{self as raw, RetryCondition, Span, TrafficPolicySpec};
@@ -237,7 +237,9 @@ fn answer(raw: &raw::Answer) -> Answer {
 }
 
 fn activation(raw: &raw::Activation) -> Activation {
-    Activation::new(raw.max_waiting.unwrap_or(100), or(raw.timeout, 30 * SECOND))
+    // Checked when the object was parsed.
+    let hook = raw.hook.as_ref().and_then(|hook| hook.url.parse().ok()).map(Hook::new);
+    Activation::new(raw.max_waiting.unwrap_or(100), or(raw.timeout, 30 * SECOND), hook)
 }
 
 fn health_check(raw: &raw::HealthCheck) -> HealthCheck {

@@ -64,7 +64,7 @@ fn to_nowhere(policy: &TrafficPolicy) -> Connection {
 }
 
 fn policy(most: u32) -> TrafficPolicy {
-    let activation = Some(Arc::new(Activation::new(most, PATIENCE)));
+    let activation = Some(Arc::new(Activation::new(most, PATIENCE, None)));
     TrafficPolicy { activation, ..TrafficPolicy::default() }
 }
 

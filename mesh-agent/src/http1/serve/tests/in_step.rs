@@ -89,7 +89,7 @@ fn an_empty_line_after_a_body_begins_no_request() {
             expect(&mut server, "abc").await;
             server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
             assert!(head(&mut lab.client).await.starts_with("HTTP/1.1 204 "));
-            // A client that is idle for longer than a head may take, in paused time.
+            // Paused time: a head would be overdue by then.
             tokio::time::sleep(longer_than_a_head_may_take).await;
             lab.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").await;
         }
