@@ -287,36 +287,6 @@ fn opaque_bytes_go_over_tls_and_every_end_is_carried_as_what_it_is() {
 }
 
 #[test]
-fn an_agent_that_takes_over_knows_names_before_it_serves() {
-    let Some(mut world) = World::start("egress-over", |options| options.flag("drain-time", "60s")) else {
-        return;
-    };
-    let (host, port) = ("moving.example.com", world.shop.port());
-    let (_server, _seen) = echo(&world.shop.outside, port);
-    // What is dialled is known by its name alone: nobody answers there.
-    let at = SocketAddr::new(world.shop.outside.v4().into(), 80);
-    world.dns.set(host, &[world.shop.outside.v4()]);
-    let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": port}]);
-    world.expose(host, json!({"resolution": "DNS", "ports": ports}), None);
-    let ask = |world: &World| -> Result<()> {
-        let status = world.get(at, host, "/moving")?.status();
-        ensure!(status == 200, "{status}");
-        Ok(())
-    };
-    eventually(SOON, || ask(&world)).unwrap();
-    world.dns.slow_down();
-    for _ in 0..2 {
-        let asked = world.dns.asked();
-        let mut former = world.shop.agent.upgrade().unwrap();
-        for _ in 0..20 {
-            ask(&world).unwrap();
-        }
-        assert!(world.dns.asked() > asked);
-        eventually(PATIENCE, || former.try_wait().context("the former agent goes on")).unwrap();
-    }
-}
-
-#[test]
 fn a_name_is_followed_by_its_ttl_and_outlives_its_servers_failures() {
     let world = need_world!();
     let (host, port) = ("named.example.com", world.shop.port());
