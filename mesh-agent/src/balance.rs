@@ -9,6 +9,7 @@ mod avoid;
 pub mod health;
 mod load;
 pub mod outlier;
+pub mod queue;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;

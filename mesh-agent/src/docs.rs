@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod destination_rules;
 mod examples;
 
 use std::path::Path;

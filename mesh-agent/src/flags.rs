@@ -52,7 +52,7 @@ flags! {
     DownstreamProtocolError = "DPE";
     /// The client took too long to send its head or body, or a stream was idle.
     StreamIdleTimeout = "SI";
-    /// The request's deadline passed.
+    /// The connection was as old as it may become.
     DurationTimeout = "DT";
     /// The agent's own limits are reached, or it drains.
     Overload = "OM";

@@ -17,7 +17,7 @@ pub use policy_object::{PolicyObject, PolicyTarget};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
 pub use service::{
     AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,
-    Service, ServiceMeta, ServicePort, Variant,
+    Service, ServiceMeta, ServicePort, Subset, Variant,
 };
 pub use snapshot::{Snapshot, SnapshotHandle, Target};
 pub use warning::{Severity, Warning, WarningCode};

@@ -34,7 +34,7 @@ pub use backend_traffic_policy::{
 };
 pub use destination_rule::{
     ClientTls, ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpCookie,
-    LoadBalancerSettings, LocalityLbSetting, OutlierDetection, Settings, SimpleLb, TlsMode, Warmup,
+    LoadBalancerSettings, LocalityLbSetting, OutlierDetection, Settings, SimpleLb, Subset, TlsMode, Warmup,
     WorkloadSelector,
 };
 pub use duration::GoDuration;

@@ -40,6 +40,8 @@ pub struct ClusterPolicy {
     pub load_balancer: LoadBalancer,
     /// The rule says so; else it is the Service's word, or the agent's.
     pub rule_balances: bool,
+    /// It isn't: connections go to the address that the client dialled (Istio, `PASSTHROUGH`).
+    pub passthrough: bool,
     /// Entries of the ring or of Maglev's table.
     pub table_size: u32,
     /// What a ring or Maglev hashes. None: every request by chance.
@@ -67,6 +69,8 @@ pub struct ClusterPolicy {
 pub enum Unusable {
     /// The rule asks for TLS in a way that isn't supported; plain text would give away what it protects.
     TlsNotOriginated,
+    /// A route names a subset that the rule of these clients doesn't have.
+    NoSuchSubset,
 }
 
 /// What consistent hashing goes by.
@@ -119,8 +123,20 @@ pub struct OutlierDetection {
 pub struct PoolLimits {
     /// HTTP/1 and opaque connections of the agent to the service port.
     pub max_connections: Option<u32>,
+    /// Requests that wait for one of them; Envoy's 1024 where it isn't given.
+    pub max_pending: Option<u32>,
     /// Requests under way.
     pub max_requests: Option<u32>,
+    /// Requests after which a connection is closed.
+    pub max_requests_per_connection: Option<u32>,
+    /// Requests at a time on one HTTP/2 connection.
+    pub max_streams: Option<u32>,
+    /// Retries under way.
+    pub max_retries: Option<u32>,
+    /// In their place: a share of the requests under way.
+    pub retry_share: Option<RetryShare>,
+    /// Age at which a connection is closed, one for requests between two of them.
+    pub max_connection_duration: Option<Duration>,
     /// For the TCP handshake.
     pub connect_timeout: Option<Duration>,
     /// An opaque connection without a byte; zero for ever.
@@ -129,6 +145,15 @@ pub struct PoolLimits {
     pub http_idle: Option<Duration>,
     /// Probes of silent connections.
     pub keepalive: Option<Keepalive>,
+}
+
+/// How many retries may be under way (Envoy, `CircuitBreakers.Thresholds.RetryBudget`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryShare {
+    /// Of the requests under way.
+    pub thousandths: u32,
+    /// In any case.
+    pub least: u32,
 }
 
 /// TCP keep-alive; None for the operating system's.
@@ -142,10 +167,45 @@ pub struct Keepalive {
     pub probes: Option<u32>,
 }
 
+impl PoolLimits {
+    /// Where there is no policy.
+    pub const NONE: &'static Self = &Self {
+        max_connections: None,
+        max_pending: None,
+        max_requests: None,
+        max_requests_per_connection: None,
+        max_streams: None,
+        max_retries: None,
+        retry_share: None,
+        max_connection_duration: None,
+        connect_timeout: None,
+        tcp_idle: None,
+        http_idle: None,
+        keepalive: None,
+    };
+
+    /// How many retries may be under way beside `requests`. A budget goes before a number (Envoy, retry budget).
+    pub fn retries(&self, requests: u32) -> Option<u32> {
+        let Some(share) = self.retry_share else { return self.max_retries };
+        let allowed = u64::from(requests) * u64::from(share.thousandths) / 1000;
+        Some(u32::try_from(allowed).unwrap_or(u32::MAX).max(share.least))
+    }
+
+    /// True if it matters how many requests are under way.
+    pub fn counts_requests(&self) -> bool {
+        self.max_requests.is_some() || self.retry_share.is_some()
+    }
+}
+
 impl ClusterPolicy {
     /// True if nothing may be sent: what must be encrypted can't be.
     pub fn is_unusable(&self) -> bool {
         self.unusable.is_some() || self.tls.as_ref().is_some_and(|tls| !tls.is_ready())
+    }
+
+    /// True if an endpoint is chosen for what goes to the port. False if it goes where it was dialled, or nowhere.
+    pub fn chooses(&self) -> bool {
+        !self.passthrough && !self.is_unusable()
     }
 
     /// True if the choice of an endpoint depends on who asks.

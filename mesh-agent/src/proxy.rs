@@ -31,6 +31,7 @@ pub mod stream;
 pub mod tcp;
 #[cfg(test)]
 pub mod testing;
+pub mod turn;
 pub mod upstream;
 pub mod worker;
 

@@ -23,7 +23,7 @@ mod table;
 mod weights;
 
 pub use apply::{Before, Unusable};
-pub use bound::{BackendPort, PortRoutes, Routes, Sources};
+pub use bound::{BackendName, BackendPort, PortRoutes, Routes, Sources};
 pub use cors::{Cors, OriginPattern};
 pub use edit::HeaderEdits;
 pub use explain::{Considered, ConsideredStream, Explanation, Misfit, Verdict};

@@ -56,6 +56,8 @@ fn service(vip: &str, port: u16, protocol: AppProtocol, endpoints: &[SocketAddr]
         protocol_from: Default::default(),
         policy: Arc::default(),
         variants: Vec::new(),
+        subset_name: None,
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         external: None,

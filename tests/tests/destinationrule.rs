@@ -228,7 +228,7 @@ fn requests_and_connections_beyond_the_pool_overflow_at_once() {
     let shop = need_shop!();
     let pools = [
         ("manyrequests", "{http: {http2MaxRequests: 2}}"),
-        ("manyconnections", "{tcp: {maxConnections: 2}}"),
+        ("anyconnections", "{tcp: {maxConnections: 9}, http: {http2MaxRequests: 2}}"),
     ];
     for (name, pool) in pools {
         let service = shop.http_under_rule(name, "http", 1, &format!("connectionPool: {pool}")).unwrap();

@@ -23,6 +23,7 @@ use crate::addr::OrigDst;
 use crate::balance;
 use crate::clock;
 use crate::model::{AppProtocol, ServicePort, Snapshot, Target, Workload};
+use crate::policy::Unusable;
 use crate::policy::traffic::Layers;
 use crate::route::{
     Backend, Backends, Before, Filters, Found, RouteTable, Rule, RuleName, StreamTable, Verdict,
@@ -256,7 +257,7 @@ impl Requested<'_> {
 
     fn backends(self, place: Place<'_>, backends: &Backends, answer: &mut RouteAnswer) {
         let served = |target: Option<&Arc<ServicePort>>, view: RouteBackend| {
-            let view = with_endpoints(target, view);
+            let view = self.with_endpoints(target, view);
             let status = if place.routes.requests.is_some() { ": answered with 500" } else { ": refused" };
             let problem = match (target.is_none(), view.problem.as_str()) {
                 (true, "") => format!("it has no address of this family{status}"),
@@ -277,6 +278,7 @@ impl Requested<'_> {
         let view = RouteBackend {
             service: self.port.service.name.to_string(),
             port: self.port.port,
+            subset: String::new(),
             weight: 1,
             filters: Vec::new(),
             problem: String::new(),
@@ -284,7 +286,7 @@ impl Requested<'_> {
             request: None,
             endpoints: Vec::new(),
         };
-        answer.backends = vec![with_endpoints(Some(self.port), view)];
+        answer.backends = vec![self.with_endpoints(Some(self.port), view)];
     }
 
     /// What holds for the request by `rule` to `port`. TrafficPolicies are about requests.
@@ -299,6 +301,20 @@ impl Requested<'_> {
         Met { layers: &layers, rule, port: Some(port) }.lines()
     }
 
+    /// The endpoints as this pod has them.
+    fn with_endpoints(self, target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
+        let Some(port) = target.map(|port| port.for_client(self.pod)) else { return view };
+        view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
+        if port.policy.unusable == Some(Unusable::NoSuchSubset) {
+            view.problem = "the pod's DestinationRule has no such subset: answered with 500".to_owned();
+        } else if port.policy.passthrough {
+            view.problem = "PASSTHROUGH: sent to the address that was dialled".to_owned();
+        } else if balance::awaits(&port.endpoints, &port.policy, clock::now_ns()) {
+            view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
+        }
+        view
+    }
+
     /// The request after the rule's filters and these; None if they make none of it.
     fn sent(self, rule: &Rule, backend: &Filters, prefix: usize) -> Option<RequestHead> {
         let mut head = self.asked.head.clone();
@@ -311,16 +327,6 @@ impl Requested<'_> {
 fn by(place: Place<'_>, name: &RuleName) -> String {
     let role = if place.clients.is_some() { "consumer" } else { "producer" };
     format!(" by {} {}, rule {} ({role} route)", name.kind, name.route, rules::rule_name(name))
-}
-
-fn with_endpoints(target: Option<&Arc<ServicePort>>, mut view: RouteBackend) -> RouteBackend {
-    if let Some(port) = target {
-        view.endpoints = port.endpoints.all.iter().map(|one| endpoint(port, one)).collect();
-        if balance::awaits(&port.endpoints, &port.policy, clock::now_ns()) {
-            view.problem = "no endpoint is available: answered with 503, or refused".to_owned();
-        }
-    }
-    view
 }
 
 fn own(answer: &mut RouteAnswer, status: StatusCode, headers: &HeaderMap) {

@@ -203,9 +203,8 @@ impl Control {
     fn publish_ejected(&self, snapshot: &Snapshot) {
         let now = clock::now_ns();
         let ports = snapshot.services.values().flat_map(|service| &service.ports);
-        let with_variants = ports
-            .flat_map(|port| std::iter::once(port).chain(port.variants.iter().map(|variant| &variant.port)));
-        let ejected: usize = with_variants.map(|port| outlier::ejected(&port.endpoints, now)).sum();
+        let forms = ports.flat_map(|port| port.forms());
+        let ejected: usize = forms.map(|port| outlier::ejected(&port.endpoints, now)).sum();
         let gauge = &self.admin.telemetry.metrics.agent().outlier_ejected;
         gauge.set(i64::try_from(ejected).unwrap_or(i64::MAX));
     }

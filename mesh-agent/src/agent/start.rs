@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::control::Control;
 use super::handover::{self, Handed};
@@ -176,12 +176,14 @@ fn assemble(
     let adopted = !kernel.enrolled_cookies().is_empty();
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
     let flows = kernel.flows()?;
+    let crowded = watch::Sender::new(0);
     let ceiling = Ceiling::for_descriptors(descriptors);
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
                 snapshot: published.snapshot.clone(),
                 changed: published.changed.clone(),
+                crowded: crowded.clone(),
                 telemetry: telemetry.clone(),
                 flows: kernel.flows()?,
                 limits: Limits::default(),

@@ -73,8 +73,11 @@ pub fn has_other(set: &EndpointSet, policy: &ClusterPolicy, tried: &[EndpointAdd
 }
 
 /// True if `set` has no endpoint, or none that its checks haven't found unhealthy: it takes a new one, or a check that passes,
-/// and not just time.
+/// and not just time. Never where none of them is chosen.
 pub fn awaits(set: &EndpointSet, policy: &ClusterPolicy, now_ns: u64) -> bool {
+    if !policy.chooses() {
+        return false;
+    }
     if set.available.is_empty() {
         return true;
     }

@@ -1,4 +1,4 @@
-//! How much of a service port's limits is in use: connections and requests.
+//! How much of a service port's limits is in use: connections, requests, retries.
 //!
 //! Counted over all workers and pods of the agent, since it is the one proxy of its node. A place is taken before what it
 //! is for begins, and given back on drop. Comes after the choice, before `proxy::upstream`.
@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::queue::Places;
+
 /// The counts of one service port.
 #[derive(Debug, Default)]
 pub struct Usage {
-    /// HTTP/1 and opaque connections open.
-    pub connections: Count,
+    /// HTTP/1 and opaque connections open, and what waits for one.
+    pub connections: Places,
     /// Requests under way.
     pub requests: Count,
+    /// Requests under way that are sent once more.
+    pub retries: Count,
 }
 
 /// One count.

@@ -239,12 +239,14 @@ pub(super) fn warning_section(warnings: &[Warning]) -> String {
     section("Warnings", &header, rows)
 }
 
-/// `shop/cart:80 90`: with its weight.
+/// `shop/cart:80 90`, or `shop/cart:80 subset v2 90`: with its weight.
 fn backend(backend: &RouteBackend) -> String {
-    match backend.problem.as_str() {
-        "" => format!("{}:{} {}", backend.service, backend.port, backend.weight),
-        problem if backend.service.is_empty() => format!("({problem}) {}", backend.weight),
-        problem => format!("{}:{} {} ({problem})", backend.service, backend.port, backend.weight),
+    let RouteBackend { service, port, subset, weight, problem, .. } = backend;
+    let part = if subset.is_empty() { String::new() } else { format!(" subset {subset}") };
+    match problem.as_str() {
+        "" => format!("{service}:{port}{part} {weight}"),
+        problem if service.is_empty() => format!("({problem}) {weight}"),
+        problem => format!("{service}:{port}{part} {weight} ({problem})"),
     }
 }
 

@@ -14,6 +14,13 @@ const PAGE: &str = include_str!("../../../docs/routing.md");
 const RULES: &str = include_str!("../../../docs/destinationrule.md");
 const API: &str = "apiVersion: gateway.networking.k8s.io/v1";
 
+const SUBSET: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: example, namespace: shop}
+spec: {host: cart, subsets: [{name: v2, labels: {version: v2}}]}
+";
+
 /// What the examples' parents and backends are.
 fn world() -> String {
     let services = [
@@ -67,6 +74,8 @@ fn object(block: &str) -> String {
         "  trafficPolicy" => {
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec:\n  host: cart\n".to_owned() + block
         }
+        // The only one there is names the subset of a rule.
+        "backendRefs" => head + one + &indented(block, 4) + "---\n" + SUBSET,
         other => panic!("nothing is known of a fragment that begins with {other}:\n{block}"),
     }
 }

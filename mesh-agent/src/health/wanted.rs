@@ -96,8 +96,7 @@ impl Wanted {
                 continue;
             };
             for port in service.ports.iter().filter(|port| port.port == *number) {
-                wanted.add(port, how);
-                port.variants.iter().for_each(|variant| wanted.add(&variant.port, how));
+                port.forms().for_each(|form| wanted.add(form, how));
             }
         }
         wanted

@@ -11,10 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Ready};
+use tokio::time::Instant;
 
 use super::head::{self, HeadError};
 use super::pool::{self, BUFFER};
-use crate::balance::usage::Place;
+use crate::balance::queue::Place;
+use crate::policy::PoolLimits;
 use crate::proxy::stream::{ReadHalf, Stream, WriteHalf};
 
 /// One read takes at most this much: what a body may have in flight inside the agent.
@@ -30,8 +32,17 @@ pub struct Conn {
     out: BytesMut,
     scanned: usize,
     want: usize,
+    /// Of one to an endpoint.
+    held: Option<Box<Held>>,
+}
+
+/// What is known of a connection to an endpoint.
+#[derive(Debug)]
+struct Held {
     /// Among the connections of a service port whose number is limited.
     place: Option<Place>,
+    since: Instant,
+    requests: u32,
 }
 
 /// The receiving side of a [`Conn`].
@@ -52,17 +63,49 @@ impl Conn {
     /// `prefix` is what was read from the socket already.
     pub fn new(stream: impl Into<Stream>, prefix: BytesMut) -> Self {
         let stream = stream.into();
-        Self { stream, buf: prefix, out: BytesMut::new(), scanned: 0, want: BUFFER, place: None }
+        Self { stream, buf: prefix, out: BytesMut::new(), scanned: 0, want: BUFFER, held: None }
     }
 
-    /// Holds its place among the connections to a service port.
-    pub fn hold(self, place: Option<Place>) -> Self {
-        Self { place, ..self }
+    /// Is one to an endpoint from here on, and holds its place among those to a service port.
+    pub fn hold(mut self, place: Option<Place>) -> Self {
+        let made = || Box::new(Held { place: None, since: Instant::now(), requests: 0 });
+        self.held.get_or_insert_with(made).place = place;
+        self
     }
 
     /// Gives its place away, to whoever goes on with the socket.
     pub fn take_place(&mut self) -> Option<Place> {
-        self.place.take()
+        self.held.as_mut()?.place.take()
+    }
+
+    /// Lets others have its place while it lies idle, or no more.
+    pub fn rest(&mut self, idle: bool) {
+        match self.held.as_mut().and_then(|held| held.place.as_mut()) {
+            Some(place) if idle => place.rest(),
+            Some(place) => place.wake(),
+            None => {}
+        }
+    }
+
+    /// True if somebody waits for its place.
+    pub fn is_wanted(&self) -> bool {
+        let place = self.held.as_ref().and_then(|held| held.place.as_ref());
+        place.is_some_and(Place::is_wanted)
+    }
+
+    /// Counts a request that it has carried.
+    pub fn carried(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.requests = held.requests.saturating_add(1);
+        }
+    }
+
+    /// True if it may carry no more requests: it had its share of them, or is too old.
+    pub fn is_worn(&self, limits: &PoolLimits) -> bool {
+        self.held.as_ref().is_some_and(|held| {
+            limits.max_requests_per_connection.is_some_and(|most| held.requests >= most)
+                || limits.max_connection_duration.is_some_and(|longest| held.since.elapsed() >= longest)
+        })
     }
 
     /// Small writes leave at once: what is worth collecting is collected here.

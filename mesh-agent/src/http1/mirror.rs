@@ -55,12 +55,14 @@ impl Mirrored {
             return Box::pin(self.translated()?.deliver(picked, pod, client, answered)).await;
         }
         let upstream = &picked.upstream;
-        let mut conn = match upstream.take_http1().filter(|kept| !kept.is_closed_now()) {
+        // Requests that wait for a connection come first.
+        let kept = if picked.is_crowded() { None } else { upstream.take_http1(picked.limits()) };
+        let mut conn = match kept.filter(|kept| !kept.is_closed_now()) {
             Some(kept) => kept,
             None => {
                 let place = picked.connection().ok()?;
                 let stream =
-                    upstream.connect_for_requests(pod, client, &picked.limits(), Alpn::Http1).await.ok()?;
+                    upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http1).await.ok()?;
                 Conn::new(stream, BytesMut::new()).hold(place)
             }
         };
@@ -76,7 +78,7 @@ impl Mirrored {
         let persistent = self.version == Version::HTTP_11 && head.options.persistent(head.version);
         if delimited && persistent && conn.is_clear() {
             conn.release();
-            upstream.keep_http1(conn, &pod.worker);
+            upstream.keep_http1(conn, picked.limits(), &pod.worker);
         }
         Some(())
     }

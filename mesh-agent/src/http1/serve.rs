@@ -19,7 +19,7 @@ use super::forward::{Failure, READ_AHEAD};
 use super::message::RequestHead;
 use super::timer::Timer;
 use crate::proxy::error::ErrorKind;
-use crate::proxy::tcp::{self, Early};
+use crate::proxy::tcp::{self, Early, Lifetime};
 use crate::proxy::upstream::reset;
 use crate::proxy::{Connection, Exchange, LocalAnswer, Picked, Plan};
 
@@ -275,15 +275,16 @@ impl Tunnel<'_> {
             from_client = unsent.freeze();
         }
         let early = Early { from_client, from_upstream };
+        // It was a request, which the age of its connection doesn't end.
+        let lifetime = Lifetime { idle: self.picked.limits().tcp_idle, longest: None };
         let account = &mut self.account;
-        let ended =
-            tcp::tunnel(&conn.pod.worker, client, upstream, early, self.picked.limits().tcp_idle, |moved| {
-                account.request_bytes += moved.from_client;
-                account.response_bytes += moved.from_upstream;
-                conn.live.received(moved.from_client);
-                conn.live.sent(moved.from_upstream);
-            })
-            .await;
+        let ended = tcp::tunnel(&conn.pod.worker, client, upstream, early, lifetime, |moved| {
+            account.request_bytes += moved.from_client;
+            account.response_bytes += moved.from_upstream;
+            conn.live.received(moved.from_client);
+            conn.live.sent(moved.from_upstream);
+        })
+        .await;
         if let Err(kind) = ended {
             self.account.fail(kind);
         }

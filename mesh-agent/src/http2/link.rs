@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::guard::{Guarded, Meter};
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use crate::clock;
+use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Limits, ProxyError, Stream};
 
 /// How often a connection that owes answers is looked at.
@@ -36,6 +37,7 @@ pub(super) struct Link {
     send: SendRequest<Bytes>,
     shared: Rc<Shared>,
     most: usize,
+    since: Instant,
 }
 
 struct Shared {
@@ -82,7 +84,7 @@ impl Link {
             closed: Cell::new(false),
         });
         tokio::task::spawn_local(drive(connection, shared.clone()));
-        Ok(Self { send, shared, most: limits.max_streams as usize })
+        Ok(Self { send, shared, most: limits.max_streams as usize, since: Instant::now() })
     }
 
     /// True once it takes no more requests.
@@ -103,6 +105,17 @@ impl Link {
     /// True if the peer would have to let another request wait.
     pub(super) fn is_full(&self) -> bool {
         self.active() >= self.send.current_max_send_streams().min(self.most)
+    }
+
+    /// True if it has as many requests as the endpoint's policy lets one connection have.
+    pub(super) fn is_filled(&self, limits: &PoolLimits) -> bool {
+        limits.max_streams.is_some_and(|most| self.active() >= most as usize)
+    }
+
+    /// True if it may take no more requests: it had its share of them, or is too old. Those on it go on.
+    pub(super) fn is_worn(&self, limits: &PoolLimits) -> bool {
+        limits.max_requests_per_connection.is_some_and(|most| self.shared.requests.get() >= u64::from(most))
+            || limits.max_connection_duration.is_some_and(|longest| self.since.elapsed() >= longest)
     }
 
     /// A place for one request.

@@ -1,8 +1,8 @@
 //! The HTTP/2 connections from one pod to one endpoint, on one worker.
 //!
 //! Kept in `proxy::upstream`; `stream` takes a place on one for each request. A second connection is opened only when
-//! the peer's limit of concurrent streams is reached. One dial at a time: whoever comes meanwhile waits for it, and
-//! shares its failure.
+//! the limit of concurrent streams, the peer's or the policy's, is reached, or the first is worn: it had its share of
+//! requests, or is too old. One dial at a time: whoever comes meanwhile waits for it, and shares its failure.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::link::{Lease, Link};
 use crate::addr::ClientAddr;
+use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Picked, Pod, ProxyError};
 use crate::tls::Alpn;
 
@@ -49,9 +50,10 @@ struct Dial {
 }
 
 impl Pool {
-    /// Closes connections that nobody used since `oldest_ns` (`clock::now_ns`); true if any is left.
-    pub fn sweep(&mut self, oldest_ns: u64) -> bool {
-        self.links.retain(|link| !link.is_closed() && !link.is_idle_since(oldest_ns));
+    /// Closes connections that nobody used since `oldest_ns` (`clock::now_ns`) or that are worn; true if any is left.
+    pub fn sweep(&mut self, oldest_ns: u64, limits: &PoolLimits) -> bool {
+        self.links
+            .retain(|link| !link.is_closed() && !link.is_idle_since(oldest_ns) && !link.is_worn(limits));
         !self.links.is_empty()
     }
 
@@ -60,12 +62,14 @@ impl Pool {
         self.links.iter().filter(|link| link.active() == 0 && !link.is_closed()).count()
     }
 
-    fn place(&mut self) -> Place {
-        self.links.retain(|link| !link.is_closed());
-        if let Some(link) = self.links.iter().find(|link| !link.is_full()) {
+    fn place(&mut self, limits: &PoolLimits) -> Place {
+        // One that is worn ends by itself with the last request on it.
+        self.links.retain(|link| !link.is_closed() && !link.is_worn(limits));
+        if let Some(link) = self.links.iter().find(|link| !link.is_full() && !link.is_filled(limits)) {
             return Place::Here(link.lease());
         }
-        if self.links.len() < MOST_LINKS {
+        // What the policy keeps off a connection needs another one, as over HTTP/1; the peer may let requests wait.
+        if self.links.len() < MOST_LINKS || self.links.iter().all(|link| link.is_filled(limits)) {
             if let Some(dialling) = self.dialling.as_ref().filter(|dialling| !dialling.is_done.get()) {
                 return Place::Wait(dialling.clone());
             }
@@ -73,7 +77,8 @@ impl Pool {
             self.dialling = Some(dialling.clone());
             return Place::Dial(Dial { dialling });
         }
-        match self.links.iter().min_by_key(|link| link.active()) {
+        let links = self.links.iter().filter(|link| !link.is_filled(limits));
+        match links.min_by_key(|link| link.active()) {
             Some(link) if link.active() < MOST_WAITING => Place::Here(link.lease()),
             _ => Place::None,
         }
@@ -84,7 +89,7 @@ impl Pool {
 pub(super) async fn lease(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Lease, ProxyError> {
     let upstream = &picked.upstream;
     loop {
-        let place = upstream.http2.borrow_mut().place();
+        let place = upstream.http2.borrow_mut().place(picked.limits());
         match place {
             Place::Here(lease) => {
                 // What detection connected isn't needed; the endpoint needn't wait for it.
@@ -118,7 +123,7 @@ pub(super) async fn lease(picked: &Picked, pod: &Pod, client: ClientAddr) -> Res
 }
 
 async fn open(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Link, ProxyError> {
-    let stream = picked.upstream.connect_for_requests(pod, client, &picked.limits(), Alpn::Http2).await?;
+    let stream = picked.upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http2).await?;
     let opened = Link::open(stream, &pod.worker.limits).await;
     let failed = opened.as_ref().err();
     let told = std::mem::replace(&mut picked.upstream.http2.borrow_mut().told, failed.is_some());

@@ -10,6 +10,7 @@ mod hedges;
 mod hostile;
 mod mirrors;
 mod pooling;
+mod quotas;
 mod raw;
 mod retries;
 
@@ -28,8 +29,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::proxy::testing::connection_with;
-use crate::proxy::{Connection, Hostile, Limits};
+use crate::policy::PoolLimits;
+use crate::proxy::testing::{connection_with, limited_port};
+use crate::proxy::{Backends, Connection, Hostile, Limits};
 
 /// Runs a test on one thread; fails it after a while.
 fn run(test: impl Future<Output = ()>) {
@@ -113,6 +115,21 @@ impl Proxy {
     }
 
     async fn with(endpoint: SocketAddr, limits: Limits) -> Self {
+        Self::of(move || connection_with(endpoint, limits.clone())).await
+    }
+
+    /// To a service port under these limits.
+    async fn limited(endpoint: SocketAddr, limits: PoolLimits) -> Self {
+        let port = limited_port(&[endpoint], limits);
+        Self::of(move || {
+            let conn = connection_with(endpoint, Limits::default());
+            conn.set_backends(Backends::Service(port.clone()));
+            conn
+        })
+        .await
+    }
+
+    async fn of(make: impl Fn() -> Connection + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let proxy = Self { addr, conns: Rc::default(), ended: Rc::default() };
@@ -120,7 +137,7 @@ impl Proxy {
         spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
-                let conn = Rc::new(connection_with(endpoint, limits.clone()));
+                let conn = Rc::new(make());
                 conns.borrow_mut().push(conn.clone());
                 let ended = ended.clone();
                 spawn_local(async move {

@@ -13,8 +13,8 @@ use crate::balance::table::Tables;
 use crate::balance::tiers::Tier;
 use crate::balance::usage::Usage;
 use crate::objects::Network;
-use crate::policy::ClusterPolicy;
 use crate::policy::budget::Budget;
+use crate::policy::{ClusterPolicy, Unusable};
 use crate::route::{RetryBudget, SessionPersistence};
 
 /// What a service port is declared to speak. Order of sources: `appProtocol`, the port name's prefix, else `Detect`.
@@ -144,6 +144,10 @@ pub struct ServicePort {
     pub policy: Arc<ClusterPolicy>,
     /// For clients under a DestinationRule of their own; the first that fits.
     pub variants: Vec<Variant>,
+    /// The subset that it is, if it is one.
+    pub subset_name: Option<String>,
+    /// Parts of it that routes can name: the subsets of all of these rules, by name.
+    pub subsets: Vec<Subset>,
     /// How many of its requests may be sent again; None: as many as their rules say.
     pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
@@ -172,15 +176,26 @@ pub struct Variant {
     pub namespace: String,
     /// Labels that a client must carry.
     pub labels: BTreeMap<String, String>,
-    /// The port; without variants of its own.
+    /// The port; without variants and subsets of its own.
+    pub port: Arc<ServicePort>,
+}
+
+/// A named part of a service port, with a policy and load figures of its own.
+#[derive(Clone, Debug)]
+pub struct Subset {
+    /// Name, as DestinationRules give it.
+    pub name: String,
+    /// The part, with variants for clients whose rule says something else of it, or doesn't have it.
     pub port: Arc<ServicePort>,
 }
 
 impl ServicePort {
     /// True if connections of any client have to be wrapped in TLS that the agent makes, whether it can or not.
     pub fn wants_encryption(&self) -> bool {
-        let wants = |policy: &ClusterPolicy| policy.tls.is_some() || policy.unusable.is_some();
-        wants(&self.policy) || self.variants.iter().any(|variant| wants(&variant.port.policy))
+        let wants = |policy: &ClusterPolicy| {
+            policy.tls.is_some() || policy.unusable == Some(Unusable::TlsNotOriginated)
+        };
+        self.forms().any(|form| wants(&form.policy))
     }
 
     /// True if connections go on to the address that was dialled.
@@ -197,6 +212,25 @@ impl ServicePort {
     /// True if `section`, of a policy's targetRef, names the port: by name or number.
     pub fn is_called(&self, section: &str) -> bool {
         section == self.name || section.parse() == Ok(self.port)
+    }
+
+    /// The part with this name. Not for every request: it looks up by name.
+    pub fn subset(&self, name: &str) -> Option<&Arc<Self>> {
+        self.subsets.iter().find(|subset| subset.name == name).map(|subset| &subset.port)
+    }
+
+    /// The same; None for the port itself.
+    pub fn part(self: &Arc<Self>, name: Option<&str>) -> Option<&Arc<Self>> {
+        match name {
+            Some(name) => self.subset(name),
+            None => Some(self),
+        }
+    }
+
+    /// The port in every form: as clients in general have it, its variants, its subsets and theirs.
+    pub fn forms(&self) -> impl Iterator<Item = &Self> {
+        let parts = std::iter::once(self).chain(self.subsets.iter().map(|subset| &*subset.port));
+        parts.flat_map(|part| std::iter::once(part).chain(part.variants.iter().map(|variant| &*variant.port)))
     }
 
     /// The port as `client` has it. The port itself where no DestinationRule says otherwise.

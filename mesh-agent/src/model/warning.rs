@@ -51,7 +51,7 @@ codes! {
     FileNotClosed = "MESH0121", "A file is being written and hasn't been closed; what it said before stays in force until it is.";
     UnknownField = "MESH0122", "A field that its kind doesn't have, in an object whose every field is read; the rest of the object serves.";
     UnknownParent = "MESH0123", "A route's parentRef names a Service, or a port of one, that isn't there, can't be a parent or declares a protocol that this kind of route doesn't decide about; the route is attached as soon as it can be.";
-    BackendNotFound = "MESH0124", "A backendRef names a Service that isn't there; its share of the requests is answered with 500, of connections refused, until it is.";
+    BackendNotFound = "MESH0124", "A backendRef names a Service, or a subset of one, that isn't there; its share of the requests is answered with 500, of connections refused, until it is.";
     BackendPortNotFound = "MESH0125", "A backendRef names a port that its Service doesn't have; its share of the requests is answered with 500, of connections refused.";
     ReferenceNotPermitted = "MESH0126", "A backendRef names a Service of another namespace without a ReferenceGrant there; its share of the requests is answered with 500, of connections refused.";
     UnsupportedReference = "MESH0127", "A backendRef, parentRef or extensionRef names a kind, or a backendRef a port of a protocol, that can't be used there; what depends on it is answered with 500.";

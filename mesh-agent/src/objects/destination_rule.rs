@@ -7,6 +7,7 @@ mod fields;
 mod load_balancer;
 mod outlier;
 mod pool;
+mod retry_budget;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ pub use load_balancer::{
 };
 pub use outlier::OutlierDetection;
 pub use pool::{ConnectionPool, H2UpgradePolicy};
+pub use retry_budget::RetryBudget;
 pub use tls::{ClientTls, TlsMode};
 
 use super::field::{PortNumber, nullable};
@@ -68,6 +70,8 @@ pub struct TrafficPolicy {
     outlier_detection: Option<OutlierDetection>,
     #[serde(default)]
     tls: Option<ClientTls>,
+    #[serde(default)]
+    retry_budget: Option<RetryBudget>,
     #[serde(default, deserialize_with = "nullable")]
     port_level_settings: Vec<PortSettings>,
 }
@@ -87,7 +91,7 @@ pub struct PortSettings {
     tls: Option<ClientTls>,
 }
 
-/// The four sections that a destination and a port can have.
+/// The sections that hold for a destination; a port has none for retries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings<'a> {
     /// Which endpoint.
@@ -98,6 +102,8 @@ pub struct Settings<'a> {
     pub outlier_detection: Option<&'a OutlierDetection>,
     /// What the connections are wrapped in.
     pub tls: Option<&'a ClientTls>,
+    /// How many retries.
+    pub retry_budget: Option<&'a RetryBudget>,
 }
 
 /// `port` of a port's settings.
@@ -159,8 +165,23 @@ impl DestinationRule {
     /// What holds for `port`: its own settings, which replace the destination's as a whole, or those.
     pub fn settings(&self, port: u16) -> Option<Settings<'_>> {
         let policy = self.spec.traffic_policy.as_ref()?;
-        let of_port = policy.port_level_settings.iter().find(|settings| settings.port.number.0 == port);
-        Some(of_port.map_or_else(|| policy.settings(), PortSettings::settings))
+        Some(policy.of_port(port).unwrap_or_else(|| policy.settings()))
+    }
+
+    /// The same for what goes to `subset`: each section of its own in place of the rule's, and settings of its own for the
+    /// port in place of all (Istio, `MergeTrafficPolicy`).
+    pub fn subset_settings<'a>(&'a self, subset: &'a Subset, port: u16) -> Option<Settings<'a>> {
+        let whole = self.settings(port);
+        let Some(policy) = &subset.traffic_policy else { return whole };
+        let own = policy.settings();
+        let whole = whole.unwrap_or_default();
+        Some(policy.of_port(port).unwrap_or(Settings {
+            load_balancer: own.load_balancer.or(whole.load_balancer),
+            connection_pool: own.connection_pool.or(whole.connection_pool),
+            outlier_detection: own.outlier_detection.or(whole.outlier_detection),
+            tls: own.tls.or(whole.tls),
+            retry_budget: own.retry_budget.or(whole.retry_budget),
+        }))
     }
 
     /// All settings with their paths.
@@ -214,7 +235,13 @@ impl TrafficPolicy {
             connection_pool: self.connection_pool.as_ref(),
             outlier_detection: self.outlier_detection.as_ref(),
             tls: self.tls.as_ref(),
+            retry_budget: self.retry_budget.as_ref(),
         }
+    }
+
+    fn of_port(&self, port: u16) -> Option<Settings<'_>> {
+        let own = self.port_level_settings.iter().find(|settings| settings.port.number.0 == port);
+        own.map(PortSettings::settings)
     }
 
     fn list<'a>(&'a self, path: &str, all: &mut Vec<(String, Settings<'a>)>) {
@@ -232,6 +259,7 @@ impl PortSettings {
             connection_pool: self.connection_pool.as_ref(),
             outlier_detection: self.outlier_detection.as_ref(),
             tls: self.tls.as_ref(),
+            retry_budget: None,
         }
     }
 }
@@ -246,6 +274,9 @@ impl Settings<'_> {
         }
         if let Some(outlier) = self.outlier_detection {
             outlier.validate(&format!("{path}.outlierDetection"))?;
+        }
+        if let Some(budget) = self.retry_budget {
+            budget.validate(&format!("{path}.retryBudget"))?;
         }
         match self.tls {
             Some(tls) => tls.validate(&format!("{path}.tls")),

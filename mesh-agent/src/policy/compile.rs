@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::locality::{Label, Localities, Locality, Pattern};
-use super::{ClusterPolicy, Cookie, HashKey, Keepalive, OutlierDetection, PoolLimits, Unusable};
+use super::{ClusterPolicy, Cookie, HashKey, Keepalive, OutlierDetection, PoolLimits, RetryShare, Unusable};
 use crate::model::{LoadBalancer, ObjectName, Warning, WarningCode};
 use crate::objects::{
     self, ClientTls, ConnectionPool, ConsistentHash, DestinationRule, GoDuration, H2UpgradePolicy,
-    HttpCookie, LoadBalancerSettings, LocalityLbSetting, SimpleLb, TlsMode,
+    HttpCookie, LoadBalancerSettings, LocalityLbSetting, Settings, SimpleLb, Subset, TlsMode,
 };
 use crate::tls::{Identity, Spec, Trust};
 
@@ -35,8 +35,13 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const SUBZONE: &str = "topology.istio.io/subzone";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
-/// The policy of `port` under `rule`.
-pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_>) -> ClusterPolicy {
+/// The policy of `port` under `rule`, of the part of it that is one of the rule's subsets if one is given.
+pub fn compile(
+    rule: Option<&DestinationRule>,
+    subset: Option<&Subset>,
+    port: u16,
+    defaults: &Defaults<'_>,
+) -> ClusterPolicy {
     let mut policy = ClusterPolicy {
         load_balancer: defaults.load_balancer,
         client_ip_affinity: defaults.client_ip_affinity,
@@ -45,7 +50,7 @@ pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_
     };
     let Some(rule) = rule else { return policy };
     policy.rule = Some(ObjectName::new(rule.namespace(), &rule.metadata.name));
-    let Some(settings) = rule.settings(port) else { return policy };
+    let Some(settings) = settings(rule, subset, port) else { return policy };
     policy.outlier = settings.outlier_detection.map(outlier);
     policy.rule_balances = settings.load_balancer.is_some();
     if let Some(load_balancer) = settings.load_balancer {
@@ -63,6 +68,9 @@ pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_
         policy.limits = limits(pool);
         policy.over_http2 = pool.http.upgrades();
     }
+    policy.limits.retry_share = settings
+        .retry_budget
+        .map(|budget| RetryShare { thousandths: budget.thousandths(), least: budget.least() });
     if settings.tls.is_some_and(|tls| tls.unsupported().is_some()) {
         policy.unusable = Some(Unusable::TlsNotOriginated);
     }
@@ -76,12 +84,14 @@ pub fn compile(rule: Option<&DestinationRule>, port: u16, defaults: &Defaults<'_
 /// If nothing can be made of it: the server has no name to be asked for and verified by. Nothing may be sent then.
 pub fn origination(
     rule: Option<&DestinationRule>,
+    subset: Option<&Subset>,
     port: u16,
     host: &str,
     names: &[String],
 ) -> Result<Option<Spec>, Unusable> {
     let Some(rule) = rule else { return Ok(None) };
-    let tls = rule.settings(port).and_then(|settings| settings.tls).filter(|tls| tls.is_originated());
+    let tls =
+        settings(rule, subset, port).and_then(|settings| settings.tls).filter(|tls| tls.is_originated());
     let Some(tls) = tls.filter(|tls| tls.unsupported().is_none()) else { return Ok(None) };
     let server_name = if tls.sni.is_empty() { host } else { &tls.sni };
     let server_name = ServerName::try_from(server_name.to_owned()).map_err(|_| Unusable::TlsNotOriginated)?;
@@ -117,6 +127,13 @@ fn identity(tls: &ClientTls) -> Option<Identity> {
     (tls.mode == TlsMode::Mutual).then_some(Identity { certificate, key })
 }
 
+fn settings<'a>(rule: &'a DestinationRule, subset: Option<&'a Subset>, port: u16) -> Option<Settings<'a>> {
+    match subset {
+        Some(subset) => rule.subset_settings(subset, port),
+        None => rule.settings(port),
+    }
+}
+
 fn balance(settings: &LoadBalancerSettings, policy: &mut ClusterPolicy) {
     policy.warmup = settings.warmup().filter(|warmup| !warmup.duration.is_zero());
     match settings.simple {
@@ -125,7 +142,8 @@ fn balance(settings: &LoadBalancerSettings, policy: &mut ClusterPolicy) {
         }
         Some(SimpleLb::Random) => policy.load_balancer = LoadBalancer::Random,
         Some(SimpleLb::RoundRobin) => policy.load_balancer = LoadBalancer::RoundRobin,
-        Some(SimpleLb::Passthrough | SimpleLb::Unspecified) | None => {}
+        Some(SimpleLb::Passthrough) => policy.passthrough = true,
+        Some(SimpleLb::Unspecified) | None => {}
     }
     let Some(hash) = &settings.consistent_hash else { return };
     policy.hash = hash_key(hash);
@@ -195,7 +213,13 @@ fn limits(pool: &ConnectionPool) -> PoolLimits {
     let (tcp, http) = (&pool.tcp, &pool.http);
     PoolLimits {
         max_connections: given(tcp.max_connections),
+        max_pending: given(http.http1_max_pending_requests),
         max_requests: given(http.http2_max_requests),
+        max_requests_per_connection: given(http.max_requests_per_connection),
+        max_streams: given(http.max_concurrent_streams),
+        max_retries: given(http.max_retries),
+        retry_share: None,
+        max_connection_duration: time(tcp.max_connection_duration),
         connect_timeout: time(tcp.connect_timeout),
         tcp_idle: time(tcp.idle_timeout),
         http_idle: time(http.idle_timeout).filter(|idle| !idle.is_zero()),
@@ -282,17 +306,8 @@ pub fn warnings(rule: &DestinationRule) -> Vec<Warning> {
     let mut unsupported = |field: String, message: &str| {
         warnings.push(Warning::new(WarningCode::UnsupportedFeature, &key, field, message));
     };
-    if !rule.spec.subsets.is_empty() {
-        unsupported("spec.subsets".into(), "have no effect: no kind of route that is read can name a subset");
-    }
     for (path, settings) in rule.all_settings() {
         let Some(load_balancer) = settings.load_balancer else { continue };
-        if load_balancer.simple == Some(SimpleLb::Passthrough) {
-            unsupported(
-                format!("{path}.loadBalancer.simple"),
-                "PASSTHROUGH is not supported by this version: connections are balanced as without it",
-            );
-        }
         if let Some(entry) = unsupported_label(load_balancer) {
             let message = format!(
                 "{entry} compares labels of client pods, which is not supported by this version: it and what follows it \

@@ -128,7 +128,7 @@ impl Connection {
     fn newest(&self, port: &ServicePort) -> Option<Arc<ServicePort>> {
         let snapshot = self.snapshot();
         let service = snapshot.services.get(&port.service.name)?;
-        service.port_towards(self.dst.ip(), port.port).cloned()
+        service.port_towards(self.dst.ip(), port.port)?.part(port.subset_name.as_deref()).cloned()
     }
 }
 

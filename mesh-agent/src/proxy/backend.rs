@@ -15,11 +15,12 @@ use super::session;
 use super::upstream::{Edges, Upstream};
 use crate::addr::EndpointAddr;
 use crate::balance::outlier::{self, Outcome};
-use crate::balance::usage::{Count, Place, Usage};
+use crate::balance::queue::{self, Asked, Places};
+use crate::balance::usage::Place;
 use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
-use crate::policy::{ClusterPolicy, HashKey, PoolLimits, hash};
+use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
 use crate::report;
 use crate::tls::Origination;
 
@@ -33,8 +34,6 @@ pub enum Backends {
     /// To one address only: a pod that was called directly, an unknown destination, the application behind an
     /// inbound connection. The upstream is the connection's own, so that client and upstream connection pair up.
     Single(Rc<Upstream>),
-    /// To the address that was dialled, under the policy of the service port that it belongs to.
-    Original(Arc<ServicePort>, Rc<Upstream>),
 }
 
 /// A chosen endpoint, counted as busy until dropped.
@@ -79,8 +78,8 @@ impl Picked {
 
     /// Feeds outlier detection, where the policy asks for it.
     pub fn outcome(&self, conn: &Connection, outcome: Outcome) {
-        // Of a single address there is nothing that could be ejected in favour of another.
-        let Some(port) = self.port.as_ref().filter(|port| !port.is_original()) else { return };
+        // The client's own choice of an address is never taken from it.
+        let Some(port) = self.port.as_ref().filter(|port| !port.policy.passthrough) else { return };
         let endpoint = &self.upstream.endpoint;
         let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns());
         if let Some(ejection) = ejection {
@@ -106,14 +105,33 @@ impl Picked {
     /// Takes a place among the HTTP/1 and opaque connections.
     ///
     /// # Errors
-    /// If the policy allows no more.
-    pub fn connection(&self) -> Result<Option<Place>, ErrorKind> {
-        self.place(|limits| limits.max_connections, |usage| &usage.connections)
+    /// If the policy allows no more, or others wait for one.
+    pub fn connection(&self) -> Result<Option<queue::Place>, ErrorKind> {
+        match self.connections() {
+            Some(places) => places.take().map(Some).ok_or(ErrorKind::Overflow),
+            None => Ok(None),
+        }
+    }
+
+    /// The same, or a wait for it. None: their number isn't limited.
+    pub fn ask_for_connection(&self) -> Option<Asked> {
+        Some(self.connections()?.ask(self.upstream.id()))
+    }
+
+    /// Its service port's connections, where their number is limited: they are shared by all workers.
+    pub(super) fn connections(&self) -> Option<&Places> {
+        let port = self.port.as_ref().filter(|port| port.policy.limits.max_connections.is_some())?;
+        Some(&port.endpoints.usage.connections)
+    }
+
+    /// True if others wait for a connection, and so come first.
+    pub fn is_crowded(&self) -> bool {
+        self.connections().is_some_and(|places| places.waiting() > 0)
     }
 
     /// Bounds that the endpoint's policy sets.
-    pub fn limits(&self) -> PoolLimits {
-        self.port.as_ref().map(|port| port.policy.limits).unwrap_or_default()
+    pub fn limits(&self) -> &PoolLimits {
+        self.port.as_ref().map_or(PoolLimits::NONE, |port| &port.policy.limits)
     }
 
     /// True if a DestinationRule has requests of HTTP/1 go to the endpoint over HTTP/2.
@@ -136,23 +154,29 @@ impl Picked {
         );
     }
 
-    /// Takes a place among the requests under way.
+    /// Takes a place among the requests under way. Nothing is counted where it doesn't matter.
     ///
     /// # Errors
     /// If the policy allows no more.
     pub fn request(&self) -> Result<Option<Place>, ErrorKind> {
-        self.place(|limits| limits.max_requests, |usage| &usage.requests)
+        let Some(port) = self.port.as_ref().filter(|port| port.policy.limits.counts_requests()) else {
+            return Ok(None);
+        };
+        let place = port.endpoints.usage.requests.take(port.policy.limits.max_requests);
+        place.map(Some).ok_or(ErrorKind::Overflow)
     }
 
-    /// Nothing is counted where nothing is limited: the counts are shared by all workers.
-    fn place(
-        &self,
-        limit: impl Fn(&PoolLimits) -> Option<u32>,
-        count: impl Fn(&Usage) -> &Count,
-    ) -> Result<Option<Place>, ErrorKind> {
+    /// Takes a place among the requests under way that are sent once more.
+    ///
+    /// # Errors
+    /// If the policy allows no more.
+    pub fn retry(&self) -> Result<Option<Place>, ErrorKind> {
         let Some(port) = &self.port else { return Ok(None) };
-        let Some(limit) = limit(&port.policy.limits) else { return Ok(None) };
-        count(&port.endpoints.usage).take(Some(limit)).map(Some).ok_or(ErrorKind::Overflow)
+        let usage = &port.endpoints.usage;
+        match port.policy.limits.retries(usage.requests.get()) {
+            Some(most) => usage.retries.take(Some(most)).map(Some).ok_or(ErrorKind::Overflow),
+            None => Ok(None),
+        }
     }
 }
 
@@ -176,15 +200,9 @@ impl Connection {
         }
         match backends {
             Backends::Single(upstream) if tried.is_empty() => Ok(Picked::new(upstream.clone(), None)),
-            Backends::Original(port, _) if port.policy.is_unusable() => {
-                Err(ErrorKind::TlsNotOriginated.into())
-            }
-            Backends::Original(port, upstream) if tried.is_empty() => {
-                Ok(Picked::new(upstream.clone(), Some(port.clone())))
-            }
-            Backends::Single(_) | Backends::Original(..) => Err(ErrorKind::ConnectFailed.into()),
+            Backends::Single(_) => Err(ErrorKind::ConnectFailed.into()),
             Backends::None => Err(ErrorKind::Internal.into()),
-            Backends::Service(port) => self.pick_of(port, tried, head),
+            Backends::Service(port) => self.pick_of(port, Some(plan), tried, head),
         }
     }
 
@@ -194,9 +212,6 @@ impl Connection {
             Backends::Service(port) => {
                 let port = port.for_client(&self.pod.workload.borrow()).clone();
                 !port.policy.is_unusable() && same_tls(first.upstream.tls(), port.policy.tls.as_ref())
-            }
-            Backends::Original(port, upstream) => {
-                !port.policy.is_unusable() && Rc::ptr_eq(&first.upstream, upstream)
             }
             Backends::Single(_) | Backends::None => true,
         }
@@ -216,16 +231,22 @@ impl Connection {
         Some(Picked::new(upstream, Some(port)))
     }
 
-    /// Chooses among the endpoints of `port` those that aren't in `tried`.
+    /// Chooses among the endpoints of `port` those that aren't in `tried`. `plan` is the request's own; None for a copy.
     pub fn pick_of(
         &self,
         port: &Arc<ServicePort>,
+        plan: Option<&Plan>,
         tried: &[EndpointAddr],
         head: Option<&request::Parts>,
     ) -> Result<Picked, ProxyError> {
         let port = port.for_client(&self.pod.workload.borrow()).clone();
-        if port.policy.is_unusable() {
-            return Err(ErrorKind::TlsNotOriginated.into());
+        match port.policy.unusable {
+            Some(Unusable::NoSuchSubset) => return Err(ErrorKind::NoBackend.into()),
+            _ if port.policy.is_unusable() => return Err(ErrorKind::TlsNotOriginated.into()),
+            _ => {}
+        }
+        if port.policy.passthrough {
+            return self.pick_original(port, tried);
         }
         let now_ns = clock::now_ns();
         let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
@@ -236,13 +257,38 @@ impl Connection {
             avoid,
             &port.endpoints,
             &port.policy,
-            hash_of(&port.policy, head, self.client.ip()),
+            hash_of(&port.policy, plan, head, self.client.ip()),
             tried,
             now_ns,
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
         let upstream = self.upstream(&port, endpoint);
+        Ok(Picked::new(upstream, Some(port)))
+    }
+
+    /// Where the client itself meant to go, under the policy of `port` (Envoy, original destination cluster).
+    fn pick_original(&self, port: Arc<ServicePort>, tried: &[EndpointAddr]) -> Result<Picked, ProxyError> {
+        let addr = EndpointAddr::from(self.dst);
+        if tried.contains(&addr) {
+            return Err(ErrorKind::ConnectFailed.into());
+        }
+        let mut own = self.original.borrow_mut();
+        let upstream = match &*own {
+            Some((service, upstream))
+                if Arc::ptr_eq(service, &port.service)
+                    && same_tls(upstream.tls(), port.policy.tls.as_ref()) =>
+            {
+                upstream.clone()
+            }
+            _ => {
+                let edges = Edges::outbound(self, Some(&port.service), None);
+                let upstream = Upstream::paired(addr, None, edges).over_tls(port.policy.tls.clone());
+                let upstream = Rc::new(upstream);
+                *own = Some((port.service.clone(), upstream.clone()));
+                upstream
+            }
+        };
         Ok(Picked::new(upstream, Some(port)))
     }
 
@@ -254,7 +300,6 @@ impl Connection {
     /// Where a connection to `target` may go. Services are balanced, an address of its own is gone to as it is.
     pub fn backends_for(&self, target: Target) -> Backends {
         let (workload, service) = match target {
-            Target::Service(port) if port.is_original() => return self.original(&port),
             Target::Service(port) => return Backends::Service(port),
             Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
             Target::Endpoint(port) => (None, Some(port.service.clone())),
@@ -262,14 +307,6 @@ impl Connection {
         };
         let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());
         Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(self.dst), workload, edges)))
-    }
-
-    fn original(&self, port: &Arc<ServicePort>) -> Backends {
-        let port = port.for_client(&self.pod.workload.borrow()).clone();
-        let edges = Edges::outbound(self, Some(&port.service), None);
-        let upstream = Upstream::paired(EndpointAddr::from(self.dst), None, edges);
-        let upstream = Rc::new(upstream.over_tls(port.policy.tls.clone()));
-        Backends::Original(port, upstream)
     }
 
     /// Says where this connection's requests may go.
@@ -280,7 +317,7 @@ impl Connection {
     /// How many endpoints are worth trying for one request.
     pub fn attempts(&self, plan: &Plan) -> usize {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Single(_) | Backends::Original(..) | Backends::None => 1,
+            Backends::Single(_) | Backends::None => 1,
             Backends::Service(_) => self.limits().connect_attempts,
         }
     }
@@ -288,10 +325,11 @@ impl Connection {
     /// True if a request could go to an endpoint that isn't among `tried`.
     pub fn has_other(&self, plan: &Plan, tried: &[EndpointAddr]) -> bool {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Single(_) | Backends::Original(..) | Backends::None => false,
+            Backends::Single(_) | Backends::None => false,
             Backends::Service(port) => {
                 let port = port.for_client(&self.pod.workload.borrow()).clone();
-                balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
+                port.policy.chooses()
+                    && balance::has_other(&port.endpoints, &port.policy, tried, clock::now_ns())
             }
         }
     }
@@ -307,15 +345,11 @@ impl Connection {
             self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
         }
         let mut backends = self.backends.borrow_mut();
-        let Target::Service(port) = snapshot.resolve_for(self.dst, self.namespace()) else { return };
-        match &*backends {
-            Backends::Service(_) => {}
-            Backends::Original(known, _)
-                if !Arc::ptr_eq(known, port.for_client(&self.pod.workload.borrow())) => {}
-            _ => return,
+        let target = snapshot.resolve_for(self.dst, self.namespace());
+        if let (Backends::Service(_), Target::Service(port)) = (&*backends, target) {
+            self.routes.replace(snapshot.routes_for(&port, self.namespace()));
+            *backends = Backends::Service(port);
         }
-        self.routes.replace(snapshot.routes_for(&port, self.namespace()));
-        *backends = self.backends_for(Target::Service(port));
     }
 
     fn upstream(&self, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
@@ -353,10 +387,19 @@ fn same_tls(one: Option<&Arc<Origination>>, other: Option<&Arc<Origination>>) ->
 }
 
 /// What of a request or connection is hashed, where the policy hashes.
-fn hash_of(policy: &ClusterPolicy, head: Option<&request::Parts>, client: IpAddr) -> Option<u64> {
+fn hash_of(
+    policy: &ClusterPolicy,
+    plan: Option<&Plan>,
+    head: Option<&request::Parts>,
+    client: IpAddr,
+) -> Option<u64> {
     match (&policy.hash, head) {
         (Some(key), Some(head)) => {
-            hash::of_request(key, &head.uri, &head.headers, client, fastrand::u64(..)).value()
+            let input = hash::of_request(key, &head.uri, &head.headers, client, fastrand::u64(..));
+            match plan {
+                Some(plan) => plan.hash_of(input),
+                None => input.value(),
+            }
         }
         (Some(key), None) => hash::of_connection(key, client),
         (None, _) => policy.client_ip_affinity.map(|_| hash::of_address(client)),

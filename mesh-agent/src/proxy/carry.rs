@@ -111,6 +111,7 @@ async fn begins(conn: &Connection, client: &mut TcpStream, first: &mut BytesMut)
 async fn unknown(conn: &Connection, mut client: TcpStream) {
     let dialled = match tcp::dial(conn, &client).await {
         Ok(dialled) => dialled,
+        Err(error) if error.kind == ErrorKind::Overflow => return crowded(conn, client).await,
         Err(error) => return refuse(conn, client, error.kind),
     };
     let mut first = BytesMut::new();
@@ -140,6 +141,18 @@ async fn unknown(conn: &Connection, mut client: TcpStream) {
         }
         Verdict::Tls(sni) => through(conn, client, first.freeze(), sni, Some(dialled)).await,
         Verdict::Opaque | Verdict::Unclear => opaque(conn, client, first.freeze(), Some(dialled)).await,
+    }
+}
+
+/// There is no place for another connection now. Requests wait for one; what doesn't turn out to be any is refused.
+async fn crowded(conn: &Connection, mut client: TcpStream) {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let patience = conn.limits().connect_timeout;
+    let clear = |bytes: &[u8]| Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear);
+    match read_until_clear(&mut client, &mut first, patience, conn.limits().detect_timeout, clear).await {
+        Some(Verdict::Http1) => serve_http1(conn, client, first).await,
+        Some(Verdict::Http2) => serve_http2(conn, client, first).await,
+        _ => refuse(conn, client, ErrorKind::Overflow),
     }
 }
 

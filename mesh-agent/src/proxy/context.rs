@@ -35,6 +35,8 @@ pub struct Worker {
     pub snapshot: SnapshotHandle,
     /// Tells of a newer one, for what waits for a change.
     pub changed: watch::Sender<u64>,
+    /// Asks every worker to close idle connections whose places others wait for.
+    pub crowded: watch::Sender<u64>,
     /// Metrics, access log, live connections.
     pub telemetry: Arc<Telemetry>,
     /// Original destinations, and the marks of the agent's own sockets.
@@ -130,6 +132,8 @@ pub struct Connection {
     /// See `identity`.
     pub(super) identity: OnceCell<Option<Box<str>>>,
     pub(super) first: Cell<Option<Picked>>,
+    /// The way to where the client meant to go, for the service under whose policy that was asked for.
+    pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
     /// For the log line of a connection that no endpoint took.
     pub(super) last_dialled: Cell<Option<Arc<Endpoint>>>,
     pub(super) generation: Cell<u64>,
@@ -251,6 +255,7 @@ impl Connection {
             traffic: RefCell::default(),
             identity: OnceCell::new(),
             first: Cell::new(None),
+            original: RefCell::default(),
             last_dialled: Cell::new(None),
             generation: Cell::new(snapshot.generation),
         }

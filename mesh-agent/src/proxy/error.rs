@@ -86,6 +86,8 @@ pub enum ErrorKind {
     HeadTimeout,
     /// No byte of a body for too long.
     BodyTimeout,
+    /// An opaque connection is as old as its DestinationRule lets it become.
+    ConnectionDuration,
     /// The agent drains.
     Draining,
     /// The agent itself failed.
@@ -127,6 +129,7 @@ impl ErrorKind {
             | Self::TlsNotOriginated
             | Self::Overflow
             | Self::TooManyConnections
+            | Self::ConnectionDuration
             | Self::Draining
             | Self::Internal => Side::Internal,
         }
@@ -158,6 +161,7 @@ impl ErrorKind {
                 Flag::DownstreamProtocolError
             }
             Self::HeadTimeout | Self::BodyTimeout => Flag::StreamIdleTimeout,
+            Self::ConnectionDuration => Flag::DurationTimeout,
             Self::TooManyConnections | Self::Draining => Flag::Overload,
             Self::Internal => Flag::Internal,
         }
@@ -174,6 +178,7 @@ impl ErrorKind {
             | Self::Overflow
             | Self::TooManyConnections
             | Self::TlsNotOriginated
+            | Self::ConnectionDuration
             | Self::Draining
             | Self::UpstreamClosed
             | Self::UpstreamReset(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -272,6 +277,7 @@ impl ErrorKind {
             Self::UriTooLong => "uri_too_long",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
+            Self::ConnectionDuration => "connection_duration",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }

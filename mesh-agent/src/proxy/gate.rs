@@ -218,10 +218,10 @@ impl Connection {
         self.can_answer(port).then(|| Backends::Service(port.clone()))
     }
 
-    /// True if `port` has an endpoint that isn't left alone.
+    /// True unless all endpoints that `port` would choose from are gone or left alone.
     pub(super) fn can_answer(&self, port: &Arc<ServicePort>) -> bool {
         let port = port.for_client(&self.pod.workload.borrow()).clone();
-        balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns())
+        !port.policy.chooses() || balance::has_other(&port.endpoints, &port.policy, &[], clock::now_ns())
     }
 
     /// Counts a decision of a TrafficPolicy.

@@ -37,13 +37,20 @@ pub struct Granted {
 /// Places among the requests under way, given back on drop.
 pub struct Places {
     _place: Option<Place>,
+    /// Of a hedge only, which is a retry too.
+    _retry: Option<Place>,
     _slot: Option<Slot>,
 }
 
 impl Places {
     /// Of a try of the request's own.
     pub fn of(place: Option<Place>) -> Self {
-        Self { _place: place, _slot: None }
+        Self { _place: place, _retry: None, _slot: None }
+    }
+
+    /// Of a hedge, among requests and among retries, and under a concurrency limit.
+    pub fn of_hedge([place, retry]: [Option<Place>; 2], slot: Option<Slot>) -> Self {
+        Self { _place: place, _retry: retry, _slot: slot }
     }
 }
 
@@ -74,8 +81,7 @@ pub type Run<'h, W> = Pin<Box<dyn Future<Output = Ran<W>> + 'h>>;
 
 impl Granted {
     /// From now on.
-    pub fn new(picked: Picked, until: TryDeadline, place: Option<Place>, slot: Option<Slot>) -> Self {
-        let places = Places { _place: place, _slot: slot };
+    pub fn new(picked: Picked, until: TryDeadline, places: Places) -> Self {
         Self { picked, until, sent_ns: clock::now_ns(), places }
     }
 

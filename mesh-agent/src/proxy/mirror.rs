@@ -46,7 +46,7 @@ impl Connection {
 
     fn mirror_to(&self, port: Option<&Arc<ServicePort>>, copy: Copied) {
         let worker = &self.pod.worker;
-        let Some(picked) = port.and_then(|port| self.pick_of(port, &[], None).ok()) else {
+        let Some(picked) = port.and_then(|port| self.pick_of(port, None, &[], None).ok()) else {
             return count(worker, "no_endpoint");
         };
         let Some(place) = Place::take(worker) else { return count(worker, "overflow") };

@@ -11,8 +11,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, UPGRADE};
-use http::{Method, StatusCode, Uri, request};
+use http::header::{HeaderMap, SET_COOKIE, UPGRADE};
+use http::{HeaderValue, Method, StatusCode, Uri, request};
 use tokio::time::{Instant, sleep_until};
 
 use self::deadline::ClientDeadline;
@@ -29,11 +29,15 @@ use crate::policy::breaker::State;
 use crate::policy::budget::Budget;
 use crate::policy::concurrency::Slot;
 use crate::policy::fault::Injected;
+use crate::policy::hash::HashInput;
 use crate::policy::traffic::{self, Fallback, Hedge, Layers, Retry, TrafficPolicy};
 use crate::route::{HeaderEdits, RetryPolicy, Rule};
 
 /// A request with a longer body is sent once (Envoy's default for `per_request_buffer_limit_bytes` is of this size).
 const REPLAY_BUFFER: usize = 64 * 1024;
+
+/// The service ports that get copies of a request.
+type Mirrors = Vec<Option<Arc<ServicePort>>>;
 
 /// What holds for one request.
 #[derive(Default)]
@@ -50,8 +54,16 @@ pub struct Plan {
     pub session: Option<Box<Sticky>>,
     routed: Option<Routed>,
     /// Where copies go as well; None for a mirror that isn't there.
-    mirrors: RefCell<Vec<Option<Arc<ServicePort>>>>,
+    mirrors: Option<Box<RefCell<Mirrors>>>,
     policed: Option<Box<Policed>>,
+    /// A cookie that keeps the client at its endpoint from here on, made when an endpoint was chosen by it.
+    cookie: OnceCell<Box<NewCookie>>,
+}
+
+/// A cookie for a client that brought none, and what it is hashed to.
+struct NewCookie {
+    hash: u64,
+    told: HeaderEdits,
 }
 
 /// What TrafficPolicies say; most requests meet none.
@@ -123,13 +135,32 @@ impl Plan {
         });
         let cors = self.routed.as_ref().and_then(|routed| routed.cors.as_deref());
         let told = self.session.as_deref().and_then(Sticky::told);
-        of_rule.into_iter().flatten().chain(cors).chain(told).filter(|edits| !edits.is_empty())
+        let cookie = self.cookie.get().map(|cookie| &cookie.told);
+        of_rule.into_iter().flatten().chain(cors).chain(told).chain(cookie).filter(|edits| !edits.is_empty())
     }
 
     /// Settles what the response's head says of the session, now that `picked` has answered.
     pub fn settle(&self, picked: &Picked) {
         if let Some(session) = self.session.as_ref().filter(|_| !self.has_fallen()) {
             session.settle(picked);
+        }
+    }
+
+    /// What the request is hashed to by `input`. A cookie that the client is given is the same for every try.
+    pub(super) fn hash_of(&self, input: HashInput) -> Option<u64> {
+        match input {
+            HashInput::Value(hash) => Some(hash),
+            HashInput::Missing => None,
+            // The one cookie is that of the service that it was meant for.
+            HashInput::NewCookie { hash, .. } if self.has_fallen() => Some(hash),
+            HashInput::NewCookie { hash, set_cookie } => {
+                let made = || {
+                    let line = HeaderValue::try_from(set_cookie).map(|line| (SET_COOKIE, line));
+                    let told = HeaderEdits { add: line.into_iter().collect(), ..HeaderEdits::default() };
+                    Box::new(NewCookie { hash, told })
+                };
+                Some(self.cookie.get_or_init(made).hash)
+            }
         }
     }
 
@@ -146,7 +177,7 @@ impl Plan {
     /// What bounds its retries together with those of others.
     pub fn retry_budget(&self) -> Option<&Budget> {
         let port = match self.backends() {
-            Some(Backends::Service(port) | Backends::Original(port, _)) => Some(&**port),
+            Some(Backends::Service(port)) => Some(&**port),
             _ => None,
         };
         self.layers().budget_by(self.rule().map(|rule| &**rule), port)
@@ -329,12 +360,12 @@ impl Plan {
 
     /// True if copies of it are still to be sent.
     pub fn is_mirrored(&self) -> bool {
-        !self.mirrors.borrow().is_empty()
+        self.mirrors.as_ref().is_some_and(|mirrors| !mirrors.borrow().is_empty())
     }
 
     /// Where copies of it go; nothing the second time.
     pub fn take_mirrors(&self) -> Vec<Option<Arc<ServicePort>>> {
-        self.mirrors.take()
+        self.mirrors.as_ref().map(|mirrors| mirrors.take()).unwrap_or_default()
     }
 
     /// When a try that begins now has to end. It begins before its endpoint is connected to.

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use super::backend::Picked;
 use super::context::Connection;
 use super::error::ErrorKind;
-use super::hedge::Granted;
+use super::hedge::{Granted, Places};
 use super::plan::Plan;
 use crate::addr::EndpointAddr;
+use crate::balance::usage::Place;
 use crate::clock;
 use crate::policy::backoff;
 use crate::policy::budget::Budget;
@@ -40,6 +41,8 @@ pub struct Tries<'p> {
     exhausted: bool,
     /// The request was counted against rate limits.
     counted: bool,
+    /// Among the retries under way, where their number is limited.
+    place: Option<Place>,
 }
 
 impl<'p> Tries<'p> {
@@ -67,6 +70,7 @@ impl<'p> Tries<'p> {
             retries_free: false,
             exhausted: false,
             counted: true,
+            place: None,
         }
     }
 
@@ -182,13 +186,14 @@ impl<'p> Tries<'p> {
         let picked = self.conn.pick(self.plan, &self.tried, Some(head)).map_err(|_| "no_endpoint")?;
         let place = picked.request().map_err(|_| "overflow")?;
         let slot = self.plan.place_for_hedge().ok_or("overflow")?;
-        if self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
+        let retry = picked.retry();
+        if retry.is_err() || self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
             self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
             return Err("budget");
         }
         self.note(&picked);
         let until = self.plan.try_deadline(Instant::now());
-        Ok(Granted::new(picked, until, place, slot))
+        Ok(Granted::new(picked, until, Places::of_hedge([place, retry.unwrap_or_default()], slot)))
     }
 
     /// Waits before the request is sent again.
@@ -213,10 +218,14 @@ impl<'p> Tries<'p> {
         if self.is_too_late(wait) {
             return None;
         }
-        if self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
+        // The place of the retry that failed is free for this one (Envoy, `max_retries`).
+        self.place = None;
+        let place = picked.retry().ok();
+        if place.is_none() || self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
             self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
             return None;
         }
+        self.place = place.flatten();
         self.retries += 1;
         self.conn.count_retry(why);
         self.note(picked);

@@ -22,7 +22,7 @@ use super::error::{ErrorKind, ProxyError};
 use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::upstream::reset;
 use crate::balance::outlier::Outcome;
-use crate::balance::usage::Place;
+use crate::balance::queue::Place;
 use crate::flags::Flag;
 use crate::model::Endpoint;
 use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
@@ -45,14 +45,15 @@ pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: O
     };
     let Dialled { picked, stream, place: _place } = dialled;
     picked.outcome(conn, Outcome::Connected);
-    let idle = picked.limits().tcp_idle;
+    let limits = picked.limits();
+    let lifetime = Lifetime { idle: limits.tcp_idle, longest: limits.max_connection_duration };
     conn.live.set_endpoint(picked.upstream.endpoint.addr);
     let series: Vec<_> = picked.upstream.edges.iter().map(|edge| edge.tcp()).collect();
     series.iter().for_each(|s| s.opened());
     let mut account =
         Account { conn, picked, series, moved: Moved::default(), end: Err(ErrorKind::Draining) };
     let early = Early { from_client: prefix, ..Early::default() };
-    account.end = tunnel(&conn.pod.worker, client, stream, early, idle, |moved| account.add(moved)).await;
+    account.end = tunnel(&conn.pod.worker, client, stream, early, lifetime, |moved| account.add(moved)).await;
 }
 
 /// One connection's account, settled on drop: also when the agent's drain time is over before the connection is.
@@ -129,7 +130,7 @@ pub struct Dialled {
 impl Dialled {
     /// It turned out to carry requests: the first of them goes to this endpoint, over this connection.
     pub fn keep_for_requests(self, conn: &Connection) {
-        self.picked.upstream.stash(self.stream);
+        self.picked.upstream.stash(self.stream, self.place);
         conn.pick_first(self.picked);
     }
 }
@@ -152,7 +153,7 @@ pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, Prox
         let place = picked.connection()?;
         let started = Instant::now();
         conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
-        match picked.upstream.connect(&conn.pod, Some(conn.client), &picked.limits(), Alpn::None).await {
+        match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits(), Alpn::None).await {
             Ok(stream) => {
                 picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 return Ok(Dialled { picked, stream, place });
@@ -189,22 +190,31 @@ pub struct Early {
     pub from_upstream: Bytes,
 }
 
-/// Copies both ways until both ended. On failure both sockets are reset, as the two ends would see it without us.
+/// How long two connections may be tied together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lifetime {
+    /// How long nothing may move, zero for ever; None for the worker's limit.
+    pub idle: Option<Duration>,
+    /// From begin to end, whatever moves (Envoy, `max_downstream_connection_duration`).
+    pub longest: Option<Duration>,
+}
+
+/// Copies both ways until both ended. On failure both sockets are reset, as the two ends would see it without us: also
+/// when the time is over, so that no end is taken for a clean one.
 ///
-/// `idle` is how long nothing may move, zero for ever; None for the worker's limit.
 /// `progress` is told of bytes as they are carried: the increase since it was last told.
 pub async fn tunnel(
     worker: &Worker,
     client: impl Into<Stream>,
     upstream: impl Into<Stream>,
     early: Early,
-    idle: Option<Duration>,
+    lifetime: Lifetime,
     mut progress: impl FnMut(Moved),
 ) -> Result<(), ErrorKind> {
     let (mut client, mut upstream) = (ResetOnDrop(Some(client.into())), ResetOnDrop(Some(upstream.into())));
     let result = match (&mut client.0, &mut upstream.0) {
         (Some(client), Some(upstream)) => {
-            both_ways(worker, client, upstream, early, idle, &mut progress).await
+            both_ways(worker, client, upstream, early, lifetime, &mut progress).await
         }
         _ => Ok(()),
     };
@@ -220,7 +230,7 @@ async fn both_ways(
     client: &mut Stream,
     upstream: &mut Stream,
     early: Early,
-    idle: Option<Duration>,
+    lifetime: Lifetime,
     progress: &mut impl FnMut(Moved),
 ) -> Result<(), ErrorKind> {
     let (from_client, to_client) = client.split();
@@ -228,8 +238,9 @@ async fn both_ways(
     let (there, back) = (Way::new(worker), Way::new(worker));
     let mut sending = pin!(there.carry(from_client, to_upstream, early.from_client));
     let mut answering = pin!(back.carry(from_upstream, to_client, early.from_upstream));
-    let limit = idle.unwrap_or(worker.limits.tcp_idle);
+    let limit = lifetime.idle.unwrap_or(worker.limits.tcp_idle);
     let mut idle = Idle::new(if limit.is_zero() { FOREVER } else { limit });
+    let mut end = lifetime.longest.map(|longest| Box::pin(tokio::time::sleep(longest)));
     poll_fn(|cx| {
         let broken = match (sending.as_mut().poll(cx), answering.as_mut().poll(cx)) {
             (Poll::Ready(broken), _) => Some(broken.seen_from(true)),
@@ -244,6 +255,9 @@ async fn both_ways(
         match broken {
             _ if there.ended.get() && back.ended.get() => Poll::Ready(Ok(())),
             Some(kind) => Poll::Ready(Err(kind)),
+            None if end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) => {
+                Poll::Ready(Err(ErrorKind::ConnectionDuration))
+            }
             None if idle.expired(cx) => Poll::Ready(Err(ErrorKind::BodyTimeout)),
             None => Poll::Pending,
         }

@@ -22,8 +22,10 @@ use crate::model::{
     Target, Workload,
 };
 use crate::policy::traffic::TrafficPolicy;
+use crate::policy::{ClusterPolicy, PoolLimits};
 use crate::route::{
-    Backend, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule, RuleName, Timeouts,
+    Backend, BackendName, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule,
+    RuleName, Timeouts,
 };
 use crate::telemetry::Telemetry;
 
@@ -40,6 +42,23 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let edges = Edges::outbound(&conn, None, None);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
     conn
+}
+
+/// Another connection of the same pod.
+pub fn another(conn: &Connection) -> Connection {
+    let other = Connection::open(&conn.pod, Direction::Outbound, conn.client, conn.dst, &Target::Unknown);
+    other.set_backends(conn.backends.borrow().clone());
+    other
+}
+
+/// A service port under these limits, with ready endpoints at these addresses.
+pub fn limited_port(endpoints: &[SocketAddr], limits: PoolLimits) -> Arc<ServicePort> {
+    let mut port = service_port("limited", endpoints);
+    if let Some(port) = Arc::get_mut(&mut port) {
+        port.policy = Arc::new(ClusterPolicy { limits, ..ClusterPolicy::default() });
+    }
+    port.endpoints.usage.connections.set_limits(limits.max_connections, limits.max_pending);
+    port
 }
 
 /// A share of a rule's requests for the service port numbered `at`.
@@ -69,8 +88,12 @@ pub fn route(conn: &Connection, rule: Rule, ports: &[Arc<ServicePort>]) {
         requests: Some(Arc::new(RouteTable::new(vec![entry]))),
         streams: None,
         targets: ports.iter().map(target).collect(),
-        names: ports.iter().map(|port| (port.service.name.clone(), port.port)).collect(),
+        names: ports.iter().map(|port| name_of(port)).collect(),
     })));
+}
+
+fn name_of(port: &ServicePort) -> BackendName {
+    BackendName { service: port.service.name.clone(), port: port.port, subset: None }
 }
 
 /// Makes every request of a connection go to `port` under a TrafficPolicy with these groups. Other services that the policy
@@ -131,6 +154,8 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         protocol_from: Default::default(),
         policy: Arc::default(),
         variants: Vec::new(),
+        subset_name: None,
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         external: None,
@@ -160,6 +185,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         id: 0,
         snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
         changed: watch::Sender::new(0),
+        crowded: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
         limits,

@@ -18,6 +18,7 @@ use super::context::{Connection, Pod, Worker};
 use super::error::{ErrorKind, ProxyError};
 use super::stream::Stream;
 use crate::addr::{ClientAddr, EndpointAddr};
+use crate::balance::queue::{Passed, Place};
 use crate::clock;
 use crate::http1;
 use crate::http2;
@@ -44,11 +45,13 @@ pub struct Upstream {
     /// Open HTTP/2 connections.
     pub http2: RefCell<http2::Pool>,
     http1: RefCell<Vec<Idle>>,
-    stashed: RefCell<Option<Stream>>,
+    /// Connections that were passed on to a request that waits, by its ticket.
+    handed: RefCell<Vec<(u64, http1::Conn)>>,
+    stashed: RefCell<Option<(Stream, Option<Place>)>>,
     pooled: bool,
     used_at: Cell<u64>,
-    /// How long an unused connection is kept, where a DestinationRule says so.
-    idle: Cell<Option<Duration>>,
+    /// What a DestinationRule says of how long connections are kept.
+    limits: Cell<PoolLimits>,
     /// What its connections are wrapped in. An upstream never changes that: connections in plain text and such that
     /// aren't are never kept together.
     tls: Option<Arc<Origination>>,
@@ -139,10 +142,11 @@ impl Upstream {
             edges,
             http2: RefCell::default(),
             http1: RefCell::default(),
+            handed: RefCell::default(),
             stashed: RefCell::default(),
             pooled,
             used_at: Cell::new(clock::now_ns()),
-            idle: Cell::new(None),
+            limits: Cell::default(),
             tls: None,
         }
     }
@@ -170,7 +174,7 @@ impl Upstream {
         alpn: Alpn,
     ) -> Result<Stream, ProxyError> {
         self.used_at.set(clock::now_ns());
-        self.idle.set(limits.http_idle);
+        self.limits.set(*limits);
         let result = match &self.tls {
             None => self.try_connect(pod, client, limits).await.map(Stream::Plain),
             // Boxed: what goes in plain text makes no room for it.
@@ -193,7 +197,7 @@ impl Upstream {
         alpn: Alpn,
     ) -> Result<Stream, ProxyError> {
         // Detection couldn't offer what it didn't know yet, and servers speak HTTP/2 over TLS only where it was offered.
-        if let Some(stream) = self.take_stashed()
+        if let Some((stream, _)) = self.take_stashed()
             && (matches!(stream, Stream::Plain(_)) || alpn != Alpn::Http2)
         {
             return Ok(stream);
@@ -201,14 +205,14 @@ impl Upstream {
         self.connect(pod, (!self.pooled).then_some(client), limits, alpn).await
     }
 
-    /// Keeps a connection that detection made for the request that follows.
-    pub fn stash(&self, stream: impl Into<Stream>) {
-        self.stashed.replace(Some(stream.into()));
+    /// Keeps a connection that detection made for the request that follows, with its place.
+    pub fn stash(&self, stream: impl Into<Stream>, place: Option<Place>) {
+        self.stashed.replace(Some((stream.into(), place)));
     }
 
     /// The connection that detection made, if there is one. It goes before those kept from earlier requests: a server
     /// with few threads may hold one for it.
-    pub fn take_stashed(&self) -> Option<Stream> {
+    pub fn take_stashed(&self) -> Option<(Stream, Option<Place>)> {
         self.stashed.take()
     }
 
@@ -272,43 +276,84 @@ impl Upstream {
         }
     }
 
-    /// A connection kept from an earlier request, newest first. One that the endpoint has closed isn't handed out.
-    pub fn take_http1(&self) -> Option<http1::Conn> {
+    /// A connection kept from an earlier request, newest first. One that the endpoint has closed, or that is too old, isn't
+    /// handed out.
+    pub fn take_http1(&self, limits: &PoolLimits) -> Option<http1::Conn> {
         self.used_at.set(clock::now_ns());
         let mut idle = self.http1.borrow_mut();
-        while let Some(Idle { conn, .. }) = idle.pop() {
-            if !conn.idle_is_closed() {
+        while let Some(Idle { mut conn, .. }) = idle.pop() {
+            if !conn.idle_is_closed() && !conn.is_worn(limits) {
+                conn.rest(false);
                 return Some(conn);
             }
         }
         None
     }
 
-    /// Keeps a connection for the next request, unless enough are kept already, here or altogether.
-    pub fn keep_http1(&self, conn: http1::Conn, worker: &Worker) {
+    /// Keeps a connection that has carried a request for the next one: that which waits for its place, else any. It is
+    /// closed if somebody else waits for its place, if it is worn, or if enough are kept already, here or
+    /// altogether.
+    pub fn keep_http1(&self, mut conn: http1::Conn, limits: &PoolLimits, worker: &Worker) {
+        conn.carried();
+        if conn.is_worn(limits) {
+            return conn.farewell();
+        }
+        if let Some(place) = conn.take_place() {
+            match place.pass_on(self.id()) {
+                Passed::Within(ticket) => return self.handed.borrow_mut().push((ticket, conn)),
+                Passed::Elsewhere => return conn.farewell(),
+                Passed::Back(place) => conn = conn.hold(Some(place)),
+            }
+        }
         let mut idle = self.http1.borrow_mut();
         if idle.len() < worker.limits.max_idle_per_upstream
             && let Some(kept) = worker.ceiling.keep()
         {
+            conn.rest(true);
             idle.push(Idle { conn, since_ns: clock::now_ns(), _kept: kept });
         } else {
             conn.farewell();
         }
     }
 
+    /// The connection that was passed on with the place that has this ticket.
+    pub(super) fn take_handed(&self, ticket: u64) -> Option<http1::Conn> {
+        let mut handed = self.handed.borrow_mut();
+        let at = handed.iter().position(|(other, _)| *other == ticket)?;
+        Some(handed.swap_remove(at).1)
+    }
+
+    /// Closes idle connections for those that wait for their places.
+    pub(super) fn give_way(&self) {
+        self.http1.borrow_mut().retain(|kept| {
+            let is_wanted = kept.conn.is_wanted();
+            if is_wanted {
+                kept.conn.farewell();
+            }
+            !is_wanted
+        });
+    }
+
+    /// Tells it from every other upstream of the process.
+    pub(super) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Closes what is idle for too long; false once nothing is left and nobody came for a while.
     pub(super) fn sweep_idle(&self, idle_limit: Duration) -> bool {
-        let idle_limit = self.idle.get().unwrap_or(idle_limit);
+        let limits = self.limits.get();
+        let idle_limit = limits.http_idle.unwrap_or(idle_limit);
         let oldest = clock::now_ns().saturating_sub(idle_limit.as_nanos() as u64);
         let mut idle = self.http1.borrow_mut();
         idle.retain(|kept| {
-            let stays = kept.since_ns >= oldest && !kept.conn.idle_is_closed();
+            let is_young = kept.since_ns >= oldest && !kept.conn.is_worn(&limits);
+            let stays = is_young && !kept.conn.idle_is_closed();
             if !stays {
                 kept.conn.farewell();
             }
             stays
         });
-        let http2 = self.http2.borrow_mut().sweep(oldest);
+        let http2 = self.http2.borrow_mut().sweep(oldest, &limits);
         self.stashed.take();
         !idle.is_empty() || http2 || self.used_at.get() >= oldest
     }
@@ -425,7 +470,7 @@ mod tests {
         let (upstream, all) = connected(4).await;
         let mut far = Vec::new();
         for (conn, end) in all {
-            upstream.keep_http1(conn, worker);
+            upstream.keep_http1(conn, PoolLimits::NONE, worker);
             far.push(end);
         }
         let kept = upstream.idle_count();
@@ -450,11 +495,11 @@ mod tests {
         let (upstream, mut all) = connected(1).await;
         let pod = testing::pod(Limits::default(), Telemetry::quiet());
         let (conn, mut far) = all.remove(0);
-        upstream.keep_http1(conn, &pod.worker);
+        upstream.keep_http1(conn, PoolLimits::NONE, &pod.worker);
         assert!(upstream.sweep_idle(Duration::from_secs(55)));
         assert_eq!(upstream.idle_count(), 1);
         // A DestinationRule's goes before the agent's own.
-        upstream.idle.set(Some(Duration::ZERO));
+        upstream.limits.set(PoolLimits { http_idle: Some(Duration::ZERO), ..PoolLimits::default() });
         upstream.sweep_idle(Duration::from_secs(55));
         assert_eq!((upstream.idle_count(), far.read(&mut [0]).await.unwrap()), (0, 0));
     }

@@ -43,6 +43,8 @@ pub struct Parts {
     pub snapshot: SnapshotHandle,
     /// Tells of a newer one.
     pub changed: watch::Sender<u64>,
+    /// Asks every worker for places that idle connections have.
+    pub crowded: watch::Sender<u64>,
     /// Metrics, access log, live connections.
     pub telemetry: Arc<Telemetry>,
     /// Kernel maps of the data path.
@@ -120,6 +122,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             id,
             snapshot: parts.snapshot,
             changed: parts.changed,
+            crowded: parts.crowded,
             telemetry: parts.telemetry,
             flows: parts.flows,
             limits: parts.limits,
@@ -148,8 +151,13 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
     let mut ticks = 0_u32;
     // Once draining: when the listeners have closed.
     let mut last_call = None;
+    let mut crowded = worker.crowded.subscribe();
     loop {
         tokio::select! {
+            // The worker holds a sender itself, so this never fails.
+            Ok(()) = crowded.changed() => {
+                pods.values().map(|(pod, _)| pod).chain(&leaving).for_each(|pod| pod.give_way());
+            }
             _ = tick.tick() => {
                 life.store(clock::now_ns(), Ordering::Relaxed);
                 worker.telemetry.metrics.agent().worker_busy_so_far(&id, clock::thread_cpu());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::stream::StreamTable;
 use super::table::RouteTable;
-use crate::model::{AppProtocol, ServicePort};
+use crate::model::{AppProtocol, ObjectName, ServicePort};
 
 /// All routes of one service port.
 #[derive(Clone, Debug, Default)]
@@ -69,5 +69,16 @@ impl BackendPort {
     }
 }
 
+/// What a rule calls a service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendName {
+    /// The Service.
+    pub service: ObjectName,
+    /// Its port.
+    pub port: u16,
+    /// A subset of its endpoints, of the DestinationRule in force.
+    pub subset: Option<String>,
+}
+
 /// Which service ports a table's backends are, in the order of [`Routes::targets`].
-pub type Sources = Vec<(crate::model::ObjectName, u16)>;
+pub type Sources = Vec<BackendName>;

@@ -116,7 +116,7 @@ agent_metrics! {
         "Copies of requests for mirrors, by what became of them.";
     /// Retries that a policy asked for.
     retry_budget_exhausted: IntCounter = "mesh_agent_retry_budget_exhausted_total",
-        "Retries that weren't made because the service's retry budget was used up.";
+        "Retries that weren't made because the service's retry budget, or its DestinationRule's number of retries, was used up.";
     /// `sent`, `won`, `budget`, `overflow`, `no_endpoint`, `too_late`.
     hedges: IntCounterVec = "mesh_agent_hedges_total" ["outcome"],
         "Requests sent to another endpoint as well for being slow: sent, won, or why they weren't.";

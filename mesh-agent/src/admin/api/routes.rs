@@ -48,6 +48,9 @@ views! {
         service: String,
         /// Port of the Service.
         port: u16,
+        /// Subset of the DestinationRule in force; empty for the whole Service.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        subset: String,
         /// Its share is this of the sum of all weights.
         weight: u32,
         /// What is done beside the rule's filters.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::admin::api::{RouteBackend, RouteRule};
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::route::{
-    Backend, BackendTarget, Backends, Filters, HeaderEdits, Mirror, PathRewrite, RetryPolicy, Routes, Rule,
-    RuleName, SessionKind, SessionPersistence,
+    Backend, BackendName, BackendTarget, Backends, Filters, HeaderEdits, Mirror, PathRewrite, RetryPolicy,
+    Routes, Rule, RuleName, SessionKind, SessionPersistence,
 };
 
 /// Where a rule holds.
@@ -93,16 +93,22 @@ impl Place<'_> {
             BackendTarget::Service(at) => self.routes.names.get(at),
             BackendTarget::Invalid => None,
         };
+        let subset = named.and_then(|name| name.subset.as_ref()).map(|subset| format!("subset {subset}"));
+        let subset = subset.into_iter();
         let problem = match (backend.target, named) {
+            (BackendTarget::Service(at), Some(name)) if !self.is_there(at) && name.subset.is_some() => {
+                "there is no such subset"
+            }
             (BackendTarget::Service(at), Some(_)) if !self.is_there(at) => "there is no such Service or port",
             (BackendTarget::Service(_), Some(_)) => "",
             _ => "it names nothing that may be used there",
         };
         RouteBackend {
-            service: named.map(|(service, _)| service.to_string()).unwrap_or_default(),
-            port: named.map(|(_, port)| *port).unwrap_or_default(),
+            service: named.map(|name| name.service.to_string()).unwrap_or_default(),
+            port: named.map(|name| name.port).unwrap_or_default(),
+            subset: named.and_then(|name| name.subset.clone()).unwrap_or_default(),
             weight: backend.weight,
-            filters: self.filters(&backend.filters),
+            filters: subset.chain(self.filters(&backend.filters)).collect(),
             problem: problem.to_owned(),
             in_force: Vec::new(),
             request: None,
@@ -139,7 +145,7 @@ impl Place<'_> {
 
     fn mirror(self, mirror: &Mirror) -> String {
         let to = match self.routes.names.get(mirror.target) {
-            Some((service, port)) => format!("{service}:{port}"),
+            Some(BackendName { service, port, .. }) => format!("{service}:{port}"),
             None => "nothing that may be used".to_owned(),
         };
         match (mirror.numerator, mirror.denominator) {

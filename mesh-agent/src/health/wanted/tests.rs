@@ -87,6 +87,19 @@ fn clients_under_a_rule_of_their_own_share_the_check_too() {
 }
 
 #[test]
+fn subsets_share_the_check_too_with_a_verdict_and_a_threshold_of_their_own() {
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: shop}, \
+                spec: {host: cart, subsets: [{name: all}]}}\n---\n";
+    let groups = "panicThreshold: {percent: 50}, healthCheck: {tcp: {}}";
+    let snapshot = snapshot(&(rule.to_owned() + &policy(", sectionName: http", groups)));
+    let wanted = Wanted::new(&snapshot, vec![web()]);
+    assert_eq!(wanted.checks.len(), 3);
+    assert!(wanted.checks.values().all(|check| check.targets.len() == 2));
+    assert_eq!(wanted.sets.len(), 2);
+    assert!(wanted.sets.iter().all(|set| set.health.panic_threshold().is_some()));
+}
+
+#[test]
 fn what_a_rule_wants_encrypted_is_never_asked_in_plain_text() {
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: shop}, \
                 spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, HOW}}}}\n---\n";

@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use http::Version;
 use tokio::time::Instant;
 
-use super::unless_reset;
+use super::{unless_gone, unless_reset};
+use crate::balance::queue::{Asked, Place, Waiting};
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
 use crate::http1::hedge::{self, Ahead, Hedges};
@@ -20,7 +21,7 @@ use crate::http1::upload::Upload;
 use crate::http2::Outgoing;
 use crate::proxy::error::{ErrorKind, ProxyError, Side};
 use crate::proxy::hedge::{Asking, Places, Race};
-use crate::proxy::upstream::{Upstream, reset};
+use crate::proxy::upstream::reset;
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries, TryDeadline};
 use crate::tls::Alpn;
 
@@ -99,6 +100,7 @@ struct Try {
 }
 
 /// What came of looking for a connection.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, and most are the large one")]
 enum Found {
     Here(Try),
     /// A hedge has an answer before there is one.
@@ -186,7 +188,7 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
 
     /// Picks an endpoint and connects to it.
     async fn connect(&mut self, fresh: bool) -> Result<Found, Failure> {
-        let Self { conn, request, plan, .. } = *self;
+        let Self { request, plan, .. } = *self;
         let picked = self.tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
         self.account.sent_to(&picked);
         let places = Places::of(picked.request().map_err(Failure::before_sending)?);
@@ -194,11 +196,44 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         if *self.over.get_or_insert_with(|| over_http2::carries(request, &picked)) {
             return self.open_stream(picked, until, places).await;
         }
-        let connecting = until.bound(connection_to(&picked, conn, request, fresh));
+        if let Some(hedges) = &mut self.hedges {
+            hedges.begin();
+        }
+        if let Some(kept) = kept_connection(&picked, request, fresh) {
+            let way = Way::Http1(kept, true);
+            return Ok(Found::Here(Try { picked, until, way, head: None, _places: places }));
+        }
+        // On the heap: most requests find a connection, and all would carry what making one takes.
+        Box::pin(self.make_connection(fresh, picked, until, places)).await
+    }
+
+    /// Makes a connection, once it is this request's turn where their number is limited.
+    async fn make_connection(
+        &mut self,
+        fresh: bool,
+        picked: Picked,
+        until: TryDeadline,
+        places: Places,
+    ) -> Result<Found, Failure> {
+        let Self { conn, request, .. } = *self;
+        let place = match picked.ask_for_connection() {
+            None => None,
+            Some(Asked::Taken(place)) => Some(place),
+            Some(Asked::Full) => return self.pass_over(&picked, ErrorKind::Overflow).await,
+            Some(Asked::Waiting(waiting)) => match self.await_turn(&picked, until, waiting).await {
+                // An endpoint isn't charged for the time before its turn.
+                Err(kind) => return self.pass_over(&picked, kind).await,
+                Ok((place, Some(kept))) if !fresh && !kept.is_closed_now() => {
+                    let way = Way::Http1(kept.hold(Some(place)), true);
+                    return Ok(Found::Here(Try { picked, until, way, head: None, _places: places }));
+                }
+                Ok((place, _)) => Some(place),
+            },
+        };
+        let connecting = until.bound(new_connection(&picked, conn, place));
         let connected = match &mut self.hedges {
             None => Some(connecting.await),
             Some(hedges) => {
-                hedges.begin();
                 let Self { down, tries, account, upload, .. } = self;
                 let (head, whole) = (&request.parts, upload.is_complete());
                 let mut asking = Asking { tries, account, head, whole, own: true };
@@ -209,8 +244,8 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
             }
         };
         let why = match connected {
-            Some(Ok((up, reused))) => {
-                let way = Way::Http1(up, reused);
+            Some(Ok(up)) => {
+                let way = Way::Http1(up, false);
                 return Ok(Found::Here(Try { picked, until, way, head: None, _places: places }));
             }
             Some(Err(error)) => Some(error.kind),
@@ -234,7 +269,32 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         Ok(Found::Nothing)
     }
 
-    /// A stream on a connection of HTTP/2. Such requests aren't hedged.
+    /// A place for a connection, and the one that was passed on with it. Nothing is hedged meanwhile: a hedge could only
+    /// overtake those that wait.
+    async fn await_turn(
+        &mut self,
+        picked: &Picked,
+        until: TryDeadline,
+        waiting: Waiting,
+    ) -> Result<(Place, Option<Conn>), ErrorKind> {
+        let turn = async { Ok(self.conn.await_turn(picked, waiting).await?) };
+        let turn = unless_gone(self.down, until.bound(turn)).await;
+        let found = turn.ok_or(ErrorKind::DownstreamClosed)?.map_err(|error| error.kind)?;
+        self.account.sent_after_waiting();
+        if let Some(hedges) = &mut self.hedges {
+            hedges.begin();
+        }
+        Ok(found)
+    }
+
+    /// Turns to another try, if there is one.
+    async fn pass_over(&mut self, picked: &Picked, why: ErrorKind) -> Result<Found, Failure> {
+        let again = self.tries.pass_over(picked, why);
+        Tries::pause(again.ok_or(Failure::before_sending(why))?).await;
+        Ok(Found::Nothing)
+    }
+
+    /// A stream on a connection of HTTP/2, which none of HTTP/1 is waited for. Such requests aren't hedged.
     async fn open_stream(
         &mut self,
         picked: Picked,
@@ -249,9 +309,7 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
                 if error.kind.side() == Side::Upstream {
                     picked.fail(conn);
                 }
-                let again = self.tries.pass_over(&picked, error.kind);
-                Tries::pause(again.ok_or(Failure::before_sending(error.kind))?).await;
-                Ok(Found::Nothing)
+                self.pass_over(&picked, error.kind).await
             }
         }
     }
@@ -330,7 +388,7 @@ impl Way {
     fn settle(self, picked: Picked, conn: &Connection, done: Done) -> Carried {
         match self {
             Self::Http1(up, _) if done.switched => return Carried::Switched(up, picked),
-            Self::Http1(up, _) => keep(&picked.upstream, conn, up, done),
+            Self::Http1(up, _) => keep(&picked, conn, up, done),
             Self::Http2(_) => {}
         }
         Carried::Settled(done.keep_downstream)
@@ -366,37 +424,55 @@ async fn stream_to(
     Ok(Way::Http2(Box::new(over_http2::open(request, picked, conn).await?)))
 }
 
-/// A connection made by detection or kept from an earlier request, or a new one. True if it isn't new.
+/// A connection for a hedge, which waits for no turn. True if it isn't new.
 pub(in crate::http1) async fn connection_to(
     picked: &Picked,
     conn: &Connection,
     request: &RequestHead,
     fresh: bool,
 ) -> Result<(Conn, bool), ProxyError> {
-    let upstream = &picked.upstream;
-    let once = !request.parts.method.is_idempotent() || !request.body.is_done();
-    // It may have been closed since, like a kept one.
-    if !fresh && let Some(stream) = upstream.take_stashed() {
-        let made = Conn::new(stream, BytesMut::new());
-        if !made.is_closed_now() {
-            return Ok((made.hold(picked.connection()?), true));
-        }
+    match kept_connection(picked, request, fresh) {
+        Some(kept) => Ok((kept, true)),
+        None => Ok((new_connection(picked, conn, picked.connection()?).await?, false)),
     }
-    while let Some(kept) = if fresh { None } else { upstream.take_http1() } {
-        // What can't be sent again is worth a system call that leaves only the flight time to chance.
-        if !(once && kept.is_closed_now()) {
-            return Ok((kept, true));
-        }
-    }
-    let place = picked.connection()?;
-    let stream = upstream.connect_for_requests(&conn.pod, conn.client, &picked.limits(), Alpn::Http1).await?;
-    Ok((Conn::new(stream, BytesMut::new()).hold(place), false))
 }
 
-fn keep(upstream: &Upstream, conn: &Connection, mut up: Conn, done: Done) {
+/// A connection made by detection or kept from an earlier request.
+fn kept_connection(picked: &Picked, request: &RequestHead, fresh: bool) -> Option<Conn> {
+    let (upstream, limits) = (&picked.upstream, picked.limits());
+    let once = !request.parts.method.is_idempotent() || !request.body.is_done();
+    // It may have been closed since, like a kept one.
+    if let Some((stream, place)) = upstream.take_stashed() {
+        let made = Conn::new(stream, BytesMut::new());
+        if !made.is_closed_now() {
+            return Some(made.hold(place));
+        }
+    }
+    // Those that wait come first.
+    let reuses = !fresh && !picked.is_crowded();
+    while let Some(kept) = if reuses { upstream.take_http1(limits) } else { None } {
+        // What can't be sent again is worth a system call that leaves only the flight time to chance.
+        if !(once && kept.is_closed_now()) {
+            return Some(kept);
+        }
+    }
+    None
+}
+
+async fn new_connection(
+    picked: &Picked,
+    conn: &Connection,
+    place: Option<Place>,
+) -> Result<Conn, ProxyError> {
+    let upstream = &picked.upstream;
+    let stream = upstream.connect_for_requests(&conn.pod, conn.client, picked.limits(), Alpn::Http1).await?;
+    Ok(Conn::new(stream, BytesMut::new()).hold(place))
+}
+
+fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
-        upstream.keep_http1(up, &conn.pod.worker);
+        picked.upstream.keep_http1(up, picked.limits(), &conn.pod.worker);
     } else {
         up.farewell();
     }

@@ -13,11 +13,13 @@ use super::*;
 use crate::proxy::{Plan, testing};
 
 mod budgets;
+mod cookies;
 mod hedges;
 mod in_step;
 mod limits;
 mod mirrors;
 mod over_http2;
+mod queues;
 mod retries;
 mod sessions;
 
@@ -133,7 +135,7 @@ fn what_detection_connected_is_used_before_what_was_kept() {
         head(&mut kept).await;
         kept.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         head(&mut lab.client).await;
-        upstream.stash(TcpStream::connect(lab.endpoint.local_addr().unwrap()).await.unwrap());
+        upstream.stash(TcpStream::connect(lab.endpoint.local_addr().unwrap()).await.unwrap(), None);
         let mut made = lab.accept().await;
         lab.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(head(&mut made).await.starts_with("GET /second "));

@@ -36,8 +36,7 @@ impl Builder {
 }
 
 fn by_locality(port: &ServicePort) -> bool {
-    port.policy.localities.is_some()
-        || port.variants.iter().any(|variant| variant.port.policy.localities.is_some())
+    port.forms().any(|port| port.policy.localities.is_some())
 }
 
 fn locality(node: &Object) -> Locality {

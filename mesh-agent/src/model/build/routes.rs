@@ -6,6 +6,7 @@
 mod advice;
 mod compile;
 mod edits;
+mod extension;
 mod group;
 mod matches;
 mod refs;
@@ -183,6 +184,20 @@ impl Builder {
         keys.filter_map(|key| RouteView::of(self.objects.get(key)?))
     }
 
+    /// True if a route names this subset of a service that `host` is about.
+    pub(super) fn names_subset(&self, host: &str, subset: &str) -> bool {
+        self.services_of(host).iter().any(|service| {
+            let parents = self.routes.users.get(service).into_iter().flatten();
+            let mut routes = parents.flat_map(|parent| self.routes_of(parent));
+            routes.any(|view| {
+                view.references().into_iter().any(|reference| {
+                    reference.subset.as_deref() == Some(subset)
+                        && backend_name(&reference.target, view.namespace()) == *service
+                })
+            })
+        })
+    }
+
     /// True if a ReferenceGrant lets a route of `kind` in `from` name the Service `to`.
     fn granted(&self, kind: &str, from: &str, to: &ObjectName) -> bool {
         self.names_in(Kind::ReferenceGrant, &to.namespace).any(|name| {
@@ -194,9 +209,14 @@ impl Builder {
     }
 }
 
-/// What of a service decides how routes are compiled.
-fn shape(service: Option<&Arc<Service>>) -> Option<(bool, Vec<(u16, AppProtocol)>)> {
-    let port = |port: &Arc<ServicePort>| (port.port, port.protocol);
+/// Port, protocol, subsets.
+type PortShape<'s> = (u16, AppProtocol, Vec<&'s str>);
+
+/// What of a service decides how routes are compiled: whether it is headless, and each port's.
+fn shape(service: Option<&Arc<Service>>) -> Option<(bool, Vec<PortShape<'_>>)> {
+    fn port(port: &Arc<ServicePort>) -> PortShape<'_> {
+        (port.port, port.protocol, port.subsets.iter().map(|subset| &*subset.name).collect())
+    }
     service.map(|service| (service.headless, service.ports.iter().map(port).collect()))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Builder, Dirty, service_key};
 use crate::model::{ObjectName, Warning, WarningCode};
-use crate::objects::{DestinationRule, Kind, Object, ObjectKey};
+use crate::objects::{DestinationRule, Kind, Object, ObjectKey, Subset};
 use crate::policy;
 
 /// Istio's default for the mesh's root namespace.
@@ -18,12 +18,39 @@ const ROOT: &str = "istio-system";
 /// Rules by host, as `DestinationRule::host` has it.
 pub(super) type Hosts = BTreeMap<String, BTreeSet<ObjectName>>;
 
+/// The rules of one namespace for one host, which count as one.
+#[derive(Clone, Debug)]
+pub(super) struct InForce<'a> {
+    /// The one whose traffic policy is used.
+    pub(super) policy: &'a DestinationRule,
+    /// All of them, the oldest first.
+    all: Vec<&'a DestinationRule>,
+}
+
+impl<'a> InForce<'a> {
+    /// The subset with this name. The oldest rule that has one goes first (Istio, `mergeDestinationRule`).
+    pub(super) fn subset(&self, name: &str) -> Option<&'a Subset> {
+        self.subsets().find(|subset| subset.name == name)
+    }
+
+    pub(super) fn subsets(&self) -> impl Iterator<Item = &'a Subset> {
+        self.all.iter().flat_map(|rule| &rule.spec.subsets)
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&&DestinationRule, &&DestinationRule)| std::ptr::eq(*a, *b);
+        std::ptr::eq(self.policy, other.policy)
+            && self.all.len() == other.all.len()
+            && self.all.iter().zip(&other.all).all(same)
+    }
+}
+
 /// Clients that are under a rule of their own.
 pub(super) struct Audience<'a> {
     pub(super) namespace: &'a str,
     /// Of the rule's `workloadSelector`.
     pub(super) labels: Option<&'a BTreeMap<String, String>>,
-    pub(super) rule: Option<&'a DestinationRule>,
+    pub(super) rule: Option<InForce<'a>>,
 }
 
 impl Builder {
@@ -61,7 +88,7 @@ impl Builder {
         &self,
         service: &ObjectName,
         host: &str,
-    ) -> (Option<&DestinationRule>, Vec<Audience<'_>>) {
+    ) -> (Option<InForce<'_>>, Vec<Audience<'_>>) {
         let rules = self.rules_of(host);
         if rules.is_empty() {
             return (None, Vec::new());
@@ -78,11 +105,17 @@ impl Builder {
             for rule in most_specific(&rules, namespace, |rule| rule.spec.workload_selector.is_some()) {
                 if rule.is_exported_to(Some(namespace)) {
                     let labels = rule.spec.workload_selector.as_ref().map(|selector| &selector.match_labels);
+                    let rule = InForce { policy: rule, all: vec![rule] };
                     others.push(Audience { namespace, labels, rule: Some(rule) });
                 }
             }
             let own = base(&rules, Some(namespace), service);
-            if own.map(std::ptr::from_ref) != everybody.map(std::ptr::from_ref) {
+            let same = match (&own, &everybody) {
+                (Some(own), Some(everybody)) => own.same(everybody),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
                 others.push(Audience { namespace, labels: None, rule: own });
             }
         }
@@ -125,6 +158,17 @@ impl Builder {
                     );
                     add(&key, Warning::new(WarningCode::HostNotFound, &key, "spec.host", message));
                 }
+                for (at, subset) in rule.spec.subsets.iter().enumerate().filter(|_| found) {
+                    if !self.names_subset(host, &subset.name) {
+                        let message = format!(
+                            "no route names it, so nothing goes by it: name it at a backendRef, by a filter of type ExtensionRef \
+                             with group: mesh-agent.dev, kind: Subset, name: {}",
+                            subset.name
+                        );
+                        let field = format!("spec.subsets[{at}]");
+                        add(&key, Warning::new(WarningCode::UnsupportedFeature, &key, field, message));
+                    }
+                }
                 if rule.spec.workload_selector.is_some() || rule.spec.traffic_policy.is_none() {
                     continue;
                 }
@@ -143,7 +187,7 @@ impl Builder {
     }
 
     /// Services that a host is about, whether they are there or not.
-    fn services_of(&self, host: &str) -> Vec<ObjectName> {
+    pub(super) fn services_of(&self, host: &str) -> Vec<ObjectName> {
         let suffix = format!(".svc.{}", self.options.cluster_domain);
         let Some(end) = host.strip_prefix('*') else {
             let name = host.strip_suffix(&suffix).and_then(|host| host.split_once('.'));
@@ -183,16 +227,17 @@ fn base<'a>(
     rules: &[&'a DestinationRule],
     namespace: Option<&str>,
     service: &ObjectName,
-) -> Option<&'a DestinationRule> {
+) -> Option<InForce<'a>> {
     let scopes = namespace.into_iter().chain([service.namespace.as_str(), ROOT]);
     scopes
         .filter_map(|scope| {
             let visible = |rule: &DestinationRule| {
                 rule.spec.workload_selector.is_none() && rule.is_exported_to(namespace)
             };
-            let same_host = most_specific(rules, scope, visible);
-            let with_policy = same_host.iter().find(|rule| rule.spec.traffic_policy.is_some());
-            with_policy.or(same_host.first()).copied()
+            let all = most_specific(rules, scope, visible);
+            let with_policy = all.iter().find(|rule| rule.spec.traffic_policy.is_some());
+            let policy = with_policy.or(all.first()).copied()?;
+            Some(InForce { policy, all })
         })
         .next()
 }

@@ -10,7 +10,8 @@ use super::variants::{Source, Spec, variant_of};
 use super::{Builder, Dirty, endpoints, ports, ports_of, service_key};
 use crate::balance::tiers;
 use crate::model::{
-    EndpointSet, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Variant, Warning, WarningCode,
+    EndpointSet, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Subset, Variant, Warning,
+    WarningCode,
 };
 use crate::objects::{
     self, AddressType, EndpointSlice, Kind, Network, Object, ObjectKey, ServiceKind, TransportProtocol,
@@ -169,6 +170,10 @@ impl Builder {
                 let old = old.and_then(|old| variant_of(old, &variant.namespace, &variant.labels));
                 Variant { port: self.family_part(&variant.port, v4, old), ..variant.clone() }
             };
+            let subset = |subset: &Subset| {
+                let old = old.and_then(|old| old.subset(&subset.name));
+                Subset { port: self.family_part(&subset.port, v4, old), name: subset.name.clone() }
+            };
             Arc::new(ServicePort {
                 service: port.service.clone(),
                 name: port.name.clone(),
@@ -178,6 +183,8 @@ impl Builder {
                 external: port.external.clone(),
                 backend_policy: port.backend_policy.clone(),
                 variants: port.variants.iter().map(variant).collect(),
+                subset_name: port.subset_name.clone(),
+                subsets: port.subsets.iter().map(subset).collect(),
                 endpoints,
                 ..**port
             })
@@ -306,6 +313,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && old.protocol_from == new.protocol_from
         && Arc::ptr_eq(&old.policy, &new.policy)
         && same_variants(&old.variants, &new.variants)
+        && same_subsets(&old.subsets, &new.subsets)
         && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
         && old.external == new.external
@@ -317,6 +325,11 @@ fn same_variants(old: &[Variant], new: &[Variant]) -> bool {
     let same = |(old, new): (&Variant, &Variant)| {
         old.namespace == new.namespace && old.labels == new.labels && Arc::ptr_eq(&old.port, &new.port)
     };
+    old.len() == new.len() && old.iter().zip(new).all(same)
+}
+
+fn same_subsets(old: &[Subset], new: &[Subset]) -> bool {
+    let same = |(old, new): (&Subset, &Subset)| old.name == new.name && Arc::ptr_eq(&old.port, &new.port);
     old.len() == new.len() && old.iter().zip(new).all(same)
 }
 

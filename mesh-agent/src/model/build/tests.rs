@@ -3,6 +3,7 @@
 
 mod entries;
 mod rules;
+mod subsets;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;

@@ -318,13 +318,11 @@ fn join_under(mut policy: TrafficPolicy, below: TrafficPolicy) -> TrafficPolicy 
     policy
 }
 
-/// A threshold belongs to the port's endpoints, as all of its clients have them, and as those under a rule of their own do.
+/// A threshold belongs to the port's endpoints, as all of its clients have them, as those under a rule of their own do, and
+/// as routes name them.
 fn tell_balancer(port: &ServicePort, policy: &TrafficPolicy) {
     let threshold = policy.panic_threshold.as_deref().copied();
-    port.endpoints.health.set_panic_threshold(threshold);
-    for variant in &port.variants {
-        variant.port.endpoints.health.set_panic_threshold(threshold);
-    }
+    port.forms().for_each(|form| form.endpoints.health.set_panic_threshold(threshold));
 }
 
 /// Parts of groups that are in force otherwise.

@@ -1,20 +1,24 @@
-//! Ports of a service, as clients in general have them and as those under a DestinationRule of their own do.
+//! Ports of a service, as clients in general have them and as those under a DestinationRule of their own do; and their
+//! subsets, each a port of its own.
 //!
 //! Used by `services`, with the rules that `rules` found. What didn't change keeps its `Arc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::rules::Audience;
+use super::rules::{Audience, InForce};
 use super::services::same_port;
 use super::{Builder, endpoints, ports, ports_of};
 use crate::addr::EndpointAddr;
 use crate::clock;
 use crate::model::{
-    AppProtocol, EndpointSet, External, ProtocolFrom, Service, ServiceMeta, ServicePort, Snapshot, Variant,
+    AppProtocol, EndpointSet, External, ObjectName, ProtocolFrom, Service, ServiceMeta, ServicePort,
+    Snapshot, Subset, Variant, Workload,
 };
 use crate::objects::{self, TrafficPolicy};
-use crate::policy::{self, ClusterPolicy};
+use crate::policy::{self, ClusterPolicy, Unusable};
+
+type Labels = BTreeMap<String, String>;
 
 /// What the ports of one service are built from.
 pub(super) struct Source<'a> {
@@ -37,6 +41,15 @@ pub(super) struct Spec<'a> {
     pub(super) found: BTreeMap<EndpointAddr, &'a objects::SliceEndpoint>,
     /// Shares of the endpoints; 1 for those that aren't named.
     pub(super) weights: BTreeMap<EndpointAddr, u32>,
+}
+
+/// Which endpoints of a port.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    All,
+    Of(&'a objects::Subset),
+    /// The rule has no such subset.
+    Absent,
 }
 
 impl<'a> Source<'a> {
@@ -74,38 +87,71 @@ impl<'a> Source<'a> {
         Self { builder, meta, next, defaults, only_node: None, external: Some(external), names }
     }
 
-    /// One port, in all its variants.
+    /// One port, in all its forms.
     pub(super) fn port(&self, port: &Spec<'_>, old: Option<&Arc<Service>>) -> Arc<ServicePort> {
         let old = ports_of(old).iter().find(|old| old.port == port.number);
         let (everybody, others) = self.builder.rules_for(&self.meta.name, &self.meta.host);
-        let variant = |audience: Audience<'_>| {
+        let rules = everybody.iter().chain(others.iter().filter_map(|audience| audience.rule.as_ref()));
+        let names: BTreeSet<&str> = rules.flat_map(InForce::subsets).map(|subset| &*subset.name).collect();
+        let subset = |name: &str| {
+            let old = old.and_then(|old| old.subset(name));
+            let part = self.part(Some(name), (everybody.as_ref(), &others), port, old, Vec::new());
+            Subset { name: name.to_owned(), port: part }
+        };
+        let subsets = names.into_iter().map(subset).collect();
+        self.part(None, (everybody.as_ref(), &others), port, old, subsets)
+    }
+
+    /// The whole port, or a subset of it, as clients under each of the rules have it.
+    fn part(
+        &self,
+        subset: Option<&str>,
+        (everybody, others): (Option<&InForce<'_>>, &[Audience<'_>]),
+        port: &Spec<'_>,
+        old: Option<&Arc<ServicePort>>,
+        subsets: Vec<Subset>,
+    ) -> Arc<ServicePort> {
+        let variant = |audience: &Audience<'_>| {
             let (namespace, labels) =
                 (audience.namespace.to_owned(), audience.labels.cloned().unwrap_or_default());
             let old = old.and_then(|old| variant_of(old, &namespace, &labels));
-            Variant { port: self.under(audience.rule, port, old, Vec::new()), namespace, labels }
+            let port = self.under(audience.rule.as_ref(), subset, port, old, (Vec::new(), Vec::new()));
+            Variant { port, namespace, labels }
         };
-        self.under(everybody, port, old, others.into_iter().map(variant).collect())
+        let variants = others.iter().map(variant).collect();
+        self.under(everybody, subset, port, old, (variants, subsets))
     }
 
-    /// A port as clients under `rule` have it.
+    /// A port, or a subset of it, as clients under `rules` have it.
     fn under(
         &self,
-        rule: Option<&objects::DestinationRule>,
+        rules: Option<&InForce<'_>>,
+        subset: Option<&str>,
         port: &Spec<'_>,
         old: Option<&Arc<ServicePort>>,
-        variants: Vec<Variant>,
+        (variants, subsets): (Vec<Variant>, Vec<Subset>),
     ) -> Arc<ServicePort> {
-        let policy = self.policy(rule, port.number, old);
+        let part = match subset {
+            None => Part::All,
+            Some(name) => rules.and_then(|rules| rules.subset(name)).map_or(Part::Absent, Part::Of),
+        };
+        let policy = self.policy(rules.map(|rules| rules.policy), part, port.number, old);
         let (retries, session) = self.builder.retries_and_session(&self.meta.name, old);
+        let endpoints = self.endpoints(port, part, &policy, old);
+        let limits = &policy.limits;
+        // The counts live on through changes of the rule, and what waits is to hear of them.
+        endpoints.usage.connections.set_limits(limits.max_connections, limits.max_pending);
         let port = ServicePort {
             service: self.meta.clone(),
             name: port.name.to_owned(),
             port: port.number,
             protocol: port.protocol.0,
             protocol_from: port.protocol.1,
-            endpoints: self.endpoints(port, &policy, old),
+            endpoints,
             policy,
             variants,
+            subset_name: subset.map(str::to_owned),
+            subsets,
             retries,
             session,
             external: self.external.clone(),
@@ -117,13 +163,20 @@ impl<'a> Source<'a> {
     fn policy(
         &self,
         rule: Option<&objects::DestinationRule>,
+        part: Part<'_>,
         port: u16,
         old: Option<&Arc<ServicePort>>,
     ) -> Arc<ClusterPolicy> {
-        let mut policy = policy::compile(rule, port, &self.defaults);
-        match policy::origination(rule, port, &self.meta.host, self.names) {
+        let subset = if let Part::Of(subset) = part { Some(subset) } else { None };
+        let mut policy = policy::compile(rule, subset, port, &self.defaults);
+        // Nothing is chosen among the endpoints of a ServiceEntry that has none.
+        policy.passthrough |= self.external.as_ref().is_some_and(|external| external.original);
+        match policy::origination(rule, subset, port, &self.meta.host, self.names) {
             Ok(spec) => policy.tls = spec.map(|spec| self.builder.originations.get(spec)),
             Err(unusable) => policy.unusable = Some(unusable),
+        }
+        if matches!(part, Part::Absent) {
+            policy.unusable = Some(Unusable::NoSuchSubset);
         }
         let old = old.map(|old| &old.policy).filter(|old| ***old == policy);
         old.cloned().unwrap_or_else(|| Arc::new(policy))
@@ -132,15 +185,33 @@ impl<'a> Source<'a> {
     fn endpoints(
         &self,
         port: &Spec<'_>,
+        part: Part<'_>,
         policy: &ClusterPolicy,
         old: Option<&Arc<ServicePort>>,
     ) -> EndpointSet {
+        let (found, namespace) = (&port.found, &self.meta.name.namespace);
         let owner = |addr: EndpointAddr, pod| {
             endpoints::workload_at(self.next, self.builder.by_address.map().get(&addr.ip()), addr, pod)
         };
+        let belongs = |addr: EndpointAddr, endpoint: &objects::SliceEndpoint, labels: &Labels| {
+            let pod = endpoint.pod().map(|pod| ObjectName::new(namespace, pod));
+            let has = |workload: Arc<Workload>| {
+                labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+            };
+            labels.is_empty() || owner(addr, pod).is_some_and(has)
+        };
+        let some;
+        let found = match part {
+            Part::All => found,
+            Part::Of(subset) => {
+                let ours = found.iter().filter(|(addr, endpoint)| belongs(**addr, endpoint, &subset.labels));
+                some = ours.map(|(addr, endpoint)| (*addr, *endpoint)).collect();
+                &some
+            }
+            Part::Absent => &BTreeMap::new(),
+        };
         let old = old.map(|old| &old.endpoints);
-        let namespace = &self.meta.name.namespace;
-        let mut set = endpoints::build(&port.found, old, namespace, self.only_node, owner, clock::now_ns());
+        let mut set = endpoints::build(found, old, namespace, self.only_node, owner, clock::now_ns());
         if !port.weights.is_empty() {
             endpoints::by_weight(&mut set, &port.weights);
         }

@@ -7,7 +7,12 @@ use super::super::shape::Shape::{self, Fields, List, Read, Unsupported};
 const NOT_ORIGINATED: Shape = Unsupported(
     "with mode SIMPLE or MUTUAL connections to the host are REFUSED, as they would be less protected without it",
 );
-const COOKIE: Shape = Unsupported("no cookie is given out: requests without it go by chance");
+const COOKIE: Shape = Fields(&[
+    ("name", Read),
+    ("path", Read),
+    ("ttl", Read),
+    ("attributes", List(&Fields(&[("name", Read), ("value", Read)]))),
+]);
 const DEPRECATED: &str =
     "it is deprecated and has no effect: use consecutive5xxErrors or consecutiveGatewayErrors";
 
@@ -37,7 +42,7 @@ const TRAFFIC_POLICY: Shape = Fields(&[
     ),
     ("tunnel", Unsupported("connections go to the host's endpoints without a tunnel")),
     ("proxyProtocol", Unsupported("connections begin without a PROXY protocol header")),
-    ("retryBudget", Unsupported("retries are not bounded by it")),
+    ("retryBudget", Fields(&[("percent", Read), ("minRetryConcurrency", Read)])),
 ]);
 
 const LOAD_BALANCER: Shape = Fields(&[
@@ -46,10 +51,7 @@ const LOAD_BALANCER: Shape = Fields(&[
         "consistentHash",
         Fields(&[
             ("httpHeaderName", Read),
-            (
-                "httpCookie",
-                Fields(&[("name", Read), ("path", COOKIE), ("ttl", COOKIE), ("attributes", COOKIE)]),
-            ),
+            ("httpCookie", COOKIE),
             ("useSourceIp", Read),
             ("httpQueryParameterName", Read),
             ("ringHash", Fields(&[("minimumRingSize", Read)])),
@@ -78,26 +80,21 @@ const CONNECTION_POOL: Shape = Fields(&[
             ("maxConnections", Read),
             ("connectTimeout", Read),
             ("tcpKeepalive", Fields(&[("probes", Read), ("time", Read), ("interval", Read)])),
-            ("maxConnectionDuration", Unsupported("connections live for as long as they are used")),
+            ("maxConnectionDuration", Read),
             ("idleTimeout", Read),
         ]),
     ),
     (
         "http",
         Fields(&[
-            (
-                "http1MaxPendingRequests",
-                Unsupported(
-                    "requests don't wait for a connection: beyond tcp.maxConnections they are refused",
-                ),
-            ),
+            ("http1MaxPendingRequests", Read),
             ("http2MaxRequests", Read),
-            ("maxRequestsPerConnection", Unsupported("connections are kept for as long as they are used")),
-            ("maxRetries", Unsupported("retries are not bounded by it")),
+            ("maxRequestsPerConnection", Read),
+            ("maxRetries", Read),
             ("idleTimeout", Read),
             ("h2UpgradePolicy", Read),
             ("useClientProtocol", Read),
-            ("maxConcurrentStreams", Unsupported("the endpoint's own limit of streams holds")),
+            ("maxConcurrentStreams", Read),
             (
                 "http2KeepAlive",
                 Unsupported("silent connections that owe answers are asked by PING after 30 s"),

@@ -173,7 +173,13 @@ pub struct Warmup {
 
 /// A number of zero or more, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Decimal(u32);
+pub(super) struct Decimal(u32);
+
+impl Decimal {
+    pub(super) fn thousandths(self) -> u32 {
+        self.0
+    }
+}
 
 /// Envoy's and Istio's default for `minimumRingSize`.
 const RING_SIZE: u64 = 1024;

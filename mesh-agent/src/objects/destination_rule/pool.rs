@@ -70,6 +70,9 @@ pub struct HttpPool {
     /// Retries under way.
     #[serde(default, deserialize_with = "nullable")]
     pub max_retries: u32,
+    /// Requests at a time on one HTTP/2 connection.
+    #[serde(default, deserialize_with = "nullable")]
+    pub max_concurrent_streams: u32,
     /// Without a request on a connection.
     #[serde(default)]
     pub idle_timeout: Option<GoDuration>,
@@ -132,6 +135,7 @@ impl ConnectionPool {
             ("http.http2MaxRequests", http.http2_max_requests),
             ("http.maxRequestsPerConnection", http.max_requests_per_connection),
             ("http.maxRetries", http.max_retries),
+            ("http.maxConcurrentStreams", http.max_concurrent_streams),
         ];
         match counts.iter().find(|(_, count)| *count > MOST) {
             Some((field, _)) => Err(FieldError::new(format!("{path}.{field}"), format!("is above {MOST}"))),

@@ -33,6 +33,7 @@ spec:
         http2MaxRequests: 1000
         maxRequestsPerConnection: 10
         maxRetries: 3
+        maxConcurrentStreams: 100
         idleTimeout: 1.5s
         h2UpgradePolicy: DO_NOT_UPGRADE
         useClientProtocol: true
@@ -47,6 +48,7 @@ spec:
       minHealthPercent: 20
       outlierDetectionHttpErrorCodes: [429, 500]
     tls: {mode: ISTIO_MUTUAL}
+    retryBudget: {percent: 12.5, minRetryConcurrency: 7}
     portLevelSettings:
     - port: {number: 9080}
       loadBalancer: {simple: ROUND_ROBIN, warmupDurationSecs: 10s}
@@ -72,12 +74,7 @@ fn with_policy(policy: &str) -> Result<DestinationRule, String> {
 #[test]
 fn every_field_is_taken_as_it_was_written_or_noted() {
     let rule = rule(FULL).unwrap();
-    let noted: Vec<_> = rule.notes.iter().filter_map(|note| note.field.rsplit('.').next()).collect();
-    let without_effect = [
-        ["path", "ttl", "attributes"].as_slice(),
-        &["maxConnectionDuration", "http1MaxPendingRequests", "maxRequestsPerConnection", "maxRetries"],
-    ];
-    assert_eq!(noted, without_effect.concat());
+    assert_eq!(rule.notes, []);
     let settings = rule.settings(80).unwrap();
     let load_balancer = settings.load_balancer.unwrap();
     let hash = load_balancer.consistent_hash.as_ref().unwrap();
@@ -87,6 +84,8 @@ fn every_field_is_taken_as_it_was_written_or_noted() {
     let pool = settings.connection_pool.unwrap();
     assert_eq!(pool.tcp.connect_timeout.unwrap().0.as_millis(), 30);
     assert_eq!(pool.http.idle_timeout.unwrap().0.as_millis(), 1500);
+    let budget = settings.retry_budget.unwrap();
+    assert_eq!((budget.thousandths(), budget.least()), (125, 7));
     assert_eq!(settings.outlier_detection.unwrap().consecutive_5xx_errors, Some(7));
     assert_eq!(settings.tls.unwrap().mode, TlsMode::IstioMutual);
 }
@@ -98,6 +97,23 @@ fn settings_of_a_port_replace_the_destinations_as_a_whole() {
     assert_eq!(settings.load_balancer.unwrap().simple, Some(SimpleLb::RoundRobin));
     assert!(
         settings.connection_pool.is_none() && settings.outlier_detection.is_none() && settings.tls.is_none()
+    );
+}
+
+#[test]
+fn a_subset_has_its_own_sections_in_place_of_the_rules() {
+    let text = "{metadata: {name: x}, spec: {host: cart, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {}}, subsets: [\
+                {name: plain}, \
+                {name: own, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, portLevelSettings: [{port: {number: 9080}, connectionPool: {}}]}}]}}";
+    let rule = rule(text).unwrap();
+    let of = |subset: usize, port| rule.subset_settings(&rule.spec.subsets[subset], port).unwrap();
+    let simple = |settings: Settings<'_>| settings.load_balancer.and_then(|balancer| balancer.simple);
+    assert_eq!(simple(of(0, 80)), Some(SimpleLb::Random));
+    assert_eq!(simple(of(1, 80)), Some(SimpleLb::RoundRobin));
+    assert!(of(1, 80).outlier_detection.is_some(), "what the subset leaves out is the rule's");
+    let port = of(1, 9080);
+    assert!(
+        port.connection_pool.is_some() && port.load_balancer.is_none() && port.outlier_detection.is_none()
     );
 }
 
@@ -176,6 +192,8 @@ fn values_that_istio_does_not_allow_are_refused_with_their_path() {
     check("connectionPool: {tcp: {maxConnections: -1}}", &["maxConnections"]);
     check("connectionPool: {tcp: {maxConnections: 4000000000}}", &["maxConnections"]);
     check("connectionPool: {tcp: {tcpKeepalive: {time: 10ms}}}", &["tcpKeepalive.time"]);
+    check("connectionPool: {http: {maxConcurrentStreams: 4000000000}}", &["maxConcurrentStreams"]);
+    check("retryBudget: {percent: 101}", &["spec.trafficPolicy.retryBudget.percent", "100"]);
     check("outlierDetection: {maxEjectionPercent: 101}", &["maxEjectionPercent"]);
     check("outlierDetection: {interval: 0s}", &["interval"]);
     check("outlierDetection: {outlierDetectionHttpErrorCodes: [600]}", &["600"]);

@@ -16,7 +16,7 @@ fn at(region: &str, zone: &str) -> Defaults<'static> {
 }
 
 fn policy(text: &str) -> ClusterPolicy {
-    compile(Some(&rule(text)), 80, &at("eu", "a"))
+    compile(Some(&rule(text)), None, 80, &at("eu", "a"))
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn only_upgrade_upgrades_and_the_clients_protocol_goes_before_it() {
     check("useClientProtocol: true", false);
     let of_port =
         "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, portLevelSettings: [{port: {number: 81}}]";
-    let upgrades = |port| compile(Some(&rule(of_port)), port, &Defaults::default()).over_http2;
+    let upgrades = |port| compile(Some(&rule(of_port)), None, port, &Defaults::default()).over_http2;
     assert_eq!((upgrades(80), upgrades(81)), (true, false));
 }
 
@@ -66,7 +66,7 @@ fn only_upgrade_upgrades_and_the_clients_protocol_goes_before_it() {
 fn hashing_takes_the_place_of_the_services_affinity_and_nothing_else_does() {
     fn check(text: &str, want: LoadBalancer, affinity: bool) {
         let defaults = Defaults { client_ip_affinity: Some(Duration::from_secs(9)), ..Defaults::default() };
-        let policy = compile(Some(&rule(text)), 80, &defaults);
+        let policy = compile(Some(&rule(text)), None, 80, &defaults);
         assert_eq!((policy.load_balancer, policy.client_ip_affinity.is_some()), (want, affinity), "{text}");
     }
     check("", LoadBalancer::PeakEwma, true);

@@ -9,7 +9,9 @@ use super::*;
 use crate::addr::EndpointAddr;
 use crate::balance::health::Verdict;
 use crate::balance::testing;
-use crate::model::{AppProtocol, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot};
+use crate::model::{
+    AppProtocol, EndpointSet, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot, Subset,
+};
 use crate::policy::ClusterPolicy;
 use crate::policy::chance::Chance;
 use crate::policy::traffic::TrafficPolicy;
@@ -21,23 +23,31 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A service with so many endpoints.
 fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
-    let name = ObjectName::new("shop", "cart");
-    let meta = Arc::new(ServiceMeta { name: name.clone(), host: HOST.into() });
-    let port = Arc::new(ServicePort {
-        service: meta.clone(),
+    snapshot_of(u64::from(endpoints), port(testing::set(endpoints, 0)), policy)
+}
+
+fn port(endpoints: EndpointSet) -> ServicePort {
+    ServicePort {
+        service: Arc::new(ServiceMeta { name: ObjectName::new("shop", "cart"), host: HOST.into() }),
         name: String::new(),
         port: 80,
         protocol: AppProtocol::Http,
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(ClusterPolicy::default()),
         variants: Vec::new(),
+        subset_name: None,
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         external: None,
         backend_policy: None,
-        endpoints: testing::set(endpoints, 0),
-    });
-    let ports = vec![port];
+        endpoints,
+    }
+}
+
+fn snapshot_of(generation: u64, port: ServicePort, policy: TrafficPolicy) -> Snapshot {
+    let meta = port.service.clone();
+    let (name, ports) = (meta.name.clone(), vec![Arc::new(port)]);
     let (vips, ports_v6) = (vec!["127.0.0.1".parse().unwrap()], Vec::new());
     let service = Arc::new(Service {
         meta,
@@ -48,7 +58,7 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
         ports_v4: ports,
         ports_v6,
     });
-    let mut snapshot = Snapshot { generation: u64::from(endpoints), ..Snapshot::default() };
+    let mut snapshot = Snapshot { generation, ..Snapshot::default() };
     snapshot.services.insert_mut(name.clone(), service);
     snapshot.traffic.insert_mut((name, 80), Arc::new(policy));
     snapshot
@@ -223,4 +233,46 @@ async fn nobody_waits_for_health_where_the_panic_threshold_uses_all() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert!(picked(&conn, &plan).is_ok());
     assert_eq!(conn.pod.worker.telemetry.metrics.agent().panic_choices.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_subset_gets_an_endpoint_of_it_and_no_other() {
+    let policy = policy(1);
+    // The service has endpoints all the time.
+    let of = |endpoints: u8, generation: u64| {
+        let name = "v2".to_owned();
+        let part = ServicePort { subset_name: Some(name.clone()), ..port(testing::set(endpoints, 0)) };
+        let subsets = vec![Subset { name, port: Arc::new(part) }];
+        snapshot_of(generation, ServicePort { subsets, ..port(testing::set(9, 0)) }, policy.clone())
+    };
+    let conn = connection("127.0.0.1:80".parse().unwrap());
+    let empty = of(0, 0);
+    let part = empty.services.values().next().unwrap().ports[0].subset("v2").unwrap().clone();
+    conn.set_backends(Backends::Service(part));
+    conn.pod.worker.snapshot.store(Arc::new(empty));
+    let (plan, began) = (planned(&conn), Instant::now());
+    let appears = async {
+        // Paused time: it stands for however long the endpoint takes to come up.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        conn.pod.worker.snapshot.store(Arc::new(of(1, 1)));
+        conn.pod.worker.changed.send_replace(1);
+    };
+    let (waited, ()) = tokio::join!(plan.await_endpoint(&conn), appears);
+    assert!(waited.is_ok() && plan.waited());
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    assert_eq!(picked(&conn, &plan), Ok(testing::endpoint(0).addr));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_where_it_was_dialled_waits_for_no_endpoint() {
+    let policy = policy(1);
+    let passthrough = Arc::new(ClusterPolicy { passthrough: true, ..ClusterPolicy::default() });
+    let conn = connection("127.0.0.1:80".parse().unwrap());
+    let port = ServicePort { policy: passthrough, ..port(testing::set(0, 0)) };
+    let snapshot = snapshot_of(0, port, policy);
+    conn.set_backends(Backends::Service(snapshot.services.values().next().unwrap().ports[0].clone()));
+    conn.pod.worker.snapshot.store(Arc::new(snapshot));
+    let (plan, began) = (planned(&conn), Instant::now());
+    assert!(plan.await_endpoint(&conn).await.is_ok() && began.elapsed().is_zero());
+    assert_eq!(picked(&conn, &plan), Ok("127.0.0.1:80".parse::<std::net::SocketAddr>().unwrap().into()));
 }

@@ -20,6 +20,8 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(policy),
         variants,
+        subset_name: None,
+        subsets: Vec::new(),
         retries: None,
         session: None,
         external: None,
@@ -124,7 +126,9 @@ fn an_endpoint_that_keeps_failing_is_counted_and_passed_over() {
 #[test]
 fn requests_and_connections_beyond_the_limit_overflow_until_one_ends() {
     let limits = PoolLimits { max_requests: Some(2), max_connections: Some(1), ..PoolLimits::default() };
-    let conn = to(port(ClusterPolicy { limits, ..ClusterPolicy::default() }, Vec::new()));
+    let port = port(ClusterPolicy { limits, ..ClusterPolicy::default() }, Vec::new());
+    port.endpoints.usage.connections.set_limits(limits.max_connections, limits.max_pending);
+    let conn = to(port);
     let picked = conn.pick(&Plan::default(), &[], None).unwrap();
     let places = [picked.request().unwrap(), picked.request().unwrap()];
     assert!(picked.request().is_err_and(|kind| kind == ErrorKind::Overflow));
@@ -169,6 +173,8 @@ fn nothing_connected_before_a_rule_asked_for_tls_is_used_under_it() {
         session: None,
         external: None,
         backend_policy: None,
+        subset_name: None,
+        subsets: Vec::new(),
         endpoints,
         ..*wrapped
     };

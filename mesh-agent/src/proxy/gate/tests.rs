@@ -33,6 +33,8 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         protocol_from: ProtocolFrom::default(),
         policy: Arc::new(ClusterPolicy::default()),
         variants: Vec::new(),
+        subset_name: None,
+        subsets: Vec::new(),
         retries: Default::default(),
         session: None,
         external: None,

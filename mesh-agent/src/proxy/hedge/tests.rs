@@ -89,6 +89,8 @@ impl World {
             protocol_from: ProtocolFrom::default(),
             policy: Arc::new(ClusterPolicy { outlier: Some(outlier), limits, ..ClusterPolicy::default() }),
             variants: Vec::new(),
+            subset_name: None,
+            subsets: Vec::new(),
             retries: Default::default(),
             session: None,
             external: None,

@@ -110,7 +110,7 @@ impl Connection {
     /// The service port that a request goes to; on the inbound side the one that the application is an endpoint of.
     pub(in crate::proxy) fn port_of(&self, plan: &Plan) -> Option<Arc<ServicePort>> {
         match plan.backends().unwrap_or(&self.backends.borrow()) {
-            Backends::Service(port) | Backends::Original(port, _) => Some(port.clone()),
+            Backends::Service(port) => Some(port.clone()),
             Backends::Single(_) | Backends::None => self.behind.borrow().clone(),
         }
     }
@@ -174,7 +174,8 @@ impl Connection {
         .map(Box::new);
         let backends = Some(Backends::Service(port.clone()));
         let limit = rule.timeouts.request.map(|limit| Instant::now() + limit);
-        let mirrors = RefCell::new(self.mirrors(routes, &rule, backend, head));
+        let mirrors = self.mirrors(routes, &rule, backend, head);
+        let mirrors = (!mirrors.is_empty()).then(|| Box::new(RefCell::new(mirrors)));
         let cors = (!cors.is_empty()).then(|| Box::new(cors));
         let routed = Some(Routed { rule, backend, cors });
         Ok(Plan { backends, limit, session, routed, mirrors, ..Plan::default() })

@@ -10,7 +10,8 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::*;
-use crate::proxy::testing;
+use crate::policy::PoolLimits;
+use crate::proxy::{Backends, testing};
 
 /// Both ends of a tunnel, and the tunnel's task.
 struct Lab {
@@ -113,5 +114,42 @@ fn a_half_close_is_no_reset_while_nothing_is_taken() {
         assert_eq!(lab.client.read(&mut [0]).await.unwrap(), 0);
         lab.served.await.unwrap();
         assert!(closed_with(&lab.conn, "-"));
+    });
+}
+
+#[test]
+fn a_connection_ends_at_its_age_whatever_moves() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let mut lab = lab().await;
+        drop((lab.client, lab.server));
+        lab.served.await.unwrap();
+        let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let longest = Duration::from_secs(600);
+        let limits = PoolLimits { max_connection_duration: Some(longest), ..PoolLimits::default() };
+        let port = testing::limited_port(&[endpoint.local_addr().unwrap()], limits);
+        lab.conn.set_backends(Backends::Service(port));
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = front.accept().await.unwrap();
+        let carried = lab.conn.clone();
+        let begun = tokio::time::Instant::now();
+        lab.served = spawn_local(async move { serve(&carried, stream, Bytes::new(), None).await });
+        let (mut server, _) = endpoint.accept().await.unwrap();
+        for _ in 0..9 {
+            // Paused time: traffic all along.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(server.read_u8().await.unwrap(), b'x');
+        }
+        lab.served.await.unwrap();
+        assert!(
+            (longest..longest + Duration::from_secs(1)).contains(&begun.elapsed()),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(client.read_u8().await.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+        assert!(closed_with(&lab.conn, "DT"));
     });
 }

@@ -1,14 +1,24 @@
 //! Requests that are sent to another endpoint as well for being slow, and what goes to a fallback's service.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::model::ServicePort;
+use crate::policy::PoolLimits;
 
 /// A service of so many endpoints under a policy.
 struct Many {
     lab: Lab,
     endpoints: Vec<TcpListener>,
+    port: Arc<ServicePort>,
 }
 
 async fn many(count: usize, groups: &str) -> Many {
+    many_under(PoolLimits::default(), count, groups).await
+}
+
+/// The same under a DestinationRule's limits.
+async fn many_under(limits: PoolLimits, count: usize, groups: &str) -> Many {
     let mut endpoints = Vec::new();
     for _ in 0..count {
         endpoints.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -16,8 +26,9 @@ async fn many(count: usize, groups: &str) -> Many {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let lab = lab_on(unused, testing::connection(endpoints[0].local_addr().unwrap())).await;
     let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.local_addr().unwrap()).collect();
-    testing::police(&lab.conn, testing::service_port("many", &addresses), groups);
-    Many { lab, endpoints }
+    let port = testing::limited_port(&addresses, limits);
+    testing::police(&lab.conn, port.clone(), groups);
+    Many { lab, endpoints, port }
 }
 
 impl Many {
@@ -298,5 +309,59 @@ fn a_fallback_that_fails_is_the_end_of_it() {
         answer(&mut server, "HTTP/1.1 502 Spare\r\nContent-Length: 0\r\n\r\n").await;
         expect(&mut many.lab.client, "HTTP/1.1 502 Spare\r\nContent-Length: 0\r\n\r\n").await;
         assert!(many.is_left_alone().await);
+    });
+}
+
+#[test]
+fn hedges_take_no_connection_that_is_not_free_and_nothing_is_hedged_before_its_turn() {
+    run(async {
+        let limits = PoolLimits { max_connections: Some(1), ..PoolLimits::default() };
+        let mut many = many_under(limits, 2, HEDGE).await;
+        let places = many.port.endpoints.usage.connections.clone();
+        let place = places.take().unwrap();
+        many.lab.send(GET).await;
+        while places.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(many.is_left_alone().await, "it is another's turn");
+        assert_eq!(many.count("sent"), 0);
+        drop(place);
+        let (mut server, _) = many.accept().await;
+        head(&mut server).await;
+        assert!(many.is_left_alone().await, "there is no second place");
+        assert_eq!((places.taken(), places.waiting()), (1, 0));
+        answer(&mut server, OK).await;
+        expect(&mut many.lab.client, OK).await;
+        assert_eq!(many.count("won"), 0);
+    });
+}
+
+#[test]
+fn a_hedge_is_one_of_the_retries_that_may_be_under_way() {
+    run(async {
+        let limits = PoolLimits { max_retries: Some(1), ..PoolLimits::default() };
+        let mut many = many_under(limits, 2, HEDGE).await;
+        let retries = || many.port.endpoints.usage.retries.get();
+        let held = many.port.endpoints.usage.retries.take(None);
+        many.lab.send(GET).await;
+        let (mut server, _) = many.accept().await;
+        head(&mut server).await;
+        assert!(many.is_left_alone().await);
+        assert_eq!((many.count("sent"), many.count("budget")), (0, 1));
+        answer(&mut server, OK).await;
+        expect(&mut many.lab.client, OK).await;
+        drop((held, server));
+        many.lab.send(GET).await;
+        let (_slow, _) = many.accept().await;
+        let (mut quick, _) = many.accept().await;
+        assert_eq!(retries(), 1);
+        answer(&mut quick, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+        expect(&mut many.lab.client, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no").await;
+        assert_eq!(retries(), 1, "for as long as it answers");
+        answer(&mut quick, "k").await;
+        expect(&mut many.lab.client, "k").await;
+        while retries() > 0 {
+            tokio::task::yield_now().await;
+        }
     });
 }

@@ -18,6 +18,7 @@ use crate::tls::testing::{Authority, accept, origination};
 
 mod bodies;
 mod ends;
+mod quotas;
 mod tries;
 
 /// A service port under a rule with `h2UpgradePolicy: UPGRADE`.

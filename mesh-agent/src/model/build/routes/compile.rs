@@ -10,10 +10,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::edits;
+use super::extension;
 use super::matches;
 use crate::model::ObjectName;
 use crate::objects::gateway::{
-    BackendRef, FilterKind, GatewayDuration, LifetimeKind, RouteFilter, SessionPersistence as SessionSpec,
+    BackendRef, GatewayDuration, LifetimeKind, RouteFilter, SessionPersistence as SessionSpec,
     SessionPersistenceKind,
 };
 use crate::objects::{GrpcRoute, HttpRetry, HttpRoute, Kind, Metadata, StreamRuleSpec, TcpRoute, TlsRoute};
@@ -24,9 +25,6 @@ use crate::route::{
 
 /// Envoy's base interval of back-off between tries; the longest is ten times the base.
 const BACKOFF: Duration = Duration::from_millis(25);
-
-/// Filters that the agent doesn't have.
-pub const UNSUPPORTED: [FilterKind; 2] = [FilterKind::ExtensionRef, FilterKind::ExternalAuth];
 
 /// The rules of an HTTPRoute.
 pub fn http(route: &HttpRoute, target: &mut impl FnMut() -> BackendTarget) -> Vec<RouteEntry> {
@@ -146,23 +144,22 @@ fn destination(
     let backends = backends.iter().map(|spec| {
         let filters = edits::filters(&spec.filters, target);
         let (target, weight) = (target(), spec.weight());
-        match is_unsupported(&spec.filters) {
+        match is_unsupported(&spec.filters, extension::Place::Backend) {
             true => Backend { target: BackendTarget::Invalid, weight, filters: Filters::default() },
             false => Backend { target, weight, filters },
         }
     });
     let mut backends: Vec<_> = backends.collect();
-    if is_unsupported(filters) {
+    if is_unsupported(filters, extension::Place::Rule) {
         backends = vec![Backend { target: BackendTarget::Invalid, weight: 1, filters: Filters::default() }];
         return (Filters::default(), backends);
     }
     (rule_filters, backends)
 }
 
-fn is_unsupported(filters: &[RouteFilter]) -> bool {
-    let is =
-        |filter: &RouteFilter| UNSUPPORTED.contains(&filter.kind) || !edits::untouchable(filter).is_empty();
-    filters.iter().any(is)
+fn is_unsupported(filters: &[RouteFilter], place: extension::Place) -> bool {
+    extension::is_unknown(filters, place)
+        || filters.iter().any(|filter| !edits::untouchable(filter).is_empty())
 }
 
 /// GEP-1731: what broke below HTTP is tried again too. A back-off that is given is the least time to wait, to which a

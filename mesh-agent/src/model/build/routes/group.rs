@@ -1,7 +1,7 @@
 //! The routes that merge: those of one parent port that come from one namespace.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::super::Builder;
@@ -11,7 +11,7 @@ use super::shadow::{self, Shadows};
 use super::view::RouteView;
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::objects::{Kind, Object};
-use crate::route::{BackendPort, BackendTarget, RouteTable, Routes, Sources, StreamTable};
+use crate::route::{BackendName, BackendPort, BackendTarget, RouteTable, Routes, Sources, StreamTable};
 
 /// One set of routes, compiled.
 #[derive(Debug)]
@@ -112,8 +112,7 @@ impl Builder {
         let inputs = views.into_iter().filter_map(|view| {
             let object = self.objects.get(&view.key())?.clone();
             let references = view.references();
-            let outcome =
-                |reference: &super::view::Reference| self.outcome(view, parent, &reference.target, next);
+            let outcome = |reference: &super::view::Reference| self.outcome(view, parent, reference, next);
             let outcomes = references.iter().map(outcome).collect();
             Some(Input { object, outcomes })
         });
@@ -145,7 +144,7 @@ fn group(port: u16, client: Option<&str>, inputs: Vec<Input>, old: &[Group], nex
     for Input { object, outcomes } in &inputs {
         let mut outcomes = outcomes.iter();
         let mut next_target = || match outcomes.next().and_then(Outcome::service_port) {
-            Some((name, port)) => BackendTarget::Service(place(&mut sources, name, port)),
+            Some(name) => BackendTarget::Service(place(&mut sources, name)),
             None => BackendTarget::Invalid,
         };
         match &**object {
@@ -169,11 +168,11 @@ fn group(port: u16, client: Option<&str>, inputs: Vec<Input>, old: &[Group], nex
     Group { port, client, routes: Arc::new(routes), sources, shadows: Arc::new(shadows), inputs }
 }
 
-fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
-    match sources.iter().position(|(other, number)| other == name && *number == port) {
+fn place(sources: &mut Sources, name: BackendName) -> usize {
+    match sources.iter().position(|other| *other == name) {
         Some(place) => place,
         None => {
-            sources.push((name.clone(), port));
+            sources.push(name);
             sources.len() - 1
         }
     }
@@ -181,9 +180,9 @@ fn place(sources: &mut Sources, name: &ObjectName, port: u16) -> usize {
 
 /// What `sources` stand for in `next`.
 pub fn targets(sources: &Sources, next: &Snapshot) -> Vec<BackendPort> {
-    let target = |(name, number): &(ObjectName, u16)| {
-        let Some(service) = next.services.get(name) else { return BackendPort::default() };
-        let towards = |like: IpAddr| service.port_towards(like, *number).cloned();
+    let target = |name: &BackendName| {
+        let Some(service) = next.services.get(&name.service) else { return BackendPort::default() };
+        let towards = |like| service.port_towards(like, name.port)?.part(name.subset.as_deref()).cloned();
         BackendPort { v4: towards(Ipv4Addr::UNSPECIFIED.into()), v6: towards(Ipv6Addr::UNSPECIFIED.into()) }
     };
     sources.iter().map(target).collect()

@@ -1,16 +1,20 @@
 //! Whether a backendRef can be used, and if not, why: the one place that decides it, for tables, status and warnings.
 
 use super::super::Builder;
-use super::view::{RouteView, backend_name};
+use super::view::{Reference, RouteView, backend_name};
 use crate::model::{AppProtocol, ObjectName, Snapshot, WarningCode};
 use crate::objects::Kind;
-use crate::objects::gateway::BackendTargetRef;
+use crate::route::BackendName;
 
 /// What a backendRef comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A Service's port that is there.
     Found(ObjectName, u16),
+    /// A subset of it that is there.
+    Subset(ObjectName, u16, String),
+    /// No DestinationRule has the subset.
+    NoSubset(ObjectName, u16, String),
     /// There is no such Service.
     NotFound(ObjectName, u16),
     /// The Service has no such port.
@@ -25,19 +29,31 @@ pub enum Outcome {
 
 impl Outcome {
     /// The service port, whether it is there or not; None where nothing that comes later can make it usable by itself.
-    pub fn service_port(&self) -> Option<(&ObjectName, u16)> {
-        match self {
+    pub fn service_port(&self) -> Option<BackendName> {
+        let (service, port, subset) = match self {
             Self::Found(name, port) | Self::NotFound(name, port) | Self::NoPort(name, port) => {
-                Some((name, *port))
+                (name, port, None)
             }
-            Self::NotPermitted(_) | Self::InvalidKind(_) | Self::SpeaksTls(..) => None,
-        }
+            Self::Subset(name, port, subset) | Self::NoSubset(name, port, subset) => {
+                (name, port, Some(subset))
+            }
+            Self::NotPermitted(_) | Self::InvalidKind(_) | Self::SpeaksTls(..) => return None,
+        };
+        Some(BackendName { service: service.clone(), port: *port, subset: subset.cloned() })
     }
 
     /// Reason of the ResolvedRefs condition, warning code, and what to do; None if it can be used.
     pub fn complaint(&self, kind: &str, namespace: &str) -> Option<(&'static str, WarningCode, String)> {
         Some(match self {
-            Self::Found(..) => return None,
+            Self::Found(..) | Self::Subset(..) => return None,
+            Self::NoSubset(name, _, subset) => (
+                "BackendNotFound",
+                WarningCode::BackendNotFound,
+                format!(
+                    "no DestinationRule that holds for Service {name} has a subset {subset:?}: its share is answered with 500; \
+                     add the subset, or correct the name"
+                ),
+            ),
             Self::NotFound(name, _) => (
                 "BackendNotFound",
                 WarningCode::BackendNotFound,
@@ -76,7 +92,7 @@ impl Outcome {
 }
 
 impl Builder {
-    /// What `target` in `route`, attached to `parent`, comes to.
+    /// What `reference` in `route`, attached to `parent`, comes to.
     ///
     /// GEP-1294 lets mesh routes name any Service. Here a Service of a third namespace needs a ReferenceGrant, as for
     /// Gateways; that of the parent's namespace doesn't, since its clients reach it without the route.
@@ -84,9 +100,10 @@ impl Builder {
         &self,
         route: RouteView<'_>,
         parent: &ObjectName,
-        target: &BackendTargetRef,
+        reference: &Reference,
         next: &Snapshot,
     ) -> Outcome {
+        let target = &reference.target;
         let (kind, namespace) = (route.object.kind().name(), route.namespace());
         let port = match (target.group(), target.kind(), target.port) {
             ("", "Service", Some(port)) => port.0,
@@ -104,7 +121,13 @@ impl Builder {
                 Some(found) if found.protocol == AppProtocol::Tls && carries_requests(route) => {
                     Outcome::SpeaksTls(name, port)
                 }
-                Some(_) => Outcome::Found(name, port),
+                Some(found) => match &reference.subset {
+                    None => Outcome::Found(name, port),
+                    Some(subset) if found.subset(subset).is_some() => {
+                        Outcome::Subset(name, port, subset.clone())
+                    }
+                    Some(subset) => Outcome::NoSubset(name, port, subset.clone()),
+                },
                 None => Outcome::NoPort(name, port),
             },
         }

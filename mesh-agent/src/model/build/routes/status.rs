@@ -6,7 +6,7 @@ use super::super::Builder;
 use super::group::{Group, client_of};
 use super::unusable::Unusable;
 use super::view::{RouteView, is_service, parent_name};
-use super::{advice, compile, edits};
+use super::{advice, edits, extension};
 use crate::model::{
     Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
 };
@@ -167,7 +167,7 @@ impl Builder {
         let mut condition = Condition::good("ResolvedRefs");
         let kind = view.object.kind().name();
         for reference in view.references() {
-            let outcome = self.outcome(view, parent, &reference.target, next);
+            let outcome = self.outcome(view, parent, &reference, next);
             if let Some((reason, code, message)) = outcome.complaint(kind, view.namespace()) {
                 if condition.status {
                     condition = Condition::bad(reason, message.clone());
@@ -175,11 +175,13 @@ impl Builder {
                 complaints.push((code, reference.field, message));
             }
         }
-        if condition.status && unsupported_filters(view).any(|(_, kind)| kind == FilterKind::ExtensionRef) {
-            condition = Condition::bad(
-                "InvalidKind",
-                "no ExtensionRef is known to this version: requests of its rules are answered with 500",
-            );
+        let unknown = unknown_filters(view);
+        if condition.status
+            && let Some(unknown) = unknown.iter().find(|unknown| unknown.kind == FilterKind::ExtensionRef)
+        {
+            let message =
+                format!("{}: requests that it would be applied to are answered with 500", unknown.why);
+            condition = Condition::bad("InvalidKind", message);
         }
         condition
     }
@@ -258,10 +260,8 @@ fn fields(view: RouteView<'_>, complaints: &mut Vec<Complaint>) {
         let message = "has no meaning where a Service is the parent (GEP-1294) and is ignored: the address that a client dials decides; to go by Host, match that header";
         complaints.push((WarningCode::UnsupportedValue, "spec.hostnames".into(), message.into()));
     }
-    for (field, kind) in unsupported_filters(view) {
-        let message = format!(
-            "{kind} is not supported by this version: requests that it would be applied to are answered with 500"
-        );
+    for Unknown { field, kind, why } in unknown_filters(view) {
+        let message = format!("{why}: requests that it would be applied to are answered with 500");
         let code = if kind == FilterKind::ExtensionRef {
             WarningCode::UnsupportedReference
         } else {
@@ -311,32 +311,48 @@ pub fn rules<'o>(view: RouteView<'o>) -> Vec<(&'o [RouteFilter], &'o [BackendRef
     }
 }
 
-/// Filters that the agent doesn't have, with their path.
-fn unsupported_filters(view: RouteView<'_>) -> impl Iterator<Item = (String, FilterKind)> {
-    let filters = all_filters(view).into_iter().map(|(path, filter)| (path, filter.kind));
-    filters.filter(|(_, kind)| compile::UNSUPPORTED.contains(kind))
+/// A filter that can't be had.
+struct Unknown {
+    field: String,
+    kind: FilterKind,
+    why: String,
+}
+
+fn unknown_filters(view: RouteView<'_>) -> Vec<Unknown> {
+    let mut unknown = Vec::new();
+    for (path, filters, place) in filter_lists(view) {
+        for (index, filter) in filters.iter().enumerate() {
+            if let Some(why) = extension::complaint(filters, index, place) {
+                unknown.push(Unknown { field: format!("{path}[{index}]"), kind: filter.kind, why });
+            }
+        }
+    }
+    unknown
 }
 
 /// Lines of header modifiers that can't be had, with their path and the name in them.
 fn untouchable_lines(view: RouteView<'_>) -> impl Iterator<Item = (String, &str)> {
-    let filters = all_filters(view).into_iter();
-    filters.flat_map(|(path, filter)| {
+    all_filters(view).flat_map(|(path, filter)| {
         edits::untouchable(filter).into_iter().map(move |(field, name)| (format!("{path}.{field}"), name))
     })
 }
 
 /// Every filter with its path.
-pub fn all_filters<'o>(view: RouteView<'o>) -> Vec<(String, &'o RouteFilter)> {
+pub fn all_filters<'o>(view: RouteView<'o>) -> impl Iterator<Item = (String, &'o RouteFilter)> {
+    filter_lists(view).into_iter().flat_map(|(path, filters, _)| {
+        filters.iter().enumerate().map(move |(index, filter)| (format!("{path}[{index}]"), filter))
+    })
+}
+
+/// Every list of filters with its path.
+fn filter_lists<'o>(view: RouteView<'o>) -> Vec<(String, &'o [RouteFilter], extension::Place)> {
     let mut all = Vec::new();
     for (rule, (filters, backends)) in rules(view).into_iter().enumerate() {
-        let mut add = |parent: String, filters: &'o [RouteFilter]| {
-            let filters = filters.iter().enumerate();
-            all.extend(filters.map(|(index, filter)| (format!("{parent}.filters[{index}]"), filter)));
-        };
-        add(format!("spec.rules[{rule}]"), filters);
-        for (index, backend) in backends.iter().enumerate() {
-            add(format!("spec.rules[{rule}].backendRefs[{index}]"), &backend.filters);
-        }
+        all.push((format!("spec.rules[{rule}].filters"), filters, extension::Place::Rule));
+        all.extend(backends.iter().enumerate().map(|(index, backend)| {
+            let path = format!("spec.rules[{rule}].backendRefs[{index}].filters");
+            (path, &*backend.filters, extension::Place::Backend)
+        }));
     }
     all
 }

@@ -1,5 +1,6 @@
 //! What routes of all kinds have in common, as the builder looks at them.
 
+use super::extension;
 use crate::model::{AppProtocol, ObjectName};
 use crate::objects::gateway::{BackendRef, BackendTargetRef, ParentRef, RouteFilter, SessionPersistence};
 use crate::objects::{Kind, Metadata, Object, ObjectKey};
@@ -19,6 +20,8 @@ pub struct Reference {
     pub field: String,
     /// What it names.
     pub target: BackendTargetRef,
+    /// The subset of it that it asks for.
+    pub subset: Option<String>,
 }
 
 impl<'o> RouteView<'o> {
@@ -194,7 +197,8 @@ fn of_rule(index: usize, filters: &[RouteFilter], backends: &[BackendRef], refer
     for (place, backend) in backends.iter().enumerate() {
         let field = format!("spec.rules[{index}].backendRefs[{place}]");
         of_filters(&field, &backend.filters, references);
-        references.push(Reference { field, target: backend.target() });
+        let subset = extension::subset(backend).map(str::to_owned);
+        references.push(Reference { field, target: backend.target(), subset });
     }
 }
 
@@ -202,7 +206,7 @@ fn of_filters(parent: &str, filters: &[RouteFilter], references: &mut Vec<Refere
     for (index, filter) in filters.iter().enumerate() {
         if let Some(mirror) = &filter.request_mirror {
             let field = format!("{parent}.filters[{index}].requestMirror.backendRef");
-            references.push(Reference { field, target: mirror.backend_ref.clone() });
+            references.push(Reference { field, target: mirror.backend_ref.clone(), subset: None });
         }
     }
 }

@@ -14,7 +14,7 @@ fn named_service(namespace: &str, name: &str, vip: &str, ports: &str) -> String 
 }
 
 /// A route whose parentRefs are Services; `rules` is the list.
-fn route(kind: &str, namespace: &str, name: &str, parents: &str, rules: &str) -> String {
+pub(super) fn route(kind: &str, namespace: &str, name: &str, parents: &str, rules: &str) -> String {
     let parents = parents.replace('{', "{group: \"\", kind: Service, ");
     format!(
         "---\napiVersion: {API}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{parentRefs: [{parents}], rules: [{rules}]}}\n"
@@ -35,7 +35,7 @@ fn bound(snapshot: &Snapshot, service: &str, port: u16) -> Option<Arc<PortRoutes
     snapshot.routes.get(&(ObjectName::new("shop", service), port)).cloned()
 }
 
-fn producer(snapshot: &Snapshot, service: &str, port: u16) -> Arc<Routes> {
+pub(super) fn producer(snapshot: &Snapshot, service: &str, port: u16) -> Arc<Routes> {
     bound(snapshot, service, port).unwrap().producer.clone().unwrap()
 }
 
@@ -54,13 +54,13 @@ fn status(snapshot: &Snapshot, kind: Kind, namespace: &str, name: &str) -> Arc<R
 }
 
 /// `ACCEPTED-REASON RESOLVED-REASON` of the first parent.
-fn reasons(snapshot: &Snapshot, kind: Kind, namespace: &str, name: &str) -> String {
+pub(super) fn reasons(snapshot: &Snapshot, kind: Kind, namespace: &str, name: &str) -> String {
     let status = status(snapshot, kind, namespace, name);
     let parent = &status.parents[0];
     format!("{} {}", parent.accepted.reason, parent.resolved_refs.reason)
 }
 
-fn warned(world: &World, code: &str, part: &str) -> bool {
+pub(super) fn warned(world: &World, code: &str, part: &str) -> bool {
     world.warnings().iter().any(|warning| warning.starts_with(code) && warning.contains(part))
 }
 
