@@ -41,6 +41,8 @@ pub struct Capture {
     pub ports: Ports,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// The kernel itself refuses what is unknown under `registryOnly`; set by [`Manager::reconcile`].
+    pub refuse_unknown: bool,
     /// Marks the listeners as the agent's own.
     pub flows: Flows,
 }
@@ -82,13 +84,15 @@ impl Manager {
     /// Brings the kernel and the workers to what `snapshot` says. Called on every change and every second or so, which
     /// is when namespaces that disappeared are noticed and failures tried again.
     pub fn reconcile(&mut self, snapshot: &Snapshot, kernel: &mut Kernel, workers: &[worker::Handle]) {
+        // The kernel knows single addresses only: where ranges are known too, the agent refuses what is unknown.
+        self.capture.refuse_unknown = self.capture.registry_only && snapshot.ranges.is_empty();
         let wanted: HashMap<&ObjectName, &Arc<Workload>> =
             snapshot.enrolled().map(|w| (&w.name, w)).collect();
         self.leave_unwanted(&wanted, kernel, workers);
         self.failed.retain(|name, _| wanted.contains_key(name));
         for (name, workload) in wanted {
             match self.enrolled.get_mut(name) {
-                Some(pod) => pod.update(workload, self.capture.registry_only, kernel, workers),
+                Some(pod) => pod.update(workload, self.capture.refuse_unknown, kernel, workers),
                 None => self.join(workload, kernel, workers),
             }
         }

@@ -16,8 +16,8 @@ pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use policy_object::{PolicyObject, PolicyTarget};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
 pub use service::{
-    AppProtocol, Endpoint, EndpointSet, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance, Service,
-    ServiceMeta, ServicePort, Subset, Variant,
+    AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,
+    Service, ServiceMeta, ServicePort, Subset, Variant,
 };
 pub use snapshot::{Snapshot, SnapshotHandle, Target};
 pub use warning::{Severity, Warning, WarningCode};

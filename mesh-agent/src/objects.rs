@@ -19,6 +19,7 @@ mod reference_grant;
 mod registry;
 mod service;
 mod service_account;
+mod service_entry;
 mod shape;
 mod tcp_route;
 mod tls_route;
@@ -32,12 +33,13 @@ pub use backend_traffic_policy::{
     BackendTrafficPolicy, BackendTrafficPolicySpec, BudgetSpec, RequestRate, RetryConstraint,
 };
 pub use destination_rule::{
-    ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpCookie, LoadBalancerSettings,
-    LocalityLbSetting, OutlierDetection, Settings, SimpleLb, Subset, TlsMode, Warmup, WorkloadSelector,
+    ClientTls, ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpCookie,
+    LoadBalancerSettings, LocalityLbSetting, OutlierDetection, Settings, SimpleLb, Subset, TlsMode, Warmup,
+    WorkloadSelector,
 };
 pub use duration::GoDuration;
 pub use endpoint_slice::{AddressType, EndpointSlice, SliceEndpoint, SlicePort};
-pub use field::{FieldError, NOT_A_PORT, NOT_AN_ADDRESS, TransportProtocol};
+pub use field::{FieldError, NOT_A_PORT, NOT_AN_ADDRESS, TransportProtocol, usable_address};
 pub use grpc_route::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec, GrpcRule};
 pub use http_route::{
     DefaultGateways, HttpMatch, HttpMethod, HttpRetry, HttpRoute, HttpRouteSpec, HttpRule, HttpTimeouts,
@@ -51,6 +53,7 @@ pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec
 pub use registry::{Known, kind_of};
 pub use service::{ClusterIp, Service, ServiceKind, ServicePortSpec, SessionAffinity, TrafficPolicy};
 pub use service_account::ServiceAccount;
+pub use service_entry::{EntryEndpoint, EntryPort, Location, Network, Resolution, ServiceEntry};
 pub use shape::FieldNote;
 pub use tcp_route::{StreamRuleSpec, TcpRoute, TcpRouteSpec};
 pub use tls_route::{TlsRoute, TlsRouteSpec};
@@ -90,6 +93,8 @@ pub enum Kind {
     TrafficPolicy,
     /// networking.istio.io DestinationRule.
     DestinationRule,
+    /// networking.istio.io ServiceEntry.
+    ServiceEntry,
 }
 
 impl Kind {
@@ -110,6 +115,7 @@ impl Kind {
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::DestinationRule => "DestinationRule",
+            Self::ServiceEntry => "ServiceEntry",
         }
     }
 
@@ -190,6 +196,8 @@ pub enum Object {
     TrafficPolicy(Box<traffic_policy::TrafficPolicy>),
     /// How clients of a host use it.
     DestinationRule(Box<DestinationRule>),
+    /// Services outside.
+    ServiceEntry(Box<ServiceEntry>),
 }
 
 impl Object {
@@ -210,6 +218,7 @@ impl Object {
             Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::DestinationRule(_) => Kind::DestinationRule,
+            Self::ServiceEntry(_) => Kind::ServiceEntry,
         }
     }
 
@@ -230,6 +239,7 @@ impl Object {
             Self::BackendTrafficPolicy(o) => &o.metadata,
             Self::TrafficPolicy(o) => &o.metadata,
             Self::DestinationRule(o) => &o.metadata,
+            Self::ServiceEntry(o) => &o.metadata,
         }
     }
 
@@ -254,6 +264,7 @@ impl Object {
             Self::Namespace(_) | Self::Node(_) | Self::ServiceAccount(_) | Self::ReferenceGrant(_) => Ok(()),
             Self::TrafficPolicy(o) => o.validate(),
             Self::DestinationRule(o) => o.validate(),
+            Self::ServiceEntry(o) => o.validate(),
         }
     }
 }

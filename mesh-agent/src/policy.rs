@@ -21,13 +21,15 @@ mod locality;
 pub mod traffic;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use compile::{Defaults, compile, warnings};
+pub use compile::{Defaults, asked_at, compile, origination, warnings};
 pub use locality::{Localities, Locality, Pattern};
 
 use crate::model::{LoadBalancer, ObjectName};
 use crate::objects::Warmup;
+use crate::tls::Origination;
 
 /// What holds for one service port, for one kind of client.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +56,8 @@ pub struct ClusterPolicy {
     pub outlier: Option<OutlierDetection>,
     /// Bounds on connections and requests.
     pub limits: PoolLimits,
+    /// What connections are wrapped in.
+    pub tls: Option<Arc<Origination>>,
     /// Requests of HTTP/1 go to endpoints over HTTP/2.
     pub over_http2: bool,
     /// Connections must not be made: why.
@@ -63,7 +67,7 @@ pub struct ClusterPolicy {
 /// Why connections are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The rule asks for TLS, which isn't originated; plain text would give away what it protects.
+    /// The rule asks for TLS in a way that isn't supported; plain text would give away what it protects.
     TlsNotOriginated,
     /// A route names a subset that the rule of these clients doesn't have.
     NoSuchSubset,
@@ -194,9 +198,14 @@ impl PoolLimits {
 }
 
 impl ClusterPolicy {
+    /// True if nothing may be sent: what must be encrypted can't be.
+    pub fn is_unusable(&self) -> bool {
+        self.unusable.is_some() || self.tls.as_ref().is_some_and(|tls| !tls.is_ready())
+    }
+
     /// True if an endpoint is chosen for what goes to the port. False if it goes where it was dialled, or nowhere.
     pub fn chooses(&self) -> bool {
-        !self.passthrough && self.unusable.is_none()
+        !self.passthrough && !self.is_unusable()
     }
 
     /// True if the choice of an endpoint depends on who asks.

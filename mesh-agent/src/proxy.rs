@@ -27,6 +27,7 @@ pub mod outbound;
 pub mod plan;
 pub mod retry;
 pub mod session;
+pub mod stream;
 pub mod tcp;
 #[cfg(test)]
 pub mod testing;
@@ -43,4 +44,5 @@ pub use limits::Limits;
 pub use mirror::Copied;
 pub use plan::{Plan, TryDeadline};
 pub use retry::Tries;
+pub use stream::Stream;
 pub use upstream::Upstream;

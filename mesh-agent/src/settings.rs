@@ -51,6 +51,8 @@ pub struct Settings {
     pub fail_mode: FailMode,
     /// For destinations that nothing knows.
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// Which servers are asked for the names of ServiceEntries.
+    pub resolv_conf: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
     /// Of SPIFFE identities.
@@ -162,6 +164,12 @@ impl Settings {
                 || "allowAny".into(),
                 value::outbound_traffic_policy,
             ),
+            resolv_conf: layers.get(
+                "resolvConf",
+                |a| &a.resolv_conf,
+                || "/etc/resolv.conf".into(),
+                value::absolute,
+            ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
             trust_domain: layers.get(
                 "trustDomain",
@@ -202,6 +210,7 @@ impl Settings {
             node: self.node_name.clone(),
             fail_mode: self.fail_mode,
             netns_annotation: matches!(self.source, Source::Dir(_)),
+            resolv_conf: self.resolv_conf.clone(),
             ..BuildOptions::default()
         }
     }

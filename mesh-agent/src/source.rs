@@ -29,6 +29,7 @@ pub use watch::SourceThread;
 use crate::history;
 use crate::model::build::{BuildOptions, Builder};
 use crate::model::{SnapshotHandle, Warning};
+use crate::names;
 use crate::objects::{Object, ObjectKey};
 
 /// `--source`.
@@ -100,6 +101,8 @@ pub struct Published {
     pub coverage: CoverageHandle,
     /// For the time that changes take.
     pub noticed: Noticed,
+    /// How often names were asked for.
+    pub names: Arc<names::Stats>,
     /// Generations before the newest. In memory only unless it was opened with a directory.
     pub history: history::Shared,
 }
@@ -113,6 +116,7 @@ impl Published {
             changed: Sender::new(0),
             coverage: CoverageHandle::default(),
             noticed: Noticed::default(),
+            names: Arc::default(),
             history: history::Shared::default(),
         }
     }

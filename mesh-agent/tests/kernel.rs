@@ -60,6 +60,7 @@ fn service(vip: &str, port: u16, protocol: AppProtocol, endpoints: &[SocketAddr]
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         backend_policy: None,
         endpoints: EndpointSet { all: available.clone(), available, ..EndpointSet::default() },
     });

@@ -4,10 +4,12 @@
 //! are black-box: they assert on what clients and servers saw, on /metrics, on the access log and on the CLI.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod dns;
 pub mod h2raw;
 pub mod http1;
 pub mod http2;
 pub mod peers;
+pub mod pki;
 pub mod policy;
 pub mod routes;
 pub mod server;

@@ -76,7 +76,7 @@ pub fn answer(
         Dialled::Unknown => unknown(registry_only, &mut answer),
         Dialled::Address(dialled) => {
             answer.address = dialled.to_string();
-            match snapshot.resolve(OrigDst::from(dialled)) {
+            match snapshot.resolve_for(OrigDst::from(dialled), &asked.from.namespace) {
                 Target::Service(port) => {
                     let request = Requested { snapshot, pod, asked: &asked, port: &port, dialled };
                     request.decide(&mut answer)?;

@@ -5,6 +5,7 @@ pub(super) mod policies;
 pub(super) mod rules;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -237,6 +238,7 @@ fn service(s: &model::Service, snapshot: &Snapshot) -> api::Service {
 fn port(p: &model::ServicePort, snapshot: &Snapshot) -> api::Port {
     let avoid = Avoid::of(&p.endpoints, &p.policy, clock::now_ns());
     let policy = snapshot.traffic_of(p);
+    let available = p.endpoints.available.chunk_by(Arc::ptr_eq);
     api::Port {
         name: p.name.clone(),
         port: p.port,
@@ -249,7 +251,8 @@ fn port(p: &model::ServicePort, snapshot: &Snapshot) -> api::Port {
         .to_owned(),
         load_balancer: load_balancer(p.policy.load_balancer).to_owned(),
         client_ip_affinity: p.policy.client_ip_affinity.is_some(),
-        available: p.endpoints.available.iter().filter(|endpoint| !avoid.is_unhealthy(endpoint)).count(),
+        // One with a weight stands there several times.
+        available: available.filter(|same| !avoid.is_unhealthy(&same[0])).count(),
         total: p.endpoints.all.len(),
         health_check: policy
             .and_then(|policy| policy.health_check.as_ref())

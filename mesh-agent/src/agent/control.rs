@@ -20,6 +20,7 @@ use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
+use crate::names;
 use crate::proxy::worker;
 use crate::source::{Coverage, CoverageHandle, Noticed};
 
@@ -43,6 +44,7 @@ pub(super) struct Control {
     pub changed: watch::Receiver<u64>,
     pub coverage: CoverageHandle,
     pub noticed: Noticed,
+    pub names: Arc<names::Stats>,
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
     pub drain_time: Duration,
@@ -120,7 +122,9 @@ impl Control {
         let coverage = self.coverage.get();
         let snapshot = self.snapshot.load_full();
         self.changed.mark_unchanged();
-        if snapshot.generation == 0 {
+        // The one whose place it takes knows where names lead: none of its connections is accepted here before that is known.
+        let awaits_names = self.predecessor.is_some() && self.names.are_awaited();
+        if snapshot.generation == 0 || awaits_names {
             return;
         }
         let is_whole = coverage == Coverage::Whole;
@@ -178,6 +182,7 @@ impl Control {
         noticed.iter().for_each(|at| metrics.config_apply.observe(at.elapsed().as_secs_f64()));
         let warnings = self.admin.warnings.load();
         metrics.set_rollback(self.admin.history.with(|history| history.rolled_back()));
+        metrics.set_name_lookups(self.names.counts());
         metrics.set_config(snapshot.generation, warnings.iter().map(|warning| warning.code.as_str()));
     }
 

@@ -218,7 +218,7 @@ fn assemble(
     Ok(Control {
         kernel,
         manager: Manager::new(
-            Capture { ports, registry_only, flows },
+            Capture { ports, registry_only, refuse_unknown: registry_only, flows },
             handed.map(|handed| handed.pods).unwrap_or_default(),
         ),
         workers,
@@ -228,6 +228,7 @@ fn assemble(
         changed: published.changed.subscribe(),
         coverage: published.coverage.clone(),
         noticed: published.noticed.clone(),
+        names: published.names.clone(),
         commands,
         admin,
         drain_time: settings.drain_time,

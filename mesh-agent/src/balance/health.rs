@@ -31,6 +31,8 @@ pub enum Verdict {
 pub enum Failure {
     /// No connection could be made.
     Connect,
+    /// Its DestinationRule asks for TLS, and the handshake failed.
+    Tls,
     /// It took longer than the check's timeout.
     Timeout,
     /// The connection broke off before an answer.
@@ -64,6 +66,7 @@ impl Verdict {
             Self::Unhealthy(Failure::Status(status)) => (AVOIDED + 5, status),
             Self::Unhealthy(Failure::Grpc(status)) => (AVOIDED + 6, status),
             Self::Unhealthy(Failure::NotServing(status)) => (AVOIDED + 7, status),
+            Self::Unhealthy(Failure::Tls) => (AVOIDED + 8, 0),
         };
         kind << 16 | u32::from(detail)
     }
@@ -80,6 +83,7 @@ impl Verdict {
             Some(5) => Self::Unhealthy(Failure::Status(detail)),
             Some(6) => Self::Unhealthy(Failure::Grpc(detail)),
             Some(7) => Self::Unhealthy(Failure::NotServing(detail)),
+            Some(8) => Self::Unhealthy(Failure::Tls),
             Some(_) => Self::Unhealthy(Failure::Protocol),
         }
     }
@@ -93,6 +97,7 @@ impl Failure {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
             Self::Protocol => "protocol",
@@ -107,6 +112,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect => f.write_str("no connection"),
+            Self::Tls => f.write_str("no TLS connection"),
             Self::Timeout => f.write_str("timeout"),
             Self::Closed => f.write_str("closed without an answer"),
             Self::Protocol => f.write_str("not an answer of the check's protocol"),

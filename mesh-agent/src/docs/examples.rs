@@ -119,6 +119,12 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
                 let cart = &snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap().ports;
                 assert!(cart[0].policy.hash.is_some() && cart[1].policy.hash.is_none(), "{name}");
             }
+            name if name.starts_with("egress") => {
+                let host =
+                    if name == "egress-tls-mutual" { "partner.example.com" } else { "api.example.com" };
+                let ports = &snapshot.services.get(&ObjectName::new("shop", host)).unwrap().ports;
+                assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
+            }
             rule if !rule.contains("route") => {
                 let mut ports = snapshot.services.values().flat_map(|service| &service.ports);
                 assert!(ports.any(|port| port.policy.rule.is_some()), "{name} holds for nobody");
@@ -134,7 +140,14 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
         seen.push(name);
     }
     seen.sort();
-    for name in ["destinationrule", "grpcroute", "httproute-consumer", "httproute-cors", "tcproute"] {
+    for name in [
+        "destinationrule",
+        "egress-tls-simple",
+        "grpcroute",
+        "httproute-consumer",
+        "httproute-cors",
+        "tcproute",
+    ] {
         assert!(seen.iter().any(|other| other == name), "{name} isn't among {seen:?}");
     }
 }

@@ -96,7 +96,7 @@ impl Enrolled {
             inode,
             cookie,
             netns,
-            entry: entry_for(workload, capture.registry_only),
+            entry: entry_for(workload, capture.refuse_unknown),
             listeners: Set::of_all(&sets).map_err(EnrolError::Enter)?,
         };
         if let Err(error) = pod.tell_kernel(&addresses, kernel) {
@@ -155,14 +155,14 @@ impl Enrolled {
     pub fn update(
         &mut self,
         workload: &Arc<Workload>,
-        registry_only: bool,
+        refuse_unknown: bool,
         kernel: &mut Kernel,
         workers: &[worker::Handle],
     ) {
-        if Arc::ptr_eq(workload, &self.workload) {
+        let entry = entry_for(workload, refuse_unknown);
+        if Arc::ptr_eq(workload, &self.workload) && entry == self.entry {
             return;
         }
-        let entry = entry_for(workload, registry_only);
         if entry != self.entry || workload.addresses != self.workload.addresses {
             let before = std::mem::replace(&mut self.entry, entry);
             let told = netns::enter(self.netns.as_fd(), || addresses_of(workload))
@@ -232,12 +232,12 @@ fn addresses(
     if declared.is_empty() { found() } else { Ok(declared) }
 }
 
-fn entry_for(workload: &Workload, registry_only: bool) -> PodEntry {
+fn entry_for(workload: &Workload, refuse_unknown: bool) -> PodEntry {
     let fail_mode = match workload.fail_mode {
         FailMode::Open => FAIL_OPEN,
         FailMode::Closed => FAIL_CLOSED,
     };
-    let registry = if registry_only { bits::REGISTRY_ONLY } else { 0 };
+    let registry = if refuse_unknown { bits::REGISTRY_ONLY } else { 0 };
     PodEntry { fail_mode, capture: bits::OUTBOUND | bits::INBOUND | registry }
 }
 
@@ -271,7 +271,12 @@ mod tests {
             drop(unused);
             for (outbound, inbound) in [(taken, free), (free, taken)] {
                 let ports = Ports { outbound, inbound, ..Ports::default() };
-                let capture = || Capture { ports, registry_only: false, flows: Flows::detached() };
+                let capture = || Capture {
+                    ports,
+                    registry_only: false,
+                    refuse_unknown: false,
+                    flows: Flows::detached(),
+                };
                 let error = enter(&workload, &capture(), &mut HashMap::new(), 2)
                     .err()
                     .expect("the port is the application's");

@@ -1,7 +1,8 @@
 //! One check of one endpoint: a connection from a captured pod, and what is asked on it.
 //!
 //! The connection is made as the data path makes its own (`crate::proxy::upstream`): from the pod's network namespace, and
-//! marked as the agent's. It is for this check alone. Used by `run`; `grpc` is its part for gRPC.
+//! marked as the agent's, with TLS on it where the endpoint's DestinationRule asks for that. It is for this check alone. Used
+//! by `run`; `grpc` is its part for gRPC.
 
 use std::io;
 use std::net::IpAddr;
@@ -23,7 +24,8 @@ use crate::addr::EndpointAddr;
 use crate::balance::health::Failure;
 use crate::kernel::Flows;
 use crate::policy::traffic::{HealthCheck, Probe};
-use crate::proxy::upstream;
+use crate::proxy::{Stream, upstream};
+use crate::tls::{Alpn, Origination};
 
 /// What servers see in `User-Agent`.
 pub(super) const AGENT: &str = "mesh-agent/health";
@@ -34,12 +36,15 @@ const MOST_BYTES: usize = 64 * 1024;
 pub(super) async fn ask(
     check: &HealthCheck,
     host: &str,
-    connect: impl Future<Output = io::Result<TcpStream>>,
+    connect: impl Future<Output = Result<Stream, Failure>>,
 ) -> Result<(), Failure> {
     let asked = async {
-        let stream = connect.await.map_err(|_| Failure::Connect)?;
+        let stream = connect.await?;
         match &check.probe {
-            Probe::Tcp => Ok(()),
+            Probe::Tcp => {
+                stream.farewell();
+                Ok(())
+            }
             Probe::Grpc(service) => grpc::check(stream, host, service).await,
             Probe::Http { path, host: own, .. } => {
                 http(stream, path, own.as_deref().unwrap_or(host), check).await
@@ -57,7 +62,28 @@ pub(super) async fn connect(from: &Captured, flows: &Flows, to: EndpointAddr) ->
     TcpSocket::from_std_stream(socket.into()).connect(to.socket_addr()).await
 }
 
-async fn http(stream: TcpStream, path: &str, host: &str, check: &HealthCheck) -> Result<(), Failure> {
+/// The connection as what `probe` asks goes over it: in TLS where the rule wants that (Envoy: checks have the cluster's
+/// transport socket), so that one of `tcp` passes with the handshake.
+pub(super) async fn wrap(
+    tcp: TcpStream,
+    to: EndpointAddr,
+    tls: Option<&Origination>,
+    probe: &Probe,
+) -> Result<Stream, Failure> {
+    let Some(tls) = tls else { return Ok(tcp.into()) };
+    let alpn = match probe {
+        Probe::Tcp => Alpn::None,
+        Probe::Http { .. } => Alpn::Http1,
+        Probe::Grpc(_) => Alpn::Http2,
+    };
+    let wrapped = tls.shake_hands(tcp, alpn).await;
+    wrapped.map(Stream::from).map_err(|error| {
+        tls.tell(to, &error);
+        Failure::Tls
+    })
+}
+
+async fn http(stream: Stream, path: &str, host: &str, check: &HealthCheck) -> Result<(), Failure> {
     let handshake = http1::Builder::new().max_buf_size(MOST_BYTES).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(broken)?;
     let exchange = async {

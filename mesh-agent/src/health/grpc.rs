@@ -1,4 +1,4 @@
-//! grpc.health.v1.Health/Check: the two messages and the one exchange, over HTTP/2 with prior knowledge.
+//! grpc.health.v1.Health/Check: the two messages and the one exchange, over HTTP/2 with prior knowledge or ALPN.
 //!
 //! The messages have one field each, so that no code generator earns its place: a request is `string service = 1`, a
 //! response `enum status = 1` (github.com/grpc/grpc, doc/health-checking.md). Used by `ask`.
@@ -7,10 +7,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, client};
 use http::header::{CONTENT_TYPE, HeaderMap, TE, USER_AGENT};
 use http::{Request, Response, StatusCode};
-use tokio::net::TcpStream;
 
 use super::ask::AGENT;
 use crate::balance::health::Failure;
+use crate::proxy::Stream;
 
 /// `SERVING` of `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
@@ -23,10 +23,11 @@ const PREFIX: usize = 5;
 const MOST_BYTES: usize = 4096;
 
 /// Asks for `service` on a connection of its own; empty is the server as a whole.
-pub(super) async fn check(stream: TcpStream, host: &str, service: &str) -> Result<(), Failure> {
+pub(super) async fn check(stream: Stream, host: &str, service: &str) -> Result<(), Failure> {
+    let scheme = if matches!(stream, Stream::Tls(_)) { "https" } else { "http" };
     let (mut client, connection) = client::handshake(stream).await.map_err(broken)?;
     let exchange = async {
-        let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
+        let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .header(USER_AGENT, AGENT)

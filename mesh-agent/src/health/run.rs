@@ -20,6 +20,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::health::{Failure, Verdict};
 use crate::clock;
 use crate::policy::traffic::HealthCheck;
+use crate::tls::Origination;
 
 /// Checks under way at a time; others wait for a place. Each takes a descriptor, and a moment of one thread.
 const MOST_UNDER_WAY: usize = 128;
@@ -35,6 +36,7 @@ struct Shared {
 struct Task {
     how: Arc<HealthCheck>,
     to: EndpointAddr,
+    tls: Option<Arc<Origination>>,
     targets: RefCell<Vec<Target>>,
     machine: RefCell<Machine>,
     /// How often it couldn't be reached, whatever came between.
@@ -109,6 +111,7 @@ fn start(shared: &Rc<Shared>, check: &Check) -> Running {
     let task = Rc::new(Task {
         how: check.how.clone(),
         to: check.to,
+        tls: check.tls.clone(),
         targets: RefCell::new(check.targets.clone()),
         machine: RefCell::new(Machine::new(known.unwrap_or_default(), clock::now_ns())),
         misses: Cell::new(0),
@@ -125,7 +128,11 @@ async fn watch_over(shared: Rc<Shared>, task: Rc<Task>) {
         // The semaphore is never closed.
         let Ok(place) = shared.places.acquire().await else { return };
         let Some((from, host)) = task.origin(&shared) else { return };
-        let connect = ask::connect(&from, &shared.parts.flows, task.to);
+        let connect = async {
+            let tcp =
+                ask::connect(&from, &shared.parts.flows, task.to).await.map_err(|_| Failure::Connect)?;
+            ask::wrap(tcp, task.to, task.tls.as_deref(), &task.how.probe).await
+        };
         let outcome = ask::ask(&task.how, &host, connect).await;
         drop(place);
         task.settle(&shared, &from, outcome);

@@ -12,6 +12,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::health::Health;
 use crate::model::{Endpoint, ObjectName, ServicePort, Snapshot, Workload};
 use crate::policy::traffic::HealthCheck;
+use crate::tls::Origination;
 
 /// A captured pod, which checks can come from.
 #[derive(Clone, Debug)]
@@ -30,9 +31,10 @@ impl PartialEq for Captured {
     }
 }
 
-/// Tells checks apart: the policy's group, by its place in memory, which the check holds; and where it is sent.
+/// Tells checks apart: the policy's group and the rule's TLS, by their places in memory, which the check holds; and where it
+/// is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key(usize, EndpointAddr);
+pub(super) struct Key(usize, usize, EndpointAddr);
 
 /// Everything that is to be checked.
 #[derive(Debug, Default)]
@@ -54,6 +56,8 @@ pub(super) struct Check {
     pub how: Arc<HealthCheck>,
     /// Where it is sent.
     pub to: EndpointAddr,
+    /// What it is wrapped in, as requests are.
+    pub tls: Option<Arc<Origination>>,
     /// Whose verdict it is; at least one.
     pub targets: Vec<Target>,
 }
@@ -117,9 +121,11 @@ impl Wanted {
                 continue;
             }
             let to = how.port.map_or(endpoint.addr, |port| EndpointAddr::new(endpoint.addr.ip(), port));
-            let key = Key(Arc::as_ptr(how) as usize, to);
-            let check =
-                self.checks.entry(key).or_insert_with(|| Check { how: how.clone(), to, targets: Vec::new() });
+            let tls = port.policy.tls.clone();
+            let place = tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize);
+            let key = Key(Arc::as_ptr(how) as usize, place, to);
+            let new = || Check { how: how.clone(), to, tls, targets: Vec::new() };
+            let check = self.checks.entry(key).or_insert_with(new);
             check.targets.push(Target { set: set.clone(), endpoint: endpoint.clone() });
         }
     }

@@ -5,21 +5,19 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem::{self, MaybeUninit};
+use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Ready};
 use tokio::time::Instant;
 
 use super::head::{self, HeadError};
 use super::pool::{self, BUFFER};
 use crate::balance::queue::Place;
 use crate::policy::PoolLimits;
+use crate::proxy::stream::{ReadHalf, Stream, WriteHalf};
 
 /// One read takes at most this much: what a body may have in flight inside the agent.
 const MAX_READ: usize = 64 * 1024;
@@ -29,7 +27,7 @@ const COALESCE: usize = 4 * 1024;
 /// A connection and its buffers.
 #[derive(Debug)]
 pub struct Conn {
-    stream: TcpStream,
+    stream: Stream,
     buf: BytesMut,
     out: BytesMut,
     scanned: usize,
@@ -63,7 +61,8 @@ pub struct Writer<'a> {
 
 impl Conn {
     /// `prefix` is what was read from the socket already.
-    pub fn new(stream: TcpStream, prefix: BytesMut) -> Self {
+    pub fn new(stream: impl Into<Stream>, prefix: BytesMut) -> Self {
+        let stream = stream.into();
         Self { stream, buf: prefix, out: BytesMut::new(), scanned: 0, want: BUFFER, held: None }
     }
 
@@ -112,7 +111,7 @@ impl Conn {
     /// Small writes leave at once: what is worth collecting is collected here.
     pub fn set_nodelay(&self) {
         // Failing only costs latency.
-        let _ = self.stream.set_nodelay(true);
+        let _ = self.stream.tcp().set_nodelay(true);
     }
 
     /// Both sides, to be used at the same time within one task.
@@ -124,7 +123,7 @@ impl Conn {
     }
 
     /// For what follows a protocol switch: the socket and what was read ahead.
-    pub fn into_parts(self) -> (TcpStream, Bytes) {
+    pub fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.buf.freeze())
     }
 
@@ -141,14 +140,17 @@ impl Conn {
     /// True if the peer of an idle connection closed it, or sent what nobody asked for. Costs a system call only
     /// if the socket was reported readable.
     pub fn idle_is_closed(&self) -> bool {
-        let blocked = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        !self.stream.try_read(&mut [0]).is_err_and(|error| blocked(&error))
+        self.stream.idle_is_closed()
     }
 
     /// As [`Self::idle_is_closed`], but asks the kernel: for requests that may not be sent twice.
     pub fn is_closed_now(&self) -> bool {
-        let peeked = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
-        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.stream.is_closed_now()
+    }
+
+    /// Takes leave of the peer, before a connection on which all was said is dropped.
+    pub fn farewell(&self) {
+        self.stream.farewell();
     }
 
     /// Gives buffers back while there is nothing in them.
@@ -181,20 +183,19 @@ impl Reader<'_> {
     }
 
     /// Resolves once the peer has reset the connection, for when nothing is read that would tell.
-    pub async fn reset(&self) {
-        let _ = self.half.ready(Interest::ERROR).await;
+    pub fn reset(&self) -> impl Future<Output = io::Result<Ready>> {
+        self.half.reset()
     }
 
     /// True if bytes wait in the socket. Asks the kernel.
     pub fn has_more_now(&self) -> bool {
-        let peeked = SockRef::from(self.half.as_ref()).peek(&mut [MaybeUninit::uninit()]);
-        peeked.is_ok_and(|bytes| bytes > 0)
+        self.half.has_more_now()
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buf.capacity() == 0 {
             // Waiting costs no buffer.
-            ready!(self.half.as_ref().poll_read_ready(cx))?;
+            ready!(self.half.poll_ready(cx))?;
             *self.buf = pool::take_buffer();
         }
         if self.buf.is_empty() || self.buf.len() == self.buf.capacity() {

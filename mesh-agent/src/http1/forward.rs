@@ -293,7 +293,7 @@ pub(super) async fn watch(from: &mut Reader<'_>) -> Result<(), ErrorKind> {
             Err(_) => return Err(ErrorKind::DownstreamClosed),
         }
     }
-    from.reset().await;
+    let _ = from.reset().await;
     Err(ErrorKind::DownstreamClosed)
 }
 
@@ -547,7 +547,7 @@ async fn pump(
                 biased;
                 sent = to.send_some(&from.buffered()[..flow.left]) => sent.map_err(|_| Broken::Writing)?,
                 // Nothing is read while the server takes nothing, so that reading can't tell.
-                () = from.reset(), if bound == Bound::ForServer => return Err(Broken::Reset),
+                _ = from.reset(), if bound == Bound::ForServer => return Err(Broken::Reset),
             };
             count(&from.buffered()[..sent]);
             // At once: a switch of protocols or another try may end this anywhere, and goes on with what is buffered.

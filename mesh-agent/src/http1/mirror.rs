@@ -17,6 +17,7 @@ use super::{head, over_http2, write};
 use crate::addr::ClientAddr;
 use crate::http2;
 use crate::proxy::{Limits, Picked, Pod};
+use crate::tls::Alpn;
 
 /// Interim responses before the final one.
 const MAX_INTERIM: usize = 32;
@@ -60,7 +61,8 @@ impl Mirrored {
             Some(kept) => kept,
             None => {
                 let place = picked.connection().ok()?;
-                let stream = upstream.connect_for_requests(pod, client, picked.limits()).await.ok()?;
+                let stream =
+                    upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http1).await.ok()?;
                 Conn::new(stream, BytesMut::new()).hold(place)
             }
         };

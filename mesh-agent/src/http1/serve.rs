@@ -151,7 +151,7 @@ async fn unless_reset<T>(down: &mut Conn, work: impl Future<Output = T>) -> Opti
     tokio::select! {
         biased;
         done = work => Some(done),
-        () = reader.reset() => None,
+        _ = reader.reset() => None,
     }
 }
 
@@ -165,7 +165,7 @@ async fn unless_gone<T>(down: &mut Conn, work: impl Future<Output = T>) -> Optio
                 return;
             }
         }
-        reader.reset().await;
+        let _ = reader.reset().await;
     };
     tokio::select! {
         biased;

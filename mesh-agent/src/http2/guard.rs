@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::allowance::Allowance;
 use super::frames::{Frame, Frames};
 use super::unclaimed::Unclaimed;
+use crate::proxy::Stream;
 
 const PREFACE: usize = 24;
 const PROTOCOL_ERROR: u32 = 1;
@@ -144,7 +144,7 @@ impl Meter {
 /// A socket with bytes that were read from it before, and its meter.
 #[derive(Debug)]
 pub(super) struct Guarded {
-    stream: TcpStream,
+    stream: Stream,
     first: BytesMut,
     meter: Rc<Meter>,
     incoming: Frames,
@@ -153,19 +153,19 @@ pub(super) struct Guarded {
 
 impl Guarded {
     /// The client's connection: it begins with the preface, of which `first` may hold a part.
-    pub(super) fn server(stream: TcpStream, first: BytesMut) -> (Self, Rc<Meter>) {
+    pub(super) fn server(stream: impl Into<Stream>, first: BytesMut) -> (Self, Rc<Meter>) {
         let meter = Meter::new(Unclaimed::default());
-        Self::new(stream, first, Frames::after(PREFACE), Frames::after(0), meter)
+        Self::new(stream.into(), first, Frames::after(PREFACE), Frames::after(0), meter)
     }
 
     /// Our connection to a server.
-    pub(super) fn client(stream: TcpStream) -> (Self, Rc<Meter>) {
+    pub(super) fn client(stream: impl Into<Stream>) -> (Self, Rc<Meter>) {
         let meter = Meter::new(Unclaimed::none());
-        Self::new(stream, BytesMut::new(), Frames::after(0), Frames::after(PREFACE), meter)
+        Self::new(stream.into(), BytesMut::new(), Frames::after(0), Frames::after(PREFACE), meter)
     }
 
     fn new(
-        stream: TcpStream,
+        stream: Stream,
         first: BytesMut,
         incoming: Frames,
         outgoing: Frames,

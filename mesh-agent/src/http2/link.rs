@@ -14,14 +14,13 @@ use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::Request;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::guard::{Guarded, Meter};
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use crate::clock;
 use crate::policy::PoolLimits;
-use crate::proxy::{ErrorKind, Limits, ProxyError};
+use crate::proxy::{ErrorKind, Limits, ProxyError, Stream};
 
 /// How often a connection that owes answers is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -61,7 +60,7 @@ pub(crate) struct Lease {
 impl Link {
     /// Takes the socket over and waits for the peer's SETTINGS: only then is its limit of streams known, and that it
     /// speaks HTTP/2 at all.
-    pub(super) async fn open(stream: TcpStream, limits: &Limits) -> Result<Self, ProxyError> {
+    pub(super) async fn open(stream: Stream, limits: &Limits) -> Result<Self, ProxyError> {
         let (socket, meter) = Guarded::client(stream);
         let opening = async {
             let (send, mut connection) = builder(limits).handshake(socket).await?;

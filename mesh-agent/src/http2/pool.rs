@@ -13,6 +13,7 @@ use super::link::{Lease, Link};
 use crate::addr::ClientAddr;
 use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Picked, Pod, ProxyError};
+use crate::tls::Alpn;
 
 /// Connections per pod, endpoint and worker.
 const MOST_LINKS: usize = 16;
@@ -122,7 +123,7 @@ pub(super) async fn lease(picked: &Picked, pod: &Pod, client: ClientAddr) -> Res
 }
 
 async fn open(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Link, ProxyError> {
-    let stream = picked.upstream.connect_for_requests(pod, client, picked.limits()).await?;
+    let stream = picked.upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http2).await?;
     let opened = Link::open(stream, &pod.worker.limits).await;
     let failed = opened.as_ref().err();
     let told = std::mem::replace(&mut picked.upstream.http2.borrow_mut().told, failed.is_some());

@@ -115,7 +115,8 @@ impl Services {
     ) {
         let slots = slots(vip, port);
         // The agent crosses address families where a socket couldn't, can wait for an endpoint, and may be led to others'.
-        let agent_answers = port.protocol.is_http() || !port.endpoints.available.is_empty() || decided;
+        let answers = port.protocol.is_http() || !port.endpoints.available.is_empty() || port.is_original();
+        let agent_answers = answers || decided;
         let flags = if agent_answers { service_flag::AGENT_ANSWERS } else { 0 };
         if let Some(known) = self.ports.get_mut(&key)
             && known.port.is_some()
@@ -224,7 +225,14 @@ fn key(ip: IpAddr, port: u16) -> ServiceKey {
 }
 
 /// Endpoints that new connections may go to, of the virtual IP's own family: a socket can't change its family.
+/// None where a rule wants connections encrypted: only the agent can, so that nothing goes while it is away.
 fn slots(vip: IpAddr, port: &ServicePort) -> Vec<ServiceEndpoint> {
+    if port.wants_encryption() {
+        return Vec::new();
+    }
+    if port.is_original() {
+        return vec![ServiceEndpoint { addr: addr::to_map(vip), port: port.port, _pad: 0 }];
+    }
     let of_family = |v4: bool| {
         let available = port.endpoints.available.iter().map(|endpoint| endpoint.addr);
         available

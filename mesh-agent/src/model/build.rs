@@ -5,6 +5,7 @@
 
 mod endpoints;
 mod enrolment;
+mod entries;
 mod index;
 mod nodes;
 mod policies;
@@ -32,8 +33,9 @@ use super::{
     Workload,
 };
 use crate::addr::EndpointAddr;
-use crate::objects::{Kind, Object, ObjectKey};
+use crate::objects::{Kind, Network, Object, ObjectKey};
 use crate::source::Changes;
+use crate::tls;
 
 /// What the builder must know besides the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct BuildOptions {
     pub cluster_domain: String,
     /// Pods name their network namespace by annotation (directory source). Else the annotation means nothing.
     pub netns_annotation: bool,
+    /// Which servers are asked for the names of ServiceEntries.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for BuildOptions {
@@ -55,6 +59,7 @@ impl Default for BuildOptions {
             fail_mode: FailMode::default(),
             cluster_domain: "cluster.local".into(),
             netns_annotation: true,
+            resolv_conf: "/etc/resolv.conf".into(),
         }
     }
 }
@@ -74,12 +79,17 @@ pub struct Builder {
     netns: BTreeMap<PathBuf, BTreeSet<ObjectName>>,
     by_address: Index<IpAddr, Workload>,
     vips: Index<(IpAddr, u16), ServicePort>,
+    ranges: Index<(Network, u16), ServicePort>,
     by_endpoint: Index<EndpointAddr, ServicePort>,
     routes: RouteIndex,
     traffic: Traffic,
     /// DestinationRules.
     hosts: rules::Hosts,
     policies: PolicyIndex,
+    /// ServiceEntries.
+    entries: entries::Entries,
+    /// What DestinationRules wrap connections in.
+    originations: Arc<tls::Store>,
     sessions: SessionIndex,
     notes: BTreeMap<ObjectKey, Vec<Warning>>,
     snapshot: Arc<Snapshot>,
@@ -112,11 +122,14 @@ impl Builder {
             netns: BTreeMap::new(),
             by_address: Index::default(),
             vips: Index::default(),
+            ranges: Index::default(),
             by_endpoint: Index::default(),
             routes: RouteIndex::default(),
             traffic: Traffic::default(),
             hosts: rules::Hosts::new(),
             policies: PolicyIndex::default(),
+            entries: entries::Entries::default(),
+            originations: Arc::default(),
             sessions: SessionIndex::default(),
             notes: BTreeMap::new(),
             snapshot: Arc::new(snapshot),
@@ -134,6 +147,7 @@ impl Builder {
         for object in &changes.upserts {
             self.touch(&object.key(), Some(object.clone()), &mut dirty);
         }
+        dirty.services.extend(self.take_stale());
         let mut next = Snapshot::clone(&self.snapshot);
         let mut changed = !std::mem::replace(&mut self.begun, true);
         for name in std::mem::take(&mut dirty.pods) {
@@ -158,6 +172,8 @@ impl Builder {
             next.generation += 1;
             next.by_address = self.by_address.map().clone();
             next.vips = self.vips.map().clone();
+            next.ranges = self.ranges.map().clone();
+            next.range_lengths = range_lengths(self.ranges.map().keys());
             next.by_endpoint = self.by_endpoint.map().clone();
             self.snapshot = Arc::new(next);
         }
@@ -182,6 +198,16 @@ impl Builder {
         self.snapshot.clone()
     }
 
+    /// What it was made with.
+    pub fn options(&self) -> &BuildOptions {
+        &self.options
+    }
+
+    /// What DestinationRules wrap connections in: made here, loaded by whoever publishes the snapshots.
+    pub fn originations(&self) -> &Arc<tls::Store> {
+        &self.originations
+    }
+
     /// What doesn't fit together at this moment. `origin` says where an object was read.
     pub fn warnings(&self, origin: impl Fn(&ObjectKey) -> Option<String>) -> Vec<Warning> {
         let mut warnings = Vec::new();
@@ -203,13 +229,12 @@ impl Builder {
             add(&key, warning);
         }
         for ((ip, port), winner, loser) in self.vips.contested() {
-            let key = service_key(&loser.service.name);
-            let message = format!(
-                "{ip} port {port} already belongs to Service {}, which keeps it: give this one another address",
-                winner.service.name
-            );
-            add(&key, Warning::new(WarningCode::DuplicateVip, &key, "spec.clusterIPs", message));
+            self.contested(ip, *port, winner, loser, &mut add);
         }
+        for ((network, port), winner, loser) in self.ranges.contested() {
+            self.contested(network, *port, winner, loser, &mut add);
+        }
+        self.entry_warnings(&mut add);
         for (ip, winner, loser) in self.by_address.contested() {
             let key = pod_key(&loser.name);
             let message = format!(
@@ -248,6 +273,7 @@ impl Builder {
             Kind::ReferenceGrant => self.touch_grant(&key.name.namespace, &mut dirty.routes),
             Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
             Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
+            Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
             Kind::Node => self.touch_node(key, object.as_deref(), dirty),
             Kind::ServiceAccount => {}
         }
@@ -263,6 +289,22 @@ impl Builder {
                 self.notes.remove(key);
             }
         }
+    }
+
+    fn contested(
+        &self,
+        address: &dyn std::fmt::Display,
+        port: u16,
+        winner: &ServicePort,
+        loser: &ServicePort,
+        add: &mut impl FnMut(&ObjectKey, Warning),
+    ) {
+        let ((winner, _), (key, field)) =
+            (self.maker_of(&winner.service.name), self.maker_of(&loser.service.name));
+        let message = format!(
+            "{address} port {port} already belongs to {winner}, which keeps it: give this one another address"
+        );
+        add(&key, Warning::new(WarningCode::DuplicateVip, &key, field, message));
     }
 
     fn names_in(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = ObjectName> {
@@ -301,6 +343,11 @@ fn pod_key(name: &ObjectName) -> ObjectKey {
 
 fn service_key(name: &ObjectName) -> ObjectKey {
     ObjectKey { kind: Kind::Service, name: name.clone() }
+}
+
+fn range_lengths<'a>(ranges: impl Iterator<Item = &'a (Network, u16)>) -> Vec<(bool, u8)> {
+    let lengths: BTreeSet<_> = ranges.map(|(network, _)| (network.is_ipv4(), network.bits())).collect();
+    lengths.into_iter().rev().collect()
 }
 
 fn orphan(key: &ObjectKey, service: &ObjectName) -> Warning {

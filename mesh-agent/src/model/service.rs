@@ -12,8 +12,9 @@ use crate::balance::outlier::{self, Ejections};
 use crate::balance::table::Tables;
 use crate::balance::tiers::Tier;
 use crate::balance::usage::Usage;
-use crate::policy::ClusterPolicy;
+use crate::objects::Network;
 use crate::policy::budget::Budget;
+use crate::policy::{ClusterPolicy, Unusable};
 use crate::route::{RetryBudget, SessionPersistence};
 
 /// What a service port is declared to speak. Order of sources: `appProtocol`, the port name's prefix, else `Detect`.
@@ -94,6 +95,8 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// `clusterIP: None`.
     pub headless: bool,
+    /// Ranges of addresses that lead to it, of a ServiceEntry.
+    pub ranges: Vec<Network>,
     /// TCP ports, with the endpoints of both address families.
     pub ports: Vec<Arc<ServicePort>>,
     /// The ports as a virtual IPv4 address leads to them; empty without one.
@@ -149,10 +152,21 @@ pub struct ServicePort {
     pub retries: Option<Arc<RetryAllowance>>,
     /// Keeps a client at its endpoint, where a route's rule says nothing of it.
     pub session: Option<Arc<SessionPersistence>>,
+    /// What is different about a ServiceEntry's port.
+    pub external: Option<Arc<External>>,
     /// The XBackendTrafficPolicy that both come from; for people.
     pub backend_policy: Option<ObjectName>,
     /// Where to.
     pub endpoints: EndpointSet,
+}
+
+/// What a ServiceEntry's service has that a Service's hasn't.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct External {
+    /// Connections go on to the address that was dialled: resolution NONE.
+    pub original: bool,
+    /// Namespaces whose clients know it; empty for all.
+    pub audience: Vec<String>,
 }
 
 /// A service port as some clients have it: with a policy and load figures of their own.
@@ -176,6 +190,25 @@ pub struct Subset {
 }
 
 impl ServicePort {
+    /// True if connections of any client have to be wrapped in TLS that the agent makes, whether it can or not.
+    pub fn wants_encryption(&self) -> bool {
+        let wants = |policy: &ClusterPolicy| {
+            policy.tls.is_some() || policy.unusable == Some(Unusable::TlsNotOriginated)
+        };
+        self.forms().any(|form| wants(&form.policy))
+    }
+
+    /// True if connections go on to the address that was dialled.
+    pub fn is_original(&self) -> bool {
+        self.external.as_ref().is_some_and(|external| external.original)
+    }
+
+    /// True if clients in `namespace` know it.
+    pub fn is_known_in(&self, namespace: &str) -> bool {
+        let audience = self.external.as_ref().map_or(&[][..], |external| &external.audience);
+        audience.is_empty() || audience.iter().any(|known| known == namespace)
+    }
+
     /// True if `section`, of a policy's targetRef, names the port: by name or number.
     pub fn is_called(&self, section: &str) -> bool {
         section == self.name || section.parse() == Ok(self.port)

@@ -8,8 +8,8 @@ use rpds::HashTrieMapSync;
 
 use super::{AppProtocol, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload};
 use crate::addr::{EndpointAddr, OrigDst};
-use crate::objects::ObjectKey;
 use crate::objects::traffic_policy::TargetKind;
+use crate::objects::{Network, ObjectKey};
 use crate::policy::traffic::{Layers, RouteTraffic, TrafficPolicy};
 use crate::route::{PortRoutes, Routes, RuleName};
 
@@ -28,6 +28,10 @@ pub struct Snapshot {
     pub services: HashTrieMapSync<ObjectName, Arc<Service>>,
     /// Service ports by virtual IP and port, each with the endpoints of that address's family, if there are any.
     pub vips: HashTrieMapSync<(IpAddr, u16), Arc<ServicePort>>,
+    /// Service ports by a range of addresses and port, of ServiceEntries.
+    pub ranges: HashTrieMapSync<(Network, u16), Arc<ServicePort>>,
+    /// The lengths of those ranges that occur, the longest first; true for IPv4.
+    pub range_lengths: Vec<(bool, u8)>,
     /// Service ports, with the endpoints of both families, by endpoint address: headless services, direct calls to pods, protocol of inbound connections.
     pub by_endpoint: HashTrieMapSync<EndpointAddr, Arc<ServicePort>>,
     /// Routes by the service port that they are attached to.
@@ -58,14 +62,37 @@ pub enum Target {
 impl Snapshot {
     /// What `dst` stands for. Constant time, no allocation.
     pub fn resolve(&self, dst: OrigDst) -> Target {
-        if let Some(port) = self.vips.get(&(dst.ip(), dst.port())) {
+        self.resolve_where(dst, |_| true)
+    }
+
+    /// [`Self::resolve`] for a client in `namespace`: what isn't exported to it is unknown.
+    pub fn resolve_for(&self, dst: OrigDst, namespace: &str) -> Target {
+        self.resolve_where(dst, |port| port.is_known_in(namespace))
+    }
+
+    fn resolve_where(&self, dst: OrigDst, known: impl Fn(&ServicePort) -> bool) -> Target {
+        if let Some(port) = self.vips.get(&(dst.ip(), dst.port())).filter(|port| known(port)) {
             return Target::Service(port.clone());
         }
         let endpoint_of = self.by_endpoint.get(&EndpointAddr::from(dst)).cloned();
-        match self.by_address.get(&dst.ip()) {
-            Some(workload) => Target::Workload(workload.clone(), endpoint_of),
-            None => endpoint_of.map_or(Target::Unknown, Target::Endpoint),
+        if let Some(workload) = self.by_address.get(&dst.ip()) {
+            return Target::Workload(workload.clone(), endpoint_of);
         }
+        if let Some(port) = endpoint_of {
+            return Target::Endpoint(port);
+        }
+        match self.in_range(dst).filter(|port| known(port)) {
+            Some(port) => Target::Service(port.clone()),
+            None => Target::Unknown,
+        }
+    }
+
+    /// The port of the narrowest range that `dst` is in. One look-up for each length that occurs, however many ranges.
+    fn in_range(&self, dst: OrigDst) -> Option<&Arc<ServicePort>> {
+        let lengths = self.range_lengths.iter().filter(|(v4, _)| *v4 == dst.ip().is_ipv4());
+        lengths
+            .filter_map(|(_, bits)| Network::new(dst.ip(), *bits))
+            .find_map(|network| self.ranges.get(&(network, dst.port())))
     }
 
     /// The routes of a service port for a client in `namespace`. Not for every request: it looks up by name.

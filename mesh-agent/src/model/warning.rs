@@ -62,11 +62,14 @@ codes! {
     UnsupportedValue = "MESH0132", "A field of a route or policy has no meaning for a Service or isn't supported; the message says what happens instead.";
     TargetNotFound = "MESH0133", "A policy names a target that isn't there; it holds as soon as the target is.";
     ConflictingPolicy = "MESH0134", "Two policies say different things of the same target; the oldest, then the first by name, holds for the fields that both give.";
-    HostNotFound = "MESH0135", "A DestinationRule names a host that no Service has; it has no effect until one has.";
+    HostNotFound = "MESH0135", "A DestinationRule names a host that no Service or ServiceEntry has; it has no effect until one has.";
     RuleConflict = "MESH0136", "Two DestinationRules of a namespace set a traffic policy for the same host; the oldest one's, then the first by name, is used.";
     ForeignKind = "MESH0137", "A document is of a kind that other controllers act on and the agent has no part in; it is left out.";
     Contradiction = "MESH0138", "Parts of a route or policy, each of them valid, can't both be had; the message says what happens instead.";
     SessionAffinity = "MESH0139", "Sessions are asked for on a Service with sessionAffinity ClientIP, which excludes them; the route isn't attached, a policy's sessions aren't kept.";
+    TlsFileUnusable = "MESH0140", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
+    HostConflict = "MESH0141", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
+    NameUnresolved = "MESH0142", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
 }
 
 /// How much a warning matters.
@@ -120,7 +123,8 @@ impl WarningCode {
             | Self::ReferenceNotPermitted
             | Self::UnsupportedReference
             | Self::RouteKindConflict
-            | Self::SessionAffinity => Severity::Error,
+            | Self::SessionAffinity
+            | Self::TlsFileUnusable => Severity::Error,
             Self::SliceWithoutService | Self::FileNotClosed | Self::ForeignKind => Severity::Info,
             _ => Severity::Warning,
         }

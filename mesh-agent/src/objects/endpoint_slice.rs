@@ -123,6 +123,17 @@ impl EndpointSlice {
 }
 
 impl SliceEndpoint {
+    /// One that no slice names: of a ServiceEntry.
+    pub fn outside(ip: IpAddr, zone: Option<&str>) -> Self {
+        Self {
+            address: EndpointAddress::Ip(ip),
+            conditions: Conditions::default(),
+            node_name: None,
+            zone: zone.map(Box::from),
+            target_ref: None,
+        }
+    }
+
     /// Its address; none in a slice of names.
     pub fn ip(&self) -> Option<IpAddr> {
         match self.address {

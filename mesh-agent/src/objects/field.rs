@@ -148,6 +148,12 @@ impl<'de> Deserialize<'de> for Ip {
     }
 }
 
+/// The address in canonical form, if [`parse_ip`] would take it: an answer of a DNS server may say anything.
+pub fn usable_address(ip: IpAddr) -> Option<IpAddr> {
+    let ip = ip.to_canonical();
+    is_usable(&ip).then_some(ip)
+}
+
 /// Refuses what the API server refuses for endpoints: an endpoint at a loopback or link-local address would let
 /// whoever writes an EndpointSlice reach the client's own namespace or node.
 pub fn parse_ip(value: &str) -> Result<IpAddr, String> {
@@ -155,16 +161,20 @@ pub fn parse_ip(value: &str) -> Result<IpAddr, String> {
         return Err(format!("{value:?} {NOT_AN_ADDRESS}: expected one IPv4 or IPv6 address"));
     };
     let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local {
+    if !is_usable(&ip) {
         return Err(format!(
             "{value} {NOT_AN_ADDRESS} that a pod or service can have: unspecified, loopback, link-local and multicast are refused"
         ));
     }
     Ok(ip)
+}
+
+fn is_usable(ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local)
 }
 
 /// For `#[serde(default, deserialize_with)]`: `null` and an absent field are the same, as in Kubernetes.

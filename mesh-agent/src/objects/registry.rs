@@ -66,8 +66,11 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
             "v1" | "v1beta1" | "v1alpha3" => Known::Read(Kind::DestinationRule),
             _ => Known::OtherVersion("networking.istio.io/v1"),
         },
-        ("networking.istio.io", "DestinationRuleList") => Known::List,
-        ("networking.istio.io", "ServiceEntry") => Known::NotYet("its hosts stay unknown destinations"),
+        ("networking.istio.io", "ServiceEntry") => match version {
+            "v1" | "v1beta1" | "v1alpha3" => Known::Read(Kind::ServiceEntry),
+            _ => Known::OtherVersion("networking.istio.io/v1"),
+        },
+        ("networking.istio.io", "DestinationRuleList" | "ServiceEntryList") => Known::List,
         ("mesh-agent.dev", "TrafficPolicy") if version == "v1alpha1" => Known::Read(Kind::TrafficPolicy),
         ("mesh-agent.dev", "TrafficPolicy") => Known::OtherVersion(traffic_policy::API_VERSION),
         ("mesh-agent.dev", "TrafficPolicyList") => Known::List,
@@ -107,6 +110,7 @@ mod tests {
         for version in ["v1", "v1beta1", "v1alpha3"] {
             let api_version = format!("networking.istio.io/{version}");
             check(&api_version, "DestinationRule", Known::Read(Kind::DestinationRule));
+            check(&api_version, "ServiceEntry", Known::Read(Kind::ServiceEntry));
         }
         check("networking.istio.io/v2", "DestinationRule", Known::OtherVersion("networking.istio.io/v1"));
         check("v1", "List", Known::List);

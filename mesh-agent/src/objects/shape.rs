@@ -5,6 +5,9 @@
 
 use serde_yaml_ng::Value;
 
+use super::ObjectKey;
+use crate::model::{Warning, WarningCode};
+
 /// What stands at a place of a document.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
@@ -25,6 +28,23 @@ pub struct FieldNote {
     pub field: String,
     /// What happens instead. None: the API has no such field.
     pub consequence: Option<&'static str>,
+}
+
+impl FieldNote {
+    /// As a warning about an object of this kind.
+    pub fn warning(&self, object: &ObjectKey, kind: &str) -> Warning {
+        match self.consequence {
+            Some(consequence) => {
+                let message = format!("is not supported by this version: {consequence}");
+                Warning::new(WarningCode::UnsupportedFeature, object, &self.field, message)
+            }
+            None => {
+                let message =
+                    format!("isn't a field of {kind} and has no effect: check its spelling or remove it");
+                Warning::new(WarningCode::UnknownField, object, &self.field, message)
+            }
+        }
+    }
 }
 
 impl Shape {

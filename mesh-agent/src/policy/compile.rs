@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use super::locality::{Label, Localities, Locality, Pattern};
 use super::{ClusterPolicy, Cookie, HashKey, Keepalive, OutlierDetection, PoolLimits, RetryShare, Unusable};
 use crate::model::{LoadBalancer, ObjectName, Warning, WarningCode};
 use crate::objects::{
-    self, ConnectionPool, ConsistentHash, DestinationRule, GoDuration, H2UpgradePolicy, HttpCookie,
-    LoadBalancerSettings, LocalityLbSetting, SimpleLb, Subset, TlsMode,
+    self, ClientTls, ConnectionPool, ConsistentHash, DestinationRule, GoDuration, H2UpgradePolicy,
+    HttpCookie, LoadBalancerSettings, LocalityLbSetting, Settings, SimpleLb, Subset, TlsMode,
 };
+use crate::tls::{Identity, Spec, Trust};
 
 /// What holds without a rule, and what a rule is compiled against.
 #[derive(Clone, Debug, Default)]
@@ -47,11 +50,7 @@ pub fn compile(
     };
     let Some(rule) = rule else { return policy };
     policy.rule = Some(ObjectName::new(rule.namespace(), &rule.metadata.name));
-    let settings = match subset {
-        Some(subset) => rule.subset_settings(subset, port),
-        None => rule.settings(port),
-    };
-    let Some(settings) = settings else { return policy };
+    let Some(settings) = settings(rule, subset, port) else { return policy };
     policy.outlier = settings.outlier_detection.map(outlier);
     policy.rule_balances = settings.load_balancer.is_some();
     if let Some(load_balancer) = settings.load_balancer {
@@ -72,10 +71,67 @@ pub fn compile(
     policy.limits.retry_share = settings
         .retry_budget
         .map(|budget| RetryShare { thousandths: budget.thousandths(), least: budget.least() });
-    if matches!(settings.tls.map(|tls| tls.mode), Some(TlsMode::Simple | TlsMode::Mutual)) {
+    if settings.tls.is_some_and(|tls| tls.unsupported().is_some()) {
         policy.unusable = Some(Unusable::TlsNotOriginated);
     }
     policy
+}
+
+/// What connections to `port` of `host` are to be wrapped in under `rule`, if they are. `names` are the ones that the host
+/// says itself that its certificates have (ServiceEntry), for rules that say nothing of it.
+///
+/// # Errors
+/// If nothing can be made of it: the server has no name to be asked for and verified by. Nothing may be sent then.
+pub fn origination(
+    rule: Option<&DestinationRule>,
+    subset: Option<&Subset>,
+    port: u16,
+    host: &str,
+    names: &[String],
+) -> Result<Option<Spec>, Unusable> {
+    let Some(rule) = rule else { return Ok(None) };
+    let tls =
+        settings(rule, subset, port).and_then(|settings| settings.tls).filter(|tls| tls.is_originated());
+    let Some(tls) = tls.filter(|tls| tls.unsupported().is_none()) else { return Ok(None) };
+    let server_name = if tls.sni.is_empty() { host } else { &tls.sni };
+    let server_name = ServerName::try_from(server_name.to_owned()).map_err(|_| Unusable::TlsNotOriginated)?;
+    Ok(Some(Spec {
+        rule: ObjectName::new(rule.namespace(), &rule.metadata.name),
+        server_name,
+        names: if tls.subject_alt_names.is_empty() { names } else { &tls.subject_alt_names }.to_vec(),
+        trust: trust(tls),
+        identity: identity(tls),
+    }))
+}
+
+/// The path of the settings in `rule` that ask for the files of `spec`, if any still do.
+pub fn asked_at(rule: &DestinationRule, spec: &Spec) -> Option<String> {
+    let asks = |tls: &ClientTls| {
+        let asks = tls.is_originated() && tls.unsupported().is_none();
+        asks && trust(tls) == spec.trust && identity(tls) == spec.identity
+    };
+    let settings = rule.all_settings().into_iter();
+    settings.filter(|(_, settings)| settings.tls.is_some_and(asks)).map(|(path, _)| path).next()
+}
+
+fn trust(tls: &ClientTls) -> Trust {
+    match (tls.insecure_skip_verify, tls.ca_certificates.as_os_str().is_empty()) {
+        (true, _) => Trust::Anybody,
+        (false, true) => Trust::System,
+        (false, false) => Trust::File(tls.ca_certificates.clone()),
+    }
+}
+
+fn identity(tls: &ClientTls) -> Option<Identity> {
+    let (certificate, key) = (tls.client_certificate.clone(), tls.private_key.clone());
+    (tls.mode == TlsMode::Mutual).then_some(Identity { certificate, key })
+}
+
+fn settings<'a>(rule: &'a DestinationRule, subset: Option<&'a Subset>, port: u16) -> Option<Settings<'a>> {
+    match subset {
+        Some(subset) => rule.subset_settings(subset, port),
+        None => rule.settings(port),
+    }
 }
 
 fn balance(settings: &LoadBalancerSettings, policy: &mut ClusterPolicy) {
@@ -246,32 +302,11 @@ pub fn warnings(rule: &DestinationRule) -> Vec<Warning> {
         Some(rule.namespace()),
         &rule.metadata.name,
     );
-    let mut warnings: Vec<_> = rule
-        .notes
-        .iter()
-        .map(|note| match note.consequence {
-            Some(consequence) => {
-                let message = format!("is not supported by this version: {consequence}");
-                Warning::new(WarningCode::UnsupportedFeature, &key, &note.field, message)
-            }
-            None => {
-                let message =
-                    "isn't a field of DestinationRule and has no effect: check its spelling or remove it";
-                Warning::new(WarningCode::UnknownField, &key, &note.field, message)
-            }
-        })
-        .collect();
+    let mut warnings: Vec<_> = rule.notes.iter().map(|note| note.warning(&key, "DestinationRule")).collect();
     let mut unsupported = |field: String, message: &str| {
         warnings.push(Warning::new(WarningCode::UnsupportedFeature, &key, field, message));
     };
     for (path, settings) in rule.all_settings() {
-        if let Some(tls) = settings.tls
-            && matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual)
-        {
-            let message = "TLS is not originated by this version: connections to the host are REFUSED, as plain text \
-                           would give away what the rule protects; use DISABLE to send plain text";
-            unsupported(format!("{path}.tls.mode"), message);
-        }
         let Some(load_balancer) = settings.load_balancer else { continue };
         if let Some(entry) = unsupported_label(load_balancer) {
             let message = format!(

@@ -283,7 +283,8 @@ impl fmt::Display for Probe {
 }
 
 impl HealthCheck {
-    /// False for a check that would say in plain text what the port's DestinationRule wants encrypted.
+    /// False for a check that would say in plain text what the port's DestinationRule wants encrypted in a way that isn't
+    /// supported.
     pub fn is_sendable(&self, port: &ClusterPolicy) -> bool {
         port.unusable.is_none() || self.probe == Probe::Tcp
     }

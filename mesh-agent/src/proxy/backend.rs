@@ -22,6 +22,7 @@ use crate::clock;
 use crate::model::{Endpoint, ServicePort, Target};
 use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
 use crate::report;
+use crate::tls::Origination;
 
 /// Where a connection's requests may go.
 #[derive(Clone)]
@@ -193,6 +194,7 @@ impl Connection {
         if plan.backends().is_none()
             && let Some(first) = self.first.take()
             && !(head.is_some() && first.chosen_without_request())
+            && self.still_fits(&first, backends)
         {
             return Ok(first);
         }
@@ -204,12 +206,26 @@ impl Connection {
         }
     }
 
+    /// False if a rule has come or gone since detection chose: a client may have been silent for long.
+    fn still_fits(&self, first: &Picked, backends: &Backends) -> bool {
+        match backends {
+            Backends::Service(port) => {
+                let port = port.for_client(&self.pod.workload.borrow()).clone();
+                !port.policy.is_unusable() && same_tls(first.upstream.tls(), port.policy.tls.as_ref())
+            }
+            Backends::Single(_) | Backends::None => true,
+        }
+    }
+
     /// The endpoint at which `plan` keeps the client, if it does.
     pub fn pick_kept(&self, plan: &Plan) -> Option<Picked> {
         let Some(Backends::Service(port)) = plan.backends.as_ref().filter(|_| !plan.has_fallen()) else {
             return None;
         };
         let port = port.for_client(&self.pod.workload.borrow()).clone();
+        if port.policy.is_unusable() {
+            return None;
+        }
         let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
         let upstream = self.upstream(&port, endpoint);
         Some(Picked::new(upstream, Some(port)))
@@ -225,9 +241,9 @@ impl Connection {
     ) -> Result<Picked, ProxyError> {
         let port = port.for_client(&self.pod.workload.borrow()).clone();
         match port.policy.unusable {
-            None => {}
-            Some(Unusable::TlsNotOriginated) => return Err(ErrorKind::TlsNotOriginated.into()),
             Some(Unusable::NoSuchSubset) => return Err(ErrorKind::NoBackend.into()),
+            _ if port.policy.is_unusable() => return Err(ErrorKind::TlsNotOriginated.into()),
+            _ => {}
         }
         if port.policy.passthrough {
             return self.pick_original(port, tried);
@@ -259,10 +275,16 @@ impl Connection {
         }
         let mut own = self.original.borrow_mut();
         let upstream = match &*own {
-            Some((service, upstream)) if Arc::ptr_eq(service, &port.service) => upstream.clone(),
+            Some((service, upstream))
+                if Arc::ptr_eq(service, &port.service)
+                    && same_tls(upstream.tls(), port.policy.tls.as_ref()) =>
+            {
+                upstream.clone()
+            }
             _ => {
                 let edges = Edges::outbound(self, Some(&port.service), None);
-                let upstream = Rc::new(Upstream::paired(addr, None, edges));
+                let upstream = Upstream::paired(addr, None, edges).over_tls(port.policy.tls.clone());
+                let upstream = Rc::new(upstream);
                 *own = Some((port.service.clone(), upstream.clone()));
                 upstream
             }
@@ -273,6 +295,18 @@ impl Connection {
     /// The next request goes to an endpoint that detection chose already.
     pub fn pick_first(&self, picked: Picked) {
         self.first.set(Some(picked));
+    }
+
+    /// Where a connection to `target` may go. Services are balanced, an address of its own is gone to as it is.
+    pub fn backends_for(&self, target: Target) -> Backends {
+        let (workload, service) = match target {
+            Target::Service(port) => return Backends::Service(port),
+            Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
+            Target::Endpoint(port) => (None, Some(port.service.clone())),
+            Target::Unknown => (None, None),
+        };
+        let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());
+        Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(self.dst), workload, edges)))
     }
 
     /// Says where this connection's requests may go.
@@ -311,7 +345,8 @@ impl Connection {
             self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
         }
         let mut backends = self.backends.borrow_mut();
-        if let (Backends::Service(_), Target::Service(port)) = (&*backends, snapshot.resolve(self.dst)) {
+        let target = snapshot.resolve_for(self.dst, self.namespace());
+        if let (Backends::Service(_), Target::Service(port)) = (&*backends, target) {
             self.routes.replace(snapshot.routes_for(&port, self.namespace()));
             *backends = Backends::Service(port);
         }
@@ -321,11 +356,12 @@ impl Connection {
         let key = Arc::as_ptr(&endpoint.load) as usize;
         if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
             && same_workload(&upstream.endpoint, endpoint)
+            && same_tls(upstream.tls(), port.policy.tls.as_ref())
         {
             return upstream.clone();
         }
         let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref());
-        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges));
+        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, port.policy.tls.clone()));
         self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
         upstream
     }
@@ -339,6 +375,15 @@ fn same_workload(one: &Arc<Endpoint>, other: &Arc<Endpoint>) -> bool {
             (None, None) => true,
             _ => false,
         }
+}
+
+/// Connections made under another rule, or under none, are of no use either: a kept one in plain text least of all.
+fn same_tls(one: Option<&Arc<Origination>>, other: Option<&Arc<Origination>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// What of a request or connection is hashed, where the policy hashes.

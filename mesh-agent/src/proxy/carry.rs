@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::context::Connection;
 use super::detect::{self, MAX_PEEK, Verdict};
 use super::error::ErrorKind;
+use super::stream::Stream;
 use super::tcp::{self, Dialled};
 use crate::http1;
 use crate::http2;
@@ -157,7 +158,7 @@ async fn crowded(conn: &Connection, mut client: TcpStream) {
 
 /// Until the server spoke or ended before its client did. What an HTTP/2 server begins with, its SETTINGS, leaves the
 /// verdict to the client, for as long as one that speaks HTTP/2 may take: they needn't wait for its preface (RFC 9113, 3.4).
-async fn speaks_first(conn: &Connection, server: &TcpStream) {
+async fn speaks_first(conn: &Connection, server: &Stream) {
     let mut head = [0; detect::FRAME_HEAD];
     if let Ok(read) = server.peek(&mut head).await
         && detect::is_settings(&head[..read])
@@ -209,17 +210,30 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
-    use crate::proxy::testing;
+    use crate::addr::EndpointAddr;
+    use crate::proxy::upstream::{Edges, Upstream};
+    use crate::proxy::{Backends, testing};
+    use crate::tls::testing::{Authority, accept, origination};
 
     /// A client, the endpoint, and the connection between them, on a port that is declared HTTP.
     async fn lab() -> (TcpStream, TcpListener, Rc<Connection>) {
-        lab_of(AppProtocol::Http).await
+        lab_of(AppProtocol::Http, None).await
     }
 
-    async fn lab_of(protocol: AppProtocol) -> (TcpStream, TcpListener, Rc<Connection>) {
+    async fn lab_of(
+        protocol: AppProtocol,
+        tls: Option<&Authority>,
+    ) -> (TcpStream, TcpListener, Rc<Connection>) {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut conn = testing::connection(endpoint.local_addr().unwrap());
+        let addr = endpoint.local_addr().unwrap();
+        let mut conn = testing::connection(addr);
         (conn.protocol, conn.untouched) = (protocol, false);
+        if let Some(authority) = tls {
+            let upstream =
+                Upstream::paired(EndpointAddr::from(addr), None, Edges::outbound(&conn, None, None));
+            let upstream = upstream.over_tls(Some(origination(authority.spec("outside.test"))));
+            conn.set_backends(Backends::Single(Rc::new(upstream)));
+        }
         let conn = Rc::new(conn);
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
@@ -230,13 +244,23 @@ mod tests {
     }
 
     /// SETTINGS of the server, then the client's preface; what the connection was found to speak.
-    async fn found_after(first: &[u8]) -> &'static str {
-        let (mut client, endpoint, conn) = lab_of(AppProtocol::Detect).await;
-        let (mut server, _) = endpoint.accept().await.unwrap();
+    async fn found_after(first: &[u8], tls: Option<&Authority>) -> &'static str {
+        let (mut client, endpoint, conn) = lab_of(AppProtocol::Detect, tls).await;
+        let (tcp, _) = endpoint.accept().await.unwrap();
+        let mut server = match tls {
+            Some(authority) => {
+                Stream::from(accept(&authority.server(&["outside.test"], false), tcp).await.unwrap())
+            }
+            None => tcp.into(),
+        };
         server.write_all(first).await.unwrap();
-        // Seen by the agent or still on its way: for bytes of HTTP/2 the client decides either way.
-        for _ in 0..100 {
-            yield_now().await;
+        if detect::is_settings(first) {
+            // Seen by the agent or still on their way: the client decides either way.
+            for _ in 0..100 {
+                yield_now().await;
+            }
+        } else {
+            client.read_exact(&mut vec![0; first.len()]).await.unwrap();
         }
         client.write_all(detect::H2_PREFACE).await.unwrap();
         client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -255,15 +279,18 @@ mod tests {
     fn settings_of_a_server_leave_the_verdict_to_the_client_and_other_bytes_do_not() {
         run(async {
             let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
-            assert_eq!(found_after(&settings).await, "http2");
-            assert_eq!(found_after(b"220 mail.example ESMTP\r\n").await, "tcp");
+            let authority = Authority::new();
+            for tls in [None, Some(&authority)] {
+                assert_eq!(found_after(&settings, tls).await, "http2");
+                assert_eq!(found_after(b"220 mail.example ESMTP\r\n", tls).await, "tcp");
+            }
         });
     }
 
     #[test]
     fn the_end_of_a_server_that_sent_settings_reaches_a_client_that_is_silent() {
         run_with(true, async {
-            let (mut client, endpoint, _conn) = lab_of(AppProtocol::Detect).await;
+            let (mut client, endpoint, _conn) = lab_of(AppProtocol::Detect, None).await;
             let (mut server, _) = endpoint.accept().await.unwrap();
             server.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
             drop(server);

@@ -30,6 +30,10 @@ pub enum ErrorKind {
     ConnectFailed,
     /// The endpoint didn't answer within the connect timeout.
     ConnectTimeout,
+    /// The endpoint and the agent didn't agree on TLS, or the endpoint refused the agent's certificate within the handshake.
+    TlsFailed,
+    /// The endpoint's certificate isn't one that the DestinationRule accepts.
+    CertificateRefused,
     /// The endpoint was connected to for HTTP/2 and said something else.
     NotHttp2,
     /// The endpoint closed the connection before or within its response.
@@ -46,7 +50,7 @@ pub enum ErrorKind {
     TooManyConnections,
     /// Nobody recorded where the connection was meant to go.
     NoOriginalDestination,
-    /// A DestinationRule asks for TLS, which isn't originated.
+    /// A DestinationRule asks for TLS in a way that isn't supported, or with files that can't be read.
     TlsNotOriginated,
     /// Nothing knows the destination and `registryOnly` is set.
     UnknownDestination,
@@ -97,6 +101,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
             | Self::NotHttp2
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
@@ -133,9 +139,11 @@ impl ErrorKind {
     pub fn flag(self) -> Flag {
         match self {
             Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
-            Self::ConnectFailed | Self::ConnectTimeout | Self::TlsNotOriginated => {
-                Flag::UpstreamConnectionFailure
-            }
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
+            | Self::TlsNotOriginated => Flag::UpstreamConnectionFailure,
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
             Self::UpstreamReset(_) => Flag::UpstreamReset,
             Self::UpstreamProtocol(_) | Self::NotHttp2 => Flag::UpstreamProtocolError,
@@ -165,6 +173,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::TlsFailed
+            | Self::CertificateRefused
             | Self::Overflow
             | Self::TooManyConnections
             | Self::TlsNotOriginated
@@ -214,6 +224,8 @@ impl ErrorKind {
             self,
             Self::ConnectFailed
                 | Self::ConnectTimeout
+                | Self::TlsFailed
+                | Self::CertificateRefused
                 | Self::NotHttp2
                 | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
         )
@@ -237,6 +249,8 @@ impl ErrorKind {
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::CertificateRefused => "certificate_refused",
             Self::NotHttp2 => "upstream_not_http2",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamReset(_) => "upstream_reset",

@@ -267,6 +267,8 @@ impl Fallback {
             ErrorKind::CircuitOpen => self.circuit_open,
             ErrorKind::UpstreamErrorStatus
             | ErrorKind::ConnectFailed
+            | ErrorKind::TlsFailed
+            | ErrorKind::CertificateRefused
             | ErrorKind::NotHttp2
             | ErrorKind::UpstreamClosed
             | ErrorKind::UpstreamReset(_) => self.error_5xx,

@@ -8,12 +8,11 @@ use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
-use super::backend::Backends;
 use super::carry;
 use super::context::{Connection, Direction, Pod};
 use super::error::ErrorKind;
-use super::upstream::{Edges, Upstream, reset};
-use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
+use super::upstream::reset;
+use crate::addr::{ClientAddr, OrigDst};
 use crate::model::Target;
 
 /// Handles one connection that the connect hook sent to the in-pod outbound listener.
@@ -25,7 +24,7 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
     if matches!(target, Target::Unknown) && pod.worker.registry_only {
         return carry::refuse(&conn, client, ErrorKind::UnknownDestination);
     }
-    conn.set_backends(backends(&conn, target));
+    conn.set_backends(conn.backends_for(target));
     carry::serve(&conn, client).await;
 }
 
@@ -51,21 +50,9 @@ fn dialled(client: &TcpStream) -> Option<OrigDst> {
 }
 
 fn open(pod: &Rc<Pod>, from: ClientAddr, dst: OrigDst) -> (Connection, Target) {
-    let target = pod.worker.snapshot.load().resolve(dst);
+    let target = pod.worker.snapshot.load().resolve_for(dst, &pod.workload.borrow().name.namespace);
     let conn = Connection::open(pod, Direction::Outbound, true_client(pod, from, dst), dst, &target);
     (conn, target)
-}
-
-/// Services are balanced; an address of its own is gone to as it is.
-fn backends(conn: &Connection, target: Target) -> Backends {
-    let (workload, service) = match target {
-        Target::Service(port) => return Backends::Service(port),
-        Target::Workload(workload, port) => (Some(workload), port.map(|p| p.service.clone())),
-        Target::Endpoint(port) => (None, Some(port.service.clone())),
-        Target::Unknown => (None, None),
-    };
-    let edges = Edges::outbound(conn, service.as_ref(), workload.as_ref());
-    Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(conn.dst), workload, edges)))
 }
 
 /// Capture leaves a loopback source address; the pod's own is what every other party knows it by. The port is true.

@@ -140,9 +140,11 @@ impl<'p> Tries<'p> {
     pub fn failed(&mut self, picked: &Picked, why: ErrorKind) -> Option<Duration> {
         let on = &self.policy?.on;
         let asked = match why {
-            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::NotHttp2 => {
-                on.connect_failure || on.server_error || on.gateway_error
-            }
+            ErrorKind::ConnectFailed
+            | ErrorKind::ConnectTimeout
+            | ErrorKind::TlsFailed
+            | ErrorKind::CertificateRefused
+            | ErrorKind::NotHttp2 => on.connect_failure || on.server_error || on.gateway_error,
             ErrorKind::UpstreamClosed
             | ErrorKind::UpstreamReset(_)
             | ErrorKind::UpstreamTimeout

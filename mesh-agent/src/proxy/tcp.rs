@@ -13,19 +13,20 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::backend::Picked;
 use super::context::{Connection, Worker};
 use super::error::{ErrorKind, ProxyError};
+use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::upstream::reset;
 use crate::balance::outlier::Outcome;
 use crate::balance::queue::Place;
 use crate::flags::Flag;
 use crate::model::Endpoint;
 use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
+use crate::tls::Alpn;
 
 /// What never comes within anybody's uptime, and can be added to a clock.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -121,7 +122,7 @@ pub struct Dialled {
     /// Which.
     pub picked: Picked,
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Among the connections whose number is limited.
     pub place: Option<Place>,
 }
@@ -141,18 +142,18 @@ pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, Prox
         // Boxed: few connections wait, and all would carry what waiting takes.
         Box::pin(conn.activate(&mut plan, client)).await;
     }
-    let mut tried = Vec::new();
+    let (mut tried, mut last) = (Vec::new(), ErrorKind::ConnectFailed);
     loop {
         let picked = match conn.pick(&plan, &tried, None) {
             Ok(picked) => picked,
             // What the last endpoint said is truer than "none left".
-            Err(_) if !tried.is_empty() => return Err(ErrorKind::ConnectFailed.into()),
+            Err(_) if !tried.is_empty() => return Err(last.into()),
             Err(error) => return Err(error),
         };
         let place = picked.connection()?;
         let started = Instant::now();
         conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
-        match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits()).await {
+        match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits(), Alpn::None).await {
             Ok(stream) => {
                 picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 return Ok(Dialled { picked, stream, place });
@@ -164,6 +165,7 @@ pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, Prox
                 }
                 tracing::debug!(endpoint = %picked.upstream.endpoint.addr, error = %error.kind.label(), "trying another");
                 conn.count_retry(error.kind.label());
+                last = error.kind;
                 tried.push(picked.upstream.endpoint.addr);
             }
         }
@@ -203,13 +205,13 @@ pub struct Lifetime {
 /// `progress` is told of bytes as they are carried: the increase since it was last told.
 pub async fn tunnel(
     worker: &Worker,
-    client: TcpStream,
-    upstream: TcpStream,
+    client: impl Into<Stream>,
+    upstream: impl Into<Stream>,
     early: Early,
     lifetime: Lifetime,
     mut progress: impl FnMut(Moved),
 ) -> Result<(), ErrorKind> {
-    let (mut client, mut upstream) = (ResetOnDrop(Some(client)), ResetOnDrop(Some(upstream)));
+    let (mut client, mut upstream) = (ResetOnDrop(Some(client.into())), ResetOnDrop(Some(upstream.into())));
     let result = match (&mut client.0, &mut upstream.0) {
         (Some(client), Some(upstream)) => {
             both_ways(worker, client, upstream, early, lifetime, &mut progress).await
@@ -225,8 +227,8 @@ pub async fn tunnel(
 
 async fn both_ways(
     worker: &Worker,
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
+    client: &mut Stream,
+    upstream: &mut Stream,
     early: Early,
     lifetime: Lifetime,
     progress: &mut impl FnMut(Moved),
@@ -265,7 +267,7 @@ async fn both_ways(
 
 /// A socket whose peer sees a reset unless it is taken out first: an end that isn't clean is never shown as one, also
 /// when the task is dropped because the drain time is over.
-struct ResetOnDrop(Option<TcpStream>);
+struct ResetOnDrop(Option<Stream>);
 
 impl Drop for ResetOnDrop {
     fn drop(&mut self) {
@@ -315,7 +317,7 @@ impl<'w> Way<'w> {
                         Err(_) => return Broken::Writer,
                     },
                     // Nothing is read meanwhile, so that reading can't tell.
-                    _ = from.ready(Interest::ERROR) => return Broken::Reader,
+                    _ = from.reset() => return Broken::Reader,
                 }
             }
             match poll_fn(|cx| self.pass(cx, &mut from, &mut to)).await {
@@ -328,7 +330,7 @@ impl<'w> Way<'w> {
             return Broken::Writer;
         }
         self.ended.set(true);
-        let _ = from.ready(Interest::ERROR).await;
+        let _ = from.reset().await;
         Broken::Reader
     }
 

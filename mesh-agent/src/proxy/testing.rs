@@ -122,6 +122,7 @@ pub fn serve(conn: &Connection, port: &Arc<ServicePort>) {
         ports: ports.clone(),
         ports_v4: ports,
         ports_v6: Vec::new(),
+        ranges: Vec::new(),
     };
     let mut snapshot = Snapshot::clone(&conn.snapshot());
     snapshot.services.insert_mut(port.service.name.clone(), Arc::new(service));
@@ -157,6 +158,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         backend_policy: None,
         endpoints: EndpointSet { available: all.clone(), all, ..EndpointSet::default() },
     })

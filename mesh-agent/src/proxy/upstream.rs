@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 use super::ceiling::Kept;
 use super::context::{Connection, Pod, Worker};
 use super::error::{ErrorKind, ProxyError};
+use super::stream::Stream;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::balance::queue::{Passed, Place};
 use crate::clock;
@@ -24,6 +26,7 @@ use crate::kernel::netns;
 use crate::model::{Endpoint, LoadState, ServiceMeta, Workload};
 use crate::policy::{Keepalive, PoolLimits};
 use crate::telemetry::{Edge, EdgeKey, Reporter, Security};
+use crate::tls::{Alpn, Origination, TlsError};
 
 /// Sockets made ahead, so that entering the pod's network namespace is paid once for several connections.
 const STOCK: usize = 8;
@@ -44,11 +47,14 @@ pub struct Upstream {
     http1: RefCell<Vec<Idle>>,
     /// Connections that were passed on to a request that waits, by its ticket.
     handed: RefCell<Vec<(u64, http1::Conn)>>,
-    stashed: RefCell<Option<(TcpStream, Option<Place>)>>,
+    stashed: RefCell<Option<(Stream, Option<Place>)>>,
     pooled: bool,
     used_at: Cell<u64>,
     /// What a DestinationRule says of how long connections are kept.
     limits: Cell<PoolLimits>,
+    /// What its connections are wrapped in. An upstream never changes that: connections in plain text and such that
+    /// aren't are never kept together.
+    tls: Option<Arc<Origination>>,
 }
 
 struct Idle {
@@ -111,8 +117,8 @@ impl Edges {
 
 impl Upstream {
     /// Shared by all connections of a pod on this worker; its connections are kept for reuse.
-    pub fn pooled(endpoint: Arc<Endpoint>, edges: Edges) -> Self {
-        Self::new(endpoint, edges, true)
+    pub fn pooled(endpoint: Arc<Endpoint>, edges: Edges, tls: Option<Arc<Origination>>) -> Self {
+        Self { tls, ..Self::new(endpoint, edges, true) }
     }
 
     /// Belongs to one downstream connection: the upstream side sees that one's client.
@@ -141,22 +147,39 @@ impl Upstream {
             pooled,
             used_at: Cell::new(clock::now_ns()),
             limits: Cell::default(),
+            tls: None,
         }
+    }
+
+    /// The same, with its connections wrapped.
+    pub fn over_tls(self, tls: Option<Arc<Origination>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// What its connections are wrapped in.
+    pub fn tls(&self) -> Option<&Arc<Origination>> {
+        self.tls.as_ref()
     }
 
     /// Opens a connection from the pod's network namespace to the endpoint's own address and port.
     ///
     /// The socket is marked as the agent's own before it connects, so that no hook captures it. Where one client
-    /// connection stands behind it (`client`), the application is shown that client's address.
+    /// connection stands behind it (`client`), the application is shown that client's address. Where connections are to
+    /// be wrapped in TLS, `alpn` is what is offered; its handshake counts towards the connect timeout.
     pub async fn connect(
         &self,
         pod: &Pod,
         client: Option<ClientAddr>,
         limits: &PoolLimits,
-    ) -> Result<TcpStream, ProxyError> {
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
         self.used_at.set(clock::now_ns());
         self.limits.set(*limits);
-        let result = self.try_connect(pod, client, limits).await;
+        let result = match &self.tls {
+            None => self.try_connect(pod, client, limits).await.map(Stream::Plain),
+            // Boxed: what goes in plain text makes no room for it.
+            Some(tls) => Box::pin(self.try_connect_tls(tls, pod, client, limits, alpn)).await,
+        };
         let outcome = match &result {
             Ok(_) => "ok",
             Err(error) => error.kind.label(),
@@ -171,21 +194,25 @@ impl Upstream {
         pod: &Pod,
         client: ClientAddr,
         limits: &PoolLimits,
-    ) -> Result<TcpStream, ProxyError> {
-        if let Some((stream, _)) = self.take_stashed() {
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
+        // Detection couldn't offer what it didn't know yet, and servers speak HTTP/2 over TLS only where it was offered.
+        if let Some((stream, _)) = self.take_stashed()
+            && (matches!(stream, Stream::Plain(_)) || alpn != Alpn::Http2)
+        {
             return Ok(stream);
         }
-        self.connect(pod, (!self.pooled).then_some(client), limits).await
+        self.connect(pod, (!self.pooled).then_some(client), limits, alpn).await
     }
 
     /// Keeps a connection that detection made for the request that follows, with its place.
-    pub fn stash(&self, stream: TcpStream, place: Option<Place>) {
-        self.stashed.replace(Some((stream, place)));
+    pub fn stash(&self, stream: impl Into<Stream>, place: Option<Place>) {
+        self.stashed.replace(Some((stream.into(), place)));
     }
 
     /// The connection that detection made, if there is one. It goes before those kept from earlier requests: a server
     /// with few threads may hold one for it.
-    pub fn take_stashed(&self) -> Option<(TcpStream, Option<Place>)> {
+    pub fn take_stashed(&self) -> Option<(Stream, Option<Place>)> {
         self.stashed.take()
     }
 
@@ -217,6 +244,38 @@ impl Upstream {
         }
     }
 
+    /// Connects and shakes hands, both within the connect timeout.
+    async fn try_connect_tls(
+        &self,
+        tls: &Arc<Origination>,
+        pod: &Pod,
+        client: Option<ClientAddr>,
+        limits: &PoolLimits,
+        alpn: Alpn,
+    ) -> Result<Stream, ProxyError> {
+        let deadline = Instant::now() + limits.connect_timeout.unwrap_or(pod.worker.limits.connect_timeout);
+        let stream = self.try_connect(pod, client, limits).await?;
+        let handshakes = &pod.worker.telemetry.metrics.agent().tls_handshakes;
+        let failed = |kind: ErrorKind, error| {
+            tls.tell(self.endpoint.addr, &error);
+            handshakes.with_label_values(&[kind.label()]).inc();
+            ProxyError::new(kind, error)
+        };
+        match timeout_at(deadline, tls.shake_hands(stream, alpn)).await {
+            Ok(Ok(stream)) => {
+                let kind = if stream.is_resumed() { "resumed" } else { "full" };
+                handshakes.with_label_values(&[kind]).inc();
+                Ok(stream.into())
+            }
+            Ok(Err(error @ TlsError::Certificate(_))) => Err(failed(ErrorKind::CertificateRefused, error)),
+            Ok(Err(error)) => Err(failed(ErrorKind::TlsFailed, error)),
+            Err(_) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no end of the handshake in time");
+                Err(failed(ErrorKind::ConnectTimeout, TlsError::Io(error)))
+            }
+        }
+    }
+
     /// A connection kept from an earlier request, newest first. One that the endpoint has closed, or that is too old, isn't
     /// handed out.
     pub fn take_http1(&self, limits: &PoolLimits) -> Option<http1::Conn> {
@@ -237,12 +296,12 @@ impl Upstream {
     pub fn keep_http1(&self, mut conn: http1::Conn, limits: &PoolLimits, worker: &Worker) {
         conn.carried();
         if conn.is_worn(limits) {
-            return;
+            return conn.farewell();
         }
         if let Some(place) = conn.take_place() {
             match place.pass_on(self.id()) {
                 Passed::Within(ticket) => return self.handed.borrow_mut().push((ticket, conn)),
-                Passed::Elsewhere => return,
+                Passed::Elsewhere => return conn.farewell(),
                 Passed::Back(place) => conn = conn.hold(Some(place)),
             }
         }
@@ -252,6 +311,8 @@ impl Upstream {
         {
             conn.rest(true);
             idle.push(Idle { conn, since_ns: clock::now_ns(), _kept: kept });
+        } else {
+            conn.farewell();
         }
     }
 
@@ -264,7 +325,13 @@ impl Upstream {
 
     /// Closes idle connections for those that wait for their places.
     pub(super) fn give_way(&self) {
-        self.http1.borrow_mut().retain(|kept| !kept.conn.is_wanted());
+        self.http1.borrow_mut().retain(|kept| {
+            let is_wanted = kept.conn.is_wanted();
+            if is_wanted {
+                kept.conn.farewell();
+            }
+            !is_wanted
+        });
     }
 
     /// Tells it from every other upstream of the process.
@@ -279,7 +346,12 @@ impl Upstream {
         let oldest = clock::now_ns().saturating_sub(idle_limit.as_nanos() as u64);
         let mut idle = self.http1.borrow_mut();
         idle.retain(|kept| {
-            kept.since_ns >= oldest && !kept.conn.idle_is_closed() && !kept.conn.is_worn(&limits)
+            let is_young = kept.since_ns >= oldest && !kept.conn.is_worn(&limits);
+            let stays = is_young && !kept.conn.idle_is_closed();
+            if !stays {
+                kept.conn.farewell();
+            }
+            stays
         });
         let http2 = self.http2.borrow_mut().sweep(oldest, &limits);
         self.stashed.take();
@@ -360,9 +432,10 @@ fn probes(keepalive: &Keepalive) -> TcpKeepalive {
 }
 
 /// Makes the peer see a reset rather than an orderly end.
-pub fn reset(stream: TcpStream) {
+pub fn reset(stream: impl Into<Stream>) {
+    let stream = stream.into();
     // Failing to set it means the peer is gone already; closing is all that is left.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
     drop(stream);
 }
 
@@ -390,7 +463,7 @@ mod tests {
             all.push((http1::Conn::new(near, BytesMut::new()), listener.accept().await.unwrap().0));
         }
         let endpoint = testing::service_port("kept", &[addr]).endpoints.all[0].clone();
-        (Upstream::pooled(endpoint, Edges { source: None, destination: None }), all)
+        (Upstream::pooled(endpoint, Edges { source: None, destination: None }, None), all)
     }
 
     async fn kept(worker: &Worker) -> usize {

@@ -61,6 +61,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub outbound_traffic_policy: Option<String>,
 
+    /// Servers that are asked for the names of ServiceEntries [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    #[serde(deserialize_with = "scalar")]
+    pub resolv_conf: Option<String>,
+
     /// Between pods of this node: direct (mtls is not supported by this version) [default: direct]
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "scalar")]

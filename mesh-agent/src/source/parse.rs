@@ -20,7 +20,8 @@ use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
     BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind, Known, Namespace, Node,
-    Object, ObjectKey, Pod, ReferenceGrant, Service, ServiceAccount, TcpRoute, TlsRoute, kind_of,
+    Object, ObjectKey, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute,
+    kind_of,
 };
 
 /// How a file is written.
@@ -274,6 +275,11 @@ impl Input<'_> {
                 let mut rule = self.read::<DestinationRule>()?;
                 rule.note_fields(&self.read()?);
                 Object::DestinationRule(Box::new(rule))
+            }
+            Kind::ServiceEntry => {
+                let mut entry = self.read::<ServiceEntry>()?;
+                entry.note_fields(&self.read()?);
+                Object::ServiceEntry(Box::new(entry))
             }
         };
         Ok((object, unknown))

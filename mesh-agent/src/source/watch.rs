@@ -21,6 +21,7 @@ use super::{Changes, Published};
 use crate::history;
 use crate::model::Warning;
 use crate::model::build::Builder;
+use crate::names::{Answer, Names};
 
 /// How often everything is looked at without being told.
 const RESCAN: Duration = Duration::from_secs(5);
@@ -30,6 +31,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 enum Message {
     Event(notify::Result<notify::Event>),
     Operator(history::Request),
+    Named(Answer),
     Stop,
 }
 
@@ -53,7 +55,10 @@ impl SourceThread {
         .map_err(io::Error::other)?;
         let operator = send.clone();
         published.history.serve(move |request| operator.send(Message::Operator(request)).is_ok());
+        let names = Names::new(builder.options().resolv_conf.clone(), published.names.clone());
         let follower = Follower {
+            names,
+            told: send.clone(),
             watches: Watches { watcher, directory: None, parent: None },
             directory: Directory::new(path).told_of_closes(),
             publisher: Publisher::new(builder, published),
@@ -80,6 +85,8 @@ struct Follower {
     directory: Directory,
     publisher: Publisher,
     pending: Pending,
+    names: Names,
+    told: Sender<Message>,
 }
 
 impl Follower {
@@ -93,6 +100,7 @@ impl Follower {
             match messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Event(event)) => self.note(event),
                 Ok(Message::Operator(request)) => self.obey(request),
+                Ok(Message::Named(answer)) => self.learn(answer),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.publisher.finish(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -130,12 +138,32 @@ impl Follower {
         }
         let (warnings, directory) = (self.warnings(), &self.directory);
         self.publisher.publish(Look { changes: &changes, noticed, warnings, directory });
+        self.follow_names();
+    }
+
+    /// A name stands for other addresses, or can't be resolved.
+    fn learn(&mut self, answer: Answer) {
+        let (warnings, directory) = (self.warnings(), &self.directory);
+        let look = Look { changes: &Changes::default(), noticed: Instant::now(), warnings, directory };
+        self.publisher.learn(answer, look);
+    }
+
+    fn follow_names(&mut self) {
+        let told = self.told.clone();
+        let follow = self.names.follow(self.publisher.wanted_names(), move |answer| {
+            // The thread of the source may have ended.
+            let _ = told.send(Message::Named(answer));
+        });
+        if let Err(error) = follow {
+            tracing::warn!(%error, "names of ServiceEntries can't be resolved, trying again");
+        }
     }
 
     fn obey(&mut self, request: history::Request) {
         let (warnings, directory) = (self.warnings(), &self.directory);
         let look = Look { changes: &Changes::default(), noticed: Instant::now(), warnings, directory };
         let done = self.publisher.obey(request.generation, look);
+        self.follow_names();
         // Whoever asked may have gone.
         let _ = request.answer.send(done.map_err(|refusal| refusal.to_string()));
     }

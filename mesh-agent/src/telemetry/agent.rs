@@ -82,6 +82,12 @@ agent_metrics! {
     /// `ok`, `refused`, `timeout`, `unreachable`, `failed`.
     upstream_connects: IntCounterVec = "mesh_agent_upstream_connects_total" ["result"],
         "Connections that the agent opened to endpoints.";
+    /// `full`, `resumed`, `tls_failed`, `certificate_refused`, `connect_timeout`.
+    tls_handshakes: IntCounterVec = "mesh_agent_upstream_tls_handshakes_total" ["result"],
+        "TLS handshakes with endpoints, by what came of them.";
+    /// See [`AgentMetrics::set_name_lookups`].
+    name_lookups: IntCounterVec = "mesh_agent_name_lookups_total" ["result"],
+        "Questions for the names of ServiceEntries, by what came of them.";
     /// Idle connections kept for the next request.
     upstream_pool_idle: IntGauge = "mesh_agent_upstream_pool_idle", "Idle upstream connections kept for reuse.";
     /// Requests tried again on another connection or endpoint.
@@ -175,6 +181,14 @@ impl AgentMetrics {
     pub fn set_kernel_decisions(&self, counts: impl IntoIterator<Item = (Reason, u64)>) {
         for (reason, count) in counts {
             let counter = self.kernel_decisions.with_label_values(&[reason.label()]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over what the thread of names has counted: `resolved`, `no_address`, `failed`.
+    pub fn set_name_lookups(&self, counts: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (result, count) in counts {
+            let counter = self.name_lookups.with_label_values(&[result]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
     }

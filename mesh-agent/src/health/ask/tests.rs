@@ -1,6 +1,8 @@
 //! What counts as healthy: answers of real servers, and what isn't one.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -8,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::tls::testing::{self, Authority, origination};
 
 fn check(probe: Probe, timeout_ms: u64) -> HealthCheck {
     HealthCheck {
@@ -18,6 +21,10 @@ fn check(probe: Probe, timeout_ms: u64) -> HealthCheck {
         unhealthy_threshold: 1,
         port: None,
     }
+}
+
+async fn dial(address: SocketAddr) -> Result<Stream, Failure> {
+    TcpStream::connect(address).await.map(Stream::from).map_err(|_| Failure::Connect)
 }
 
 fn get() -> Probe {
@@ -37,7 +44,7 @@ async fn answered(probe: Probe, bytes: &'static [u8]) -> (Result<(), Failure>, S
         String::from_utf8_lossy(&head).into_owned()
     };
     let check = check(probe, 30_000);
-    tokio::join!(ask(&check, "cart.shop", TcpStream::connect(address)), server)
+    tokio::join!(ask(&check, "cart.shop", dial(address)), server)
 }
 
 #[tokio::test]
@@ -75,11 +82,11 @@ async fn no_connection_and_no_answer_in_time_are_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // Accepted by the kernel, answered by nobody.
-    assert_eq!(ask(&check(get(), 50), "h", TcpStream::connect(address)).await, Err(Failure::Timeout));
-    assert_eq!(ask(&check(Probe::Tcp, 30_000), "h", TcpStream::connect(address)).await, Ok(()));
+    assert_eq!(ask(&check(get(), 50), "h", dial(address)).await, Err(Failure::Timeout));
+    assert_eq!(ask(&check(Probe::Tcp, 30_000), "h", dial(address)).await, Ok(()));
     drop(listener);
     for probe in [get(), Probe::Tcp, Probe::Grpc("a".into())] {
-        let outcome = ask(&check(probe, 30_000), "h", TcpStream::connect(address)).await;
+        let outcome = ask(&check(probe, 30_000), "h", dial(address)).await;
         assert_eq!(outcome, Err(Failure::Connect));
     }
 }
@@ -126,7 +133,7 @@ async fn grpc(
         tokio::join!(handled, async { while connection.accept().await.is_some() {} });
     };
     let check = check(Probe::Grpc(service.to_owned()), 30_000);
-    let (outcome, ()) = tokio::join!(ask(&check, "cart.shop", TcpStream::connect(address)), server);
+    let (outcome, ()) = tokio::join!(ask(&check, "cart.shop", dial(address)), server);
     (outcome, received.await.unwrap())
 }
 
@@ -143,4 +150,61 @@ async fn over_grpc_only_serving_passes() {
     assert_eq!(grpc("", serving, "13").await.0, Err(Failure::Grpc(13)));
     assert_eq!(grpc("", None, "5").await.0, Err(Failure::Grpc(5)));
     assert_eq!(grpc("", None, "12").await.0, Err(Failure::Grpc(12)));
+}
+
+/// The outcome of a check under `tls`, by a server of HTTP/1 or HTTP/2 that is healthy, and what it agreed to speak.
+async fn over_tls(
+    tls: &Origination,
+    server: &Arc<rustls::ServerConfig>,
+    probe: Probe,
+) -> (Result<(), Failure>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = async {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let Ok(tls) = testing::accept(server, tcp).await else { return String::new() };
+        let alpn = String::from_utf8(tls.alpn().unwrap_or_default()).unwrap();
+        let mut stream = Stream::from(tls);
+        match &*alpn {
+            "h2" => {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                assert_eq!(request.uri().scheme_str(), Some("https"));
+                let mut sending = respond.send_response(http::Response::new(()), false).unwrap();
+                sending.send_data(Bytes::from_static(b"\0\0\0\0\x02\x08\x01"), false).unwrap();
+                let end = [("grpc-status".parse().unwrap(), "0".parse().unwrap())];
+                sending.send_trailers(end.into_iter().collect()).unwrap();
+                while connection.accept().await.is_some() {}
+            }
+            "http/1.1" => {
+                assert!(stream.read_buf(&mut Vec::new()).await.unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            }
+            _ => assert_eq!(stream.read(&mut [0]).await.ok(), Some(0), "nothing is said on it"),
+        }
+        alpn
+    };
+    let check = check(probe.clone(), 30_000);
+    let connect = async {
+        let tcp = TcpStream::connect(address).await.map_err(|_| Failure::Connect)?;
+        wrap(tcp, address.into(), Some(tls), &probe).await
+    };
+    tokio::join!(ask(&check, "cart.shop", connect), served)
+}
+
+#[tokio::test]
+async fn what_a_rule_wants_encrypted_is_asked_over_tls() {
+    let authority = Authority::new();
+    let (tls, server) = (origination(authority.spec("cart.shop")), authority.server(&["cart.shop"], false));
+    for (probe, spoken) in [(get(), "http/1.1"), (Probe::Grpc("a".into()), "h2"), (Probe::Tcp, "")] {
+        assert_eq!(over_tls(&tls, &server, probe).await, (Ok(()), spoken.to_owned()));
+    }
+    let other = authority.server(&["other.shop"], false);
+    for probe in [get(), Probe::Tcp] {
+        assert_eq!(
+            over_tls(&tls, &other, probe).await.0,
+            Err(Failure::Tls),
+            "its certificate is somebody else's"
+        );
+    }
 }

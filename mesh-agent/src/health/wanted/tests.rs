@@ -102,13 +102,33 @@ fn subsets_share_the_check_too_with_a_verdict_and_a_threshold_of_their_own() {
 #[test]
 fn what_a_rule_wants_encrypted_is_never_asked_in_plain_text() {
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: shop}, \
-                spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE}}}}\n---\n";
-    let checks = |how: &str| {
-        wanted(&snapshot(&(rule.to_owned() + &policy(", sectionName: http", how))), vec![web()]).0.len()
+                spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, HOW}}}}\n---\n";
+    let checks = |tls: &str, how: &str| {
+        let snapshot = snapshot(&(rule.replace("HOW", tls) + &policy(", sectionName: http", how)));
+        let wanted = Wanted::new(&snapshot, vec![web()]);
+        assert!(
+            wanted.checks.values().all(|check| check.tls.is_some() == tls.starts_with("insecure")),
+            "{tls}"
+        );
+        wanted.checks.len()
     };
-    assert_eq!(checks("healthCheck: {http: {}}"), 0);
-    assert_eq!(checks("healthCheck: {grpc: {}}"), 0);
-    assert_eq!(checks("healthCheck: {tcp: {}}"), 3);
+    let unsupported = "credentialName: files";
+    assert_eq!(checks(unsupported, "healthCheck: {http: {}}"), 0);
+    assert_eq!(checks(unsupported, "healthCheck: {grpc: {}}"), 0);
+    assert_eq!(checks(unsupported, "healthCheck: {tcp: {}}"), 3);
+    for how in ["healthCheck: {http: {}}", "healthCheck: {grpc: {}}", "healthCheck: {tcp: {}}"] {
+        assert_eq!(checks("insecureSkipVerify: true", how), 3, "over TLS");
+    }
+}
+
+#[test]
+fn clients_whose_rules_differ_in_tls_share_no_check() {
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: other}, \
+                spec: {host: cart.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}}\n---\n";
+    let snapshot = snapshot(&(rule.to_owned() + &policy(", sectionName: http", "healthCheck: {tcp: {}}")));
+    let wanted = Wanted::new(&snapshot, vec![web()]);
+    assert_eq!(wanted.checks.values().filter(|check| check.tls.is_some()).count(), 3);
+    assert!(wanted.checks.len() == 6 && wanted.checks.values().all(|check| check.targets.len() == 1));
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Sending<'_, '_> {
                 Some(Ok(room)) => Ok(room),
                 Some(Err(_)) | None => Err(Stopped::Deaf),
             },
-            () = from.reset() => Err(Stopped::Client(ErrorKind::DownstreamClosed)),
+            _ = from.reset() => Err(Stopped::Client(ErrorKind::DownstreamClosed)),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::proxy::error::{ErrorKind, ProxyError, Side};
 use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::upstream::reset;
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries, TryDeadline};
+use crate::tls::Alpn;
 
 /// What an exchange left behind on the upstream side.
 pub(super) enum Carried {
@@ -463,7 +464,8 @@ async fn new_connection(
     conn: &Connection,
     place: Option<Place>,
 ) -> Result<Conn, ProxyError> {
-    let stream = picked.upstream.connect_for_requests(&conn.pod, conn.client, picked.limits()).await?;
+    let upstream = &picked.upstream;
+    let stream = upstream.connect_for_requests(&conn.pod, conn.client, picked.limits(), Alpn::Http1).await?;
     Ok(Conn::new(stream, BytesMut::new()).hold(place))
 }
 
@@ -471,5 +473,7 @@ fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
         picked.upstream.keep_http1(up, picked.limits(), &conn.pod.worker);
+    } else {
+        up.farewell();
     }
 }

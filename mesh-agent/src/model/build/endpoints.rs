@@ -70,6 +70,29 @@ pub fn build(
     EndpointSet { available: available(&all, only_node), all, ..carried(old) }
 }
 
+/// More turns than this aren't told apart.
+const TURNS: u64 = 1000;
+
+/// Gives endpoints their shares: one of weight 3 stands among the available ones three times as often as one of weight 1.
+/// The balancer draws from them, so that this costs a choice nothing.
+pub fn by_weight(set: &mut EndpointSet, weights: &BTreeMap<EndpointAddr, u32>) {
+    let weight = |endpoint: &Arc<Endpoint>| u64::from(weights.get(&endpoint.addr).copied().unwrap_or(1));
+    let divisor = set.available.iter().map(weight).fold(0, gcd).max(1);
+    let turns: u64 = set.available.iter().map(|endpoint| weight(endpoint) / divisor).sum();
+    let times = |endpoint: &Arc<Endpoint>| match weight(endpoint) / divisor {
+        few if turns <= TURNS => few,
+        many => (many * TURNS / turns).max(1),
+    };
+    let repeated = |endpoint: &Arc<Endpoint>| {
+        std::iter::repeat_n(endpoint.clone(), usize::try_from(times(endpoint)).unwrap_or(1))
+    };
+    set.available = set.available.iter().flat_map(repeated).collect();
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// What lives on from the last version of a set.
 fn carried(old: Option<&EndpointSet>) -> EndpointSet {
     let Some(old) = old else { return EndpointSet::default() };

@@ -124,9 +124,27 @@ impl Builder {
 
     /// About rules without a service, and rules that are at odds.
     pub(super) fn rule_warnings(&self, mut add: impl FnMut(&ObjectKey, Warning)) {
+        for problem in self.originations.problems() {
+            let name = &problem.spec.rule;
+            // What connections hold on to may be of a rule that says something else by now.
+            let Some(path) = self.rule(name).and_then(|rule| policy::asked_at(rule, &problem.spec)) else {
+                continue;
+            };
+            let key = ObjectKey { kind: Kind::DestinationRule, name: name.clone() };
+            let consequence = match problem.former {
+                true => "what was read before stays in force",
+                false => "connections to the host are REFUSED until it can be used",
+            };
+            let message =
+                format!("{}: {consequence}; it is looked at again every few seconds", problem.message);
+            let field = format!("{path}.tls.{}", problem.field);
+            add(&key, Warning::new(WarningCode::TlsFileUnusable, &key, field, message));
+        }
         for (host, names) in &self.hosts {
-            let found =
-                self.services_of(host).iter().any(|name| self.objects.contains_key(&service_key(name)));
+            let found = self
+                .services_of(host)
+                .iter()
+                .any(|name| self.objects.contains_key(&service_key(name)) || self.is_outside(name));
             let mut rules: Vec<_> = names.iter().filter_map(|name| self.rule(name)).collect();
             rules.sort_by_key(|rule| age(rule));
             let mut first: BTreeMap<&str, &DestinationRule> = BTreeMap::new();
@@ -134,7 +152,7 @@ impl Builder {
                 let key = ObjectKey::new(Kind::DestinationRule, Some(rule.namespace()), &rule.metadata.name);
                 if !found {
                     let message = format!(
-                        "no Service has the host {host}: the rule has no effect; a name without dots is one of the rule's \
+                        "no Service or ServiceEntry has the host {host}: the rule has no effect; a name without dots is one of the rule's \
                          own namespace, any other must be written out as NAME.NAMESPACE.svc.{}",
                         self.options.cluster_domain
                     );
@@ -173,19 +191,22 @@ impl Builder {
         let suffix = format!(".svc.{}", self.options.cluster_domain);
         let Some(end) = host.strip_prefix('*') else {
             let name = host.strip_suffix(&suffix).and_then(|host| host.split_once('.'));
-            return name.map(|(name, namespace)| ObjectName::new(namespace, name)).into_iter().collect();
+            let inside = name.map(|(name, namespace)| ObjectName::new(namespace, name));
+            return inside.into_iter().chain(self.outside_services(|other| other == host).cloned()).collect();
         };
         let services = self.objects.keys().filter(|key| key.kind == Kind::Service);
         let names = services.map(|key| &key.name);
         names
             .filter(|name| format!("{}.{}{suffix}", name.name, name.namespace).ends_with(end))
+            .chain(self.outside_services(|host| host.ends_with(end)))
             .cloned()
             .collect()
     }
 
     /// Every rule that is about `host`.
     fn rules_of(&self, host: &str) -> Vec<&DestinationRule> {
-        let exact = self.hosts.get(host);
+        // The host of a ServiceEntry may be a wildcard itself, and is then found among those.
+        let exact = self.hosts.get(host).filter(|_| !host.starts_with('*'));
         // Wildcards sort together.
         let wild = self.hosts.range("*".to_owned()..).take_while(|(wild, _)| wild.starts_with('*'));
         let wild = wild.filter(|(wild, _)| host.ends_with(&wild[1..])).map(|(_, names)| names);

@@ -1,12 +1,12 @@
 //! Services with their slices to service ports, and the look-up tables that lead to them.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::index::Claimant;
-use super::variants::{Source, variant_of};
+use super::variants::{Source, Spec, variant_of};
 use super::{Builder, Dirty, endpoints, ports, ports_of, service_key};
 use crate::balance::tiers;
 use crate::model::{
@@ -14,7 +14,7 @@ use crate::model::{
     WarningCode,
 };
 use crate::objects::{
-    self, AddressType, EndpointSlice, Kind, Object, ObjectKey, ServiceKind, TransportProtocol,
+    self, AddressType, EndpointSlice, Kind, Network, Object, ObjectKey, ServiceKind, TransportProtocol,
 };
 use crate::policy::ClusterPolicy;
 
@@ -91,7 +91,7 @@ impl Builder {
         warnings: &mut Vec<Warning>,
     ) -> Option<Arc<Service>> {
         let Some(Object::Service(raw)) = self.objects.get(&service_key(name)).map(|object| &**object) else {
-            return None;
+            return self.outside(name, old, next);
         };
         service_warnings(name, raw, warnings);
         if raw.spec.kind == ServiceKind::ExternalName {
@@ -103,19 +103,39 @@ impl Builder {
         };
         let meta = old.filter(|old| *old.meta == meta).map_or_else(|| Arc::new(meta), |old| old.meta.clone());
         let tcp = raw.spec.ports.iter().filter(|port| port.protocol == TransportProtocol::Tcp);
-        let source = Source { builder: self, raw, meta: &meta, next };
-        let ports: Vec<_> = tcp.map(|port| source.port(port, old, warnings)).collect();
-        let vips = raw.vips();
+        let source = Source::of_service(self, raw, &meta, next);
+        let port = |port: &objects::ServicePortSpec| {
+            let found = endpoints::collect(self.slices_of(name), &port.name);
+            let protocol = ports::protocol(name, port, warnings);
+            source.port(
+                &Spec { name: &port.name, number: port.port.0, protocol, found, weights: BTreeMap::new() },
+                old,
+            )
+        };
+        let ports: Vec<_> = tcp.map(port).collect();
+        Some(self.put_together(meta.clone(), raw.vips(), Vec::new(), raw.is_headless(), ports, old))
+    }
+
+    /// A service of its parts; its last version where nothing changed.
+    pub(super) fn put_together(
+        &self,
+        meta: Arc<ServiceMeta>,
+        vips: Vec<IpAddr>,
+        ranges: Vec<Network>,
+        headless: bool,
+        ports: Vec<Arc<ServicePort>>,
+        old: Option<&Arc<Service>>,
+    ) -> Arc<Service> {
         let of_family = |v4: bool| match vips.iter().any(|vip| vip.is_ipv4() == v4) {
             true => ports.iter().map(|port| self.family_port(port, v4, old)).collect(),
             false => Vec::new(),
         };
         let (ports_v4, ports_v6) = (of_family(true), of_family(false));
-        let service = Service { meta, vips, headless: raw.is_headless(), ports, ports_v4, ports_v6 };
-        Some(match old {
+        let service = Service { meta, vips, headless, ranges, ports, ports_v4, ports_v6 };
+        match old {
             Some(old) if same_service(old, &service) => old.clone(),
             _ => Arc::new(service),
-        })
+        }
     }
 
     /// The endpoints of `set` by nearness, where `policy` asks for it.
@@ -160,6 +180,7 @@ impl Builder {
                 policy: port.policy.clone(),
                 retries: port.retries.clone(),
                 session: port.session.clone(),
+                external: port.external.clone(),
                 backend_policy: port.backend_policy.clone(),
                 variants: port.variants.iter().map(variant).collect(),
                 subset_name: port.subset_name.clone(),
@@ -189,11 +210,11 @@ impl Builder {
             let object = objects.get(&service_key(&port.service.name))?;
             object.metadata().creation_timestamp.clone()
         };
-        // Without a time stamp a service counts as young.
+        // No ServiceEntry takes a Service's address away. Without a time stamp a service counts as young.
         let by_age = |a: &ServicePort, b: &ServicePort| {
             let (a_created, b_created) = (created(a), created(b));
-            (a_created.is_none(), a_created)
-                .cmp(&(b_created.is_none(), b_created))
+            (a.external.is_some(), a_created.is_none(), a_created)
+                .cmp(&(b.external.is_some(), b_created.is_none(), b_created))
                 .then_with(|| by_name(a, b))
         };
         for port in ports_of(old) {
@@ -201,6 +222,14 @@ impl Builder {
             let keeps = |vip: &IpAddr| successor.is_some() && new.is_some_and(|new| new.vips.contains(vip));
             for vip in old.iter().flat_map(|old| &old.vips).filter(|vip| !keeps(vip)) {
                 self.vips.remove(&(*vip, port.port), port, by_age);
+            }
+            let keeps =
+                |range: &Network| successor.is_some() && new.is_some_and(|new| new.ranges.contains(range));
+            for range in old.iter().flat_map(|old| &old.ranges).filter(|range| !keeps(range)) {
+                self.ranges.remove(&(*range, port.port), port, by_age);
+            }
+            if port.external.is_some() {
+                continue;
             }
             let kept = successor.map(|new| new.endpoints.all.as_slice()).unwrap_or_default();
             for endpoint in &port.endpoints.all {
@@ -212,7 +241,13 @@ impl Builder {
         for (vip, port) in new.iter().flat_map(|new| new.vips.iter().flat_map(|vip| at(new, *vip))) {
             self.vips.put((vip, port.port), port, by_age);
         }
-        for port in ports_of(new) {
+        for (range, port) in
+            new.iter().flat_map(|new| new.ranges.iter().flat_map(|range| in_range(new, *range)))
+        {
+            self.ranges.put((range, port.port), port, by_age);
+        }
+        // What a pod is behind is said by Services only: a ServiceEntry that names its address changes nothing about it.
+        for port in ports_of(new).iter().filter(|port| port.external.is_none()) {
             for endpoint in &port.endpoints.all {
                 self.by_endpoint.put(endpoint.addr, port, by_name);
             }
@@ -245,6 +280,10 @@ fn at(service: &Service, vip: IpAddr) -> impl Iterator<Item = (IpAddr, &Arc<Serv
     service.ports_at(vip).iter().map(move |port| (vip, port))
 }
 
+fn in_range(service: &Service, range: Network) -> impl Iterator<Item = (Network, &Arc<ServicePort>)> {
+    service.ports.iter().map(move |port| (range, port))
+}
+
 fn addresses(service: Option<&Arc<Service>>) -> BTreeSet<IpAddr> {
     ports_of(service).iter().flat_map(|port| &port.endpoints.all).map(|endpoint| endpoint.addr.ip()).collect()
 }
@@ -260,7 +299,11 @@ fn same(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) -> bool {
 fn same_service(old: &Service, new: &Service) -> bool {
     let same_ports = old.ports.len() == new.ports.len()
         && old.ports.iter().zip(&new.ports).all(|(a, b)| Arc::ptr_eq(a, b));
-    same_ports && Arc::ptr_eq(&old.meta, &new.meta) && old.vips == new.vips && old.headless == new.headless
+    same_ports
+        && Arc::ptr_eq(&old.meta, &new.meta)
+        && old.vips == new.vips
+        && old.ranges == new.ranges
+        && old.headless == new.headless
 }
 
 pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
@@ -273,6 +316,7 @@ pub(super) fn same_port(old: &ServicePort, new: &ServicePort) -> bool {
         && same_subsets(&old.subsets, &new.subsets)
         && old.retries.as_ref().map(Arc::as_ptr) == new.retries.as_ref().map(Arc::as_ptr)
         && old.session == new.session
+        && old.external == new.external
         && old.backend_policy == new.backend_policy
         && endpoints::same(&old.endpoints, &new.endpoints)
 }

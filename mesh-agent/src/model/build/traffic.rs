@@ -338,12 +338,12 @@ fn not_in_force(key: &ObjectKey, field: &str) -> Warning {
     Warning::new(WarningCode::UnsupportedFeature, key, format!("spec.{field}"), message)
 }
 
-/// The check of a policy that has one, for a port whose DestinationRule asks for TLS.
+/// The check of a policy that has one, for a port whose DestinationRule asks for TLS that can't be had.
 fn not_in_plain_text(it: &Attached, port: &ServicePort) -> Option<(ObjectKey, Warning)> {
     it.policy.health_check.as_ref()?;
     let message = format!(
-        "the DestinationRule of Service {} asks for TLS on port {}, and checks are sent in plain text: none is made there; use tcp, \
-         which sends nothing",
+        "the DestinationRule of Service {} asks on port {} for TLS in a way that isn't supported: no check is made there, as no request \
+         is sent; correct the rule, or use tcp, which sends nothing",
         port.service.name, port.port
     );
     let warning = Warning::new(WarningCode::UnsupportedValue, &it.key, "spec.healthCheck", message);

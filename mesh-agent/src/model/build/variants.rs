@@ -12,8 +12,8 @@ use super::{Builder, endpoints, ports, ports_of};
 use crate::addr::EndpointAddr;
 use crate::clock;
 use crate::model::{
-    AppProtocol, EndpointSet, ObjectName, ProtocolFrom, Service, ServiceMeta, ServicePort, Snapshot, Subset,
-    Variant, Warning, Workload,
+    AppProtocol, EndpointSet, External, ObjectName, ProtocolFrom, Service, ServiceMeta, ServicePort,
+    Snapshot, Subset, Variant, Workload,
 };
 use crate::objects::{self, TrafficPolicy};
 use crate::policy::{self, ClusterPolicy, Unusable};
@@ -22,17 +22,25 @@ type Labels = BTreeMap<String, String>;
 
 /// What the ports of one service are built from.
 pub(super) struct Source<'a> {
-    pub(super) builder: &'a Builder,
-    pub(super) raw: &'a objects::Service,
-    pub(super) meta: &'a Arc<ServiceMeta>,
-    pub(super) next: &'a Snapshot,
+    builder: &'a Builder,
+    meta: &'a Arc<ServiceMeta>,
+    next: &'a Snapshot,
+    defaults: policy::Defaults<'a>,
+    /// Endpoints of this node only are available.
+    only_node: Option<&'a str>,
+    external: Option<Arc<External>>,
+    /// What its certificates are said to be for.
+    names: &'a [String],
 }
 
 /// What is the same for everybody.
-struct Spec<'a> {
-    spec: &'a objects::ServicePortSpec,
-    protocol: (AppProtocol, ProtocolFrom),
-    found: BTreeMap<EndpointAddr, &'a objects::SliceEndpoint>,
+pub(super) struct Spec<'a> {
+    pub(super) name: &'a str,
+    pub(super) number: u16,
+    pub(super) protocol: (AppProtocol, ProtocolFrom),
+    pub(super) found: BTreeMap<EndpointAddr, &'a objects::SliceEndpoint>,
+    /// Shares of the endpoints; 1 for those that aren't named.
+    pub(super) weights: BTreeMap<EndpointAddr, u32>,
 }
 
 /// Which endpoints of a port.
@@ -44,27 +52,54 @@ enum Part<'a> {
     Absent,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Of a Service.
+    pub(super) fn of_service(
+        builder: &'a Builder,
+        raw: &'a objects::Service,
+        meta: &'a Arc<ServiceMeta>,
+        next: &'a Snapshot,
+    ) -> Self {
+        let node = builder.options.node.as_str();
+        let defaults = policy::Defaults {
+            load_balancer: ports::load_balancer(&meta.name, raw, &mut Vec::new()),
+            client_ip_affinity: ports::affinity(raw),
+            traffic_distribution: raw.spec.traffic_distribution.as_deref(),
+            here: builder.locality_of_node(node),
+            node,
+        };
+        let local = raw.spec.internal_traffic_policy == TrafficPolicy::Local;
+        let only_node = (local && !node.is_empty()).then_some(node);
+        Self { builder, meta, next, defaults, only_node, external: None, names: &[] }
+    }
+
+    /// Of a ServiceEntry.
+    pub(super) fn outside(
+        builder: &'a Builder,
+        meta: &'a Arc<ServiceMeta>,
+        next: &'a Snapshot,
+        external: Arc<External>,
+        names: &'a [String],
+    ) -> Self {
+        let node = builder.options.node.as_str();
+        let defaults =
+            policy::Defaults { here: builder.locality_of_node(node), node, ..policy::Defaults::default() };
+        Self { builder, meta, next, defaults, only_node: None, external: Some(external), names }
+    }
+
     /// One port, in all its forms.
-    pub(super) fn port(
-        &self,
-        spec: &objects::ServicePortSpec,
-        old: Option<&Arc<Service>>,
-        warnings: &mut Vec<Warning>,
-    ) -> Arc<ServicePort> {
-        let old = ports_of(old).iter().find(|port| port.port == spec.port.0);
-        let found = endpoints::collect(self.builder.slices_of(&self.meta.name), &spec.name);
-        let port = Spec { spec, protocol: ports::protocol(&self.meta.name, spec, warnings), found };
+    pub(super) fn port(&self, port: &Spec<'_>, old: Option<&Arc<Service>>) -> Arc<ServicePort> {
+        let old = ports_of(old).iter().find(|old| old.port == port.number);
         let (everybody, others) = self.builder.rules_for(&self.meta.name, &self.meta.host);
         let rules = everybody.iter().chain(others.iter().filter_map(|audience| audience.rule.as_ref()));
         let names: BTreeSet<&str> = rules.flat_map(InForce::subsets).map(|subset| &*subset.name).collect();
         let subset = |name: &str| {
             let old = old.and_then(|old| old.subset(name));
-            let part = self.part(Some(name), (everybody.as_ref(), &others), &port, old, Vec::new());
+            let part = self.part(Some(name), (everybody.as_ref(), &others), port, old, Vec::new());
             Subset { name: name.to_owned(), port: part }
         };
         let subsets = names.into_iter().map(subset).collect();
-        self.part(None, (everybody.as_ref(), &others), &port, old, subsets)
+        self.part(None, (everybody.as_ref(), &others), port, old, subsets)
     }
 
     /// The whole port, or a subset of it, as clients under each of the rules have it.
@@ -100,16 +135,16 @@ impl Source<'_> {
             None => Part::All,
             Some(name) => rules.and_then(|rules| rules.subset(name)).map_or(Part::Absent, Part::Of),
         };
-        let policy = self.policy(rules.map(|rules| rules.policy), part, port.spec.port.0, old);
+        let policy = self.policy(rules.map(|rules| rules.policy), part, port.number, old);
         let (retries, session) = self.builder.retries_and_session(&self.meta.name, old);
-        let endpoints = self.endpoints(&port.found, part, &policy, old);
+        let endpoints = self.endpoints(port, part, &policy, old);
         let limits = &policy.limits;
         // The counts live on through changes of the rule, and what waits is to hear of them.
         endpoints.usage.connections.set_limits(limits.max_connections, limits.max_pending);
         let port = ServicePort {
             service: self.meta.clone(),
-            name: port.spec.name.clone(),
-            port: port.spec.port.0,
+            name: port.name.to_owned(),
+            port: port.number,
             protocol: port.protocol.0,
             protocol_from: port.protocol.1,
             endpoints,
@@ -119,6 +154,7 @@ impl Source<'_> {
             subsets,
             retries,
             session,
+            external: self.external.clone(),
             backend_policy: self.builder.backend_policy(&self.meta.name),
         };
         old.filter(|old| same_port(old, &port)).cloned().unwrap_or_else(|| Arc::new(port))
@@ -131,16 +167,14 @@ impl Source<'_> {
         port: u16,
         old: Option<&Arc<ServicePort>>,
     ) -> Arc<ClusterPolicy> {
-        let node = self.builder.options.node.as_str();
-        let defaults = policy::Defaults {
-            load_balancer: ports::load_balancer(&self.meta.name, self.raw, &mut Vec::new()),
-            client_ip_affinity: ports::affinity(self.raw),
-            traffic_distribution: self.raw.spec.traffic_distribution.as_deref(),
-            here: self.builder.locality_of_node(node),
-            node,
-        };
         let subset = if let Part::Of(subset) = part { Some(subset) } else { None };
-        let mut policy = policy::compile(rule, subset, port, &defaults);
+        let mut policy = policy::compile(rule, subset, port, &self.defaults);
+        // Nothing is chosen among the endpoints of a ServiceEntry that has none.
+        policy.passthrough |= self.external.as_ref().is_some_and(|external| external.original);
+        match policy::origination(rule, subset, port, &self.meta.host, self.names) {
+            Ok(spec) => policy.tls = spec.map(|spec| self.builder.originations.get(spec)),
+            Err(unusable) => policy.unusable = Some(unusable),
+        }
         if matches!(part, Part::Absent) {
             policy.unusable = Some(Unusable::NoSuchSubset);
         }
@@ -150,15 +184,12 @@ impl Source<'_> {
 
     fn endpoints(
         &self,
-        found: &BTreeMap<EndpointAddr, &objects::SliceEndpoint>,
+        port: &Spec<'_>,
         part: Part<'_>,
         policy: &ClusterPolicy,
         old: Option<&Arc<ServicePort>>,
     ) -> EndpointSet {
-        let local = self.raw.spec.internal_traffic_policy == TrafficPolicy::Local;
-        let node = self.builder.options.node.as_str();
-        let only_node = (local && !node.is_empty()).then_some(node);
-        let namespace = &self.meta.name.namespace;
+        let (found, namespace) = (&port.found, &self.meta.name.namespace);
         let owner = |addr: EndpointAddr, pod| {
             endpoints::workload_at(self.next, self.builder.by_address.map().get(&addr.ip()), addr, pod)
         };
@@ -180,7 +211,10 @@ impl Source<'_> {
             Part::Absent => &BTreeMap::new(),
         };
         let old = old.map(|old| &old.endpoints);
-        let mut set = endpoints::build(found, old, namespace, only_node, owner, clock::now_ns());
+        let mut set = endpoints::build(found, old, namespace, self.only_node, owner, clock::now_ns());
+        if !port.weights.is_empty() {
+            endpoints::by_weight(&mut set, &port.weights);
+        }
         self.builder.tiers(&mut set, policy);
         set
     }

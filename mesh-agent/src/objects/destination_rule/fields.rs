@@ -4,8 +4,9 @@
 
 use super::super::shape::Shape::{self, Fields, List, Read, Unsupported};
 
-const CERTIFICATES: Shape =
-    Unsupported("no TLS is originated by this version: see the warning about tls.mode");
+const NOT_ORIGINATED: Shape = Unsupported(
+    "with mode SIMPLE or MUTUAL connections to the host are REFUSED, as they would be less protected without it",
+);
 const COOKIE: Shape = Fields(&[
     ("name", Read),
     ("path", Read),
@@ -117,12 +118,12 @@ const OUTLIER_DETECTION: Shape = Fields(&[
 
 const TLS: Shape = Fields(&[
     ("mode", Read),
-    ("clientCertificate", CERTIFICATES),
-    ("privateKey", CERTIFICATES),
-    ("caCertificates", CERTIFICATES),
-    ("credentialName", CERTIFICATES),
-    ("subjectAltNames", CERTIFICATES),
-    ("sni", CERTIFICATES),
-    ("insecureSkipVerify", CERTIFICATES),
-    ("caCrl", CERTIFICATES),
+    ("clientCertificate", Read),
+    ("privateKey", Read),
+    ("caCertificates", Read),
+    ("credentialName", NOT_ORIGINATED),
+    ("subjectAltNames", Read),
+    ("sni", Read),
+    ("insecureSkipVerify", Read),
+    ("caCrl", NOT_ORIGINATED),
 ]);

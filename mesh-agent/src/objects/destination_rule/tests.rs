@@ -198,6 +198,10 @@ fn values_that_istio_does_not_allow_are_refused_with_their_path() {
     check("outlierDetection: {interval: 0s}", &["interval"]);
     check("outlierDetection: {outlierDetectionHttpErrorCodes: [600]}", &["600"]);
     check("tls: {mode: MUTUAL}", &["tls", "clientCertificate"]);
+    check("tls: {mode: SIMPLE, caCertificates: ca.pem}", &["tls", "whole path"]);
+    check("tls: {mode: SIMPLE, sni: 'a b'}", &["tls.sni", "isn't a host name"]);
+    check("tls: {mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [a]}", &["tls.insecureSkipVerify"]);
+    check("tls: {mode: SIMPLE, credentialName: a, caCertificates: /ca.pem}", &["tls.credentialName"]);
     check("portLevelSettings: [{port: {number: 0}}]", &["portLevelSettings[0].port.number"]);
     check(
         "portLevelSettings: [{port: {number: 80}, outlierDetection: {interval: 0s}}]",

@@ -39,6 +39,7 @@ fn port(endpoints: EndpointSet) -> ServicePort {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         backend_policy: None,
         endpoints,
     }
@@ -48,8 +49,15 @@ fn snapshot_of(generation: u64, port: ServicePort, policy: TrafficPolicy) -> Sna
     let meta = port.service.clone();
     let (name, ports) = (meta.name.clone(), vec![Arc::new(port)]);
     let (vips, ports_v6) = (vec!["127.0.0.1".parse().unwrap()], Vec::new());
-    let service =
-        Arc::new(Service { meta, vips, headless: false, ports: ports.clone(), ports_v4: ports, ports_v6 });
+    let service = Arc::new(Service {
+        meta,
+        vips,
+        ranges: Vec::new(),
+        headless: false,
+        ports: ports.clone(),
+        ports_v4: ports,
+        ports_v6,
+    });
     let mut snapshot = Snapshot { generation, ..Snapshot::default() };
     snapshot.services.insert_mut(name.clone(), service);
     snapshot.traffic.insert_mut((name, 80), Arc::new(policy));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::balance::testing;
 use crate::model::{AppProtocol, LoadBalancer, ObjectName, ProtocolFrom, ServiceMeta, Variant};
-use crate::policy::OutlierDetection;
+use crate::policy::{OutlierDetection, Unusable};
 use crate::proxy::testing::connection;
 
 fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
@@ -24,6 +24,7 @@ fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
         subsets: Vec::new(),
         retries: None,
         session: None,
+        external: None,
         backend_policy: None,
         endpoints: testing::set(5, 0),
     })
@@ -149,4 +150,39 @@ fn a_client_under_a_rule_of_its_own_has_its_policy() {
     // The client of the tests is in the namespace `test`.
     assert!(to(port(ClusterPolicy::default(), variant("test"))).pick(&Plan::default(), &[], None).is_err());
     assert!(to(port(ClusterPolicy::default(), variant("other"))).pick(&Plan::default(), &[], None).is_ok());
+}
+
+#[test]
+fn nothing_connected_before_a_rule_asked_for_tls_is_used_under_it() {
+    let plain = port(ClusterPolicy::default(), Vec::new());
+    let conn = to(plain.clone());
+    let first = conn.pick(&Plan::default(), &[], None).unwrap();
+    let before = first.upstream.clone();
+    conn.pick_first(first);
+    let authority = crate::tls::testing::Authority::new();
+    let tls = Some(crate::tls::testing::origination(authority.spec("api.example.com")));
+    let (available, all) = (plain.endpoints.available.clone(), plain.endpoints.all.clone());
+    let endpoints = crate::model::EndpointSet { available, all, ..Default::default() };
+    let wrapped = port(ClusterPolicy { tls, ..ClusterPolicy::default() }, Vec::new());
+    let wrapped = ServicePort {
+        service: wrapped.service.clone(),
+        name: String::new(),
+        policy: wrapped.policy.clone(),
+        variants: Vec::new(),
+        retries: None,
+        session: None,
+        external: None,
+        backend_policy: None,
+        subset_name: None,
+        subsets: Vec::new(),
+        endpoints,
+        ..*wrapped
+    };
+    conn.set_backends(Backends::Service(Arc::new(wrapped)));
+    for _ in 0..50 {
+        let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+        assert!(picked.upstream.tls().is_some() && !Rc::ptr_eq(&picked.upstream, &before));
+    }
+    conn.set_backends(Backends::Service(plain));
+    assert!(conn.pick(&Plan::default(), &[], None).unwrap().upstream.tls().is_none());
 }

@@ -37,6 +37,7 @@ fn under(policy: &Arc<TrafficPolicy>) -> Connection {
         subsets: Vec::new(),
         retries: Default::default(),
         session: None,
+        external: None,
         backend_policy: None,
         endpoints: testing::set(2, 0),
     };
@@ -227,6 +228,7 @@ fn a_fallback_is_reached_from_either_address_family() {
         ports: vec![port.clone()],
         ports_v4: vec![port.clone()],
         ports_v6: Vec::new(),
+        ranges: Vec::new(),
     };
     let mut snapshot = Snapshot::default();
     snapshot.services.insert_mut(port.service.name.clone(), Arc::new(service));
@@ -281,6 +283,7 @@ fn all_endpoints_unhealthy_is_as_none_for_a_fallback_service() {
         ports: vec![spare],
         ports_v4: Vec::new(),
         ports_v6: Vec::new(),
+        ranges: Vec::new(),
     };
     snapshot.services.insert_mut(ObjectName { namespace: "shop".into(), ..name }, Arc::new(service));
     conn.pod.worker.snapshot.store(Arc::new(snapshot));

@@ -93,6 +93,7 @@ impl World {
             subsets: Vec::new(),
             retries: Default::default(),
             session: None,
+            external: None,
             backend_policy: None,
             endpoints: testing::set(endpoints, 0),
         });

@@ -1,11 +1,13 @@
 //! From changes to what everybody reads: builds, swaps, tells, and logs what is newly wrong or right again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::history::{Entry, History, is_kept};
 use crate::model::Warning;
 use crate::model::build::Builder;
+use crate::names::Answer;
 use crate::source::force::{Force, Refusal, Step};
 use crate::source::{Changes, Directory, Published};
 
@@ -56,6 +58,17 @@ impl Publisher {
         Ok(())
     }
 
+    /// Puts in force what a name stands for.
+    pub fn learn(&mut self, answer: Answer, look: Look<'_>) {
+        self.builder.learn(answer);
+        self.put_in_force(Step::default(), look);
+    }
+
+    /// Names that have to be resolved for what is in force.
+    pub fn wanted_names(&self) -> BTreeSet<String> {
+        self.builder.wanted_names()
+    }
+
     /// When the history wants to be written.
     pub fn due(&self) -> Option<Instant> {
         self.published.history.due()
@@ -80,6 +93,8 @@ impl Publisher {
             self.builder.resume_at(step.resume.unwrap_or_else(next));
         }
         let mut snapshot = self.builder.apply(&step.changes);
+        // Before anybody sees the snapshot, and again with every look, so that files that change are noticed.
+        self.builder.originations().refresh();
         if step.draft.is_some() && snapshot.generation == before {
             snapshot = self.builder.advance();
         }
@@ -94,6 +109,7 @@ impl Publisher {
         self.remember(&step, snapshot.generation, warnings.len());
         self.swap_warnings(warnings);
         let generation = snapshot.generation;
+        self.published.names.set_unanswered(self.builder.unanswered_names());
         self.published.snapshot.store(snapshot);
         let more = self.published.coverage.raise(look.directory.coverage());
         if generation != before {

@@ -14,6 +14,7 @@ use crate::model::ServicePort;
 use crate::policy::ClusterPolicy;
 use crate::proxy::{Backends, Limits};
 use crate::route::{HeaderEdits, PathRewrite, Rewrite};
+use crate::tls::testing::{Authority, accept, origination};
 
 mod bodies;
 mod ends;
@@ -94,6 +95,42 @@ fn a_request_arrives_as_http2_and_is_answered_as_http1() {
         assert_eq!(head.uri.to_string(), "http://cart:80/a?b=c");
         assert_eq!(fields(&head.headers), [("x-up", "Y"), ("te", "trailers")]);
         assert!(head.headers.contains_key("x-request-id"));
+    });
+}
+
+#[test]
+fn over_tls_http2_is_agreed_on_and_http1_is_not_spoken_instead() {
+    run(async {
+        let authority = Authority::new();
+        let server = authority.server(&["up.test"], false);
+        let mut http1_only = (*server).clone();
+        http1_only.alpn_protocols = vec![b"http/1.1".to_vec()];
+        for (server, status) in [(server, 204), (Arc::new(http1_only), 503)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            spawn_local(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let Ok(stream) = accept(&server, tcp).await else { continue };
+                    assert_eq!(stream.alpn().unwrap(), b"h2");
+                    let mut connection =
+                        h2::server::handshake(crate::proxy::Stream::from(stream)).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        respond
+                            .send_response(Response::builder().status(204).body(()).unwrap(), true)
+                            .unwrap();
+                    }
+                }
+            });
+            let mut over = Over::to(addr).await;
+            let mut port = upgraded("up", &[addr]);
+            let tls = Some(origination(authority.spec("up.test")));
+            let policy = ClusterPolicy { over_http2: true, tls, ..ClusterPolicy::default() };
+            Arc::get_mut(&mut port).unwrap().policy = Arc::new(policy);
+            over.conn.set_backends(Backends::Service(port));
+            over.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let head = head(&mut over.client).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        }
     });
 }
 

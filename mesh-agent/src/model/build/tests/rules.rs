@@ -1,7 +1,6 @@
 //! Which clients of a service are under which DestinationRule, what changes with one, and what is said about those at odds.
 
 use super::*;
-use crate::objects::TlsMode;
 use crate::policy::Unusable;
 
 pub(super) fn rule(namespace: &str, name: &str, spec: &str) -> String {
@@ -168,20 +167,36 @@ fn rules_that_say_nothing_or_too_much_are_named() {
 }
 
 #[test]
-fn tls_that_is_not_originated_fails_closed_and_says_so() {
-    fn check(mode: TlsMode, text: &str, refused: bool) {
-        let spec = format!(
-            "host: cart, trafficPolicy: {{tls: {{mode: {text}, clientCertificate: a, privateKey: b}}}}"
-        );
+fn tls_that_is_not_supported_fails_closed_and_says_so() {
+    fn check(tls: &str, refused: bool, wrapped: bool) {
+        let spec = format!("host: cart, trafficPolicy: {{tls: {{{tls}}}}}");
         let (world, snapshot) = World::new(&[cart(), rule("shop", "a", &spec)].concat());
-        let want = refused.then_some(Unusable::TlsNotOriginated);
-        assert_eq!(vip(&snapshot, "10.96.0.10:80").policy.unusable, want, "{mode:?}");
-        assert_eq!(world.warnings().iter().any(|w| w.contains("REFUSED")), refused, "{mode:?}");
+        let policy = vip(&snapshot, "10.96.0.10:80").policy.clone();
+        assert_eq!(policy.unusable, refused.then_some(Unusable::TlsNotOriginated), "{tls}");
+        assert_eq!(policy.tls.is_some(), wrapped, "{tls}");
+        assert_eq!(world.warnings().iter().any(|w| w.contains("REFUSED")), refused, "{tls}");
     }
-    check(TlsMode::Disable, "DISABLE", false);
-    check(TlsMode::IstioMutual, "ISTIO_MUTUAL", false);
-    check(TlsMode::Simple, "SIMPLE", true);
-    check(TlsMode::Mutual, "MUTUAL", true);
+    let files = "clientCertificate: /a, privateKey: /b";
+    check("mode: DISABLE", false, false);
+    check("mode: ISTIO_MUTUAL", false, false);
+    check("mode: SIMPLE", false, true);
+    check(&format!("mode: MUTUAL, {files}"), false, true);
+    check("mode: SIMPLE, credentialName: a", true, false);
+    check("mode: MUTUAL, credentialName: a", true, false);
+    check("mode: SIMPLE, caCrl: /crl.pem", true, false);
+}
+
+#[test]
+fn a_rule_that_says_the_same_of_tls_keeps_its_sessions() {
+    let spec = |more: &str| {
+        rule("shop", "a", &format!("host: cart, trafficPolicy: {{tls: {{mode: SIMPLE}}{more}}}"))
+    };
+    let (mut world, before) = World::new(&[cart(), spec("")].concat());
+    let pool = ", connectionPool: {tcp: {connectTimeout: 1s}}";
+    let after = world.write(&[cart(), spec(pool)].concat());
+    let tls = |snapshot: &Snapshot| vip(snapshot, "10.96.0.10:80").policy.tls.clone().unwrap();
+    assert!(Arc::ptr_eq(&tls(&before), &tls(&after)));
+    assert!(!Arc::ptr_eq(&vip(&before, "10.96.0.10:80").policy, &vip(&after, "10.96.0.10:80").policy));
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn a_route_names_a_subset_by_a_filter_of_its_backend() {
 }
 
 #[test]
+fn a_subset_has_tls_of_its_own_or_that_of_its_rule() {
+    let tls = |of_rule: &str, of_subset: &str| {
+        let subset = format!("{{name: v2, labels: {{version: v2}}, trafficPolicy: {{{of_subset}}}}}");
+        let text = world(NAMED, &format!("host: cart, trafficPolicy: {{{of_rule}}}, subsets: [{subset}]"));
+        let (_, snapshot) = World::new(&text);
+        let (whole, part) = (vip(&snapshot, "10.96.0.10:80"), second(&snapshot).unwrap());
+        let refused = part.policy.unusable == Some(Unusable::TlsNotOriginated);
+        ((whole.policy.tls.is_some(), part.policy.tls.is_some(), refused), whole.wants_encryption())
+    };
+    const SIMPLE: &str = "tls: {mode: SIMPLE, insecureSkipVerify: true}";
+    const RANDOM: &str = "loadBalancer: {simple: RANDOM}";
+    assert_eq!(tls(SIMPLE, RANDOM), ((true, true, false), true));
+    assert_eq!(tls(RANDOM, SIMPLE), ((false, true, false), true), "nobody goes there without the agent");
+    assert_eq!(tls(SIMPLE, "tls: {mode: DISABLE}"), ((true, false, false), true));
+    assert_eq!(tls(RANDOM, "tls: {mode: SIMPLE, credentialName: a}"), ((false, false, true), true));
+    assert_eq!(tls(RANDOM, RANDOM), ((false, false, false), false));
+}
+
+#[test]
 fn a_subset_that_is_not_there_is_said_and_comes_with_its_rule() {
     let text = world(NAMED, "host: cart, subsets: [{name: v3}]");
     let (mut world, snapshot) = World::new(&text);

@@ -268,18 +268,19 @@ fn the_balancer_is_told_the_panic_threshold_and_told_when_it_goes() {
 #[test]
 fn a_check_that_would_say_in_plain_text_what_is_to_be_encrypted_is_named() {
     let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\n\
-                spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE}}}\n";
-    let check = |check: &str, named: bool| {
+                spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, HOW}}}\n";
+    let check = |tls: &str, check: &str, named: bool| {
         let mut world = World::new();
-        world.write(&[service("cart"), rule.to_owned(), policy("a", 2020, CART, check)]);
+        world.write(&[service("cart"), rule.replace("HOW", tls), policy("a", 2020, CART, check)]);
         let said = world
             .all_warnings()
             .iter()
             .any(|warning| warning == "MESH0132 TrafficPolicy shop/a spec.healthCheck");
-        assert_eq!(said, named, "{check}: {:?}", world.all_warnings());
+        assert_eq!(said, named, "{tls} {check}: {:?}", world.all_warnings());
     };
-    check("healthCheck: {http: {}}", true);
-    check("healthCheck: {tcp: {}}", false);
+    check("credentialName: files", "healthCheck: {http: {}}", true);
+    check("credentialName: files", "healthCheck: {tcp: {}}", false);
+    check("insecureSkipVerify: true", "healthCheck: {http: {}}", false);
 }
 
 #[test]

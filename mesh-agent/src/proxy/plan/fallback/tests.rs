@@ -33,6 +33,7 @@ fn world(groups: &str, endpoints: usize) -> (Connection, Arc<ServicePort>) {
             ports: ports.clone(),
             ports_v4: ports,
             ports_v6: Vec::new(),
+            ranges: Vec::new(),
         };
         snapshot.services.insert_mut(name, Arc::new(service));
     }

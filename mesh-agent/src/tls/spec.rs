@@ -1,0 +1,61 @@
+//! What a rule asks of TLS to a host: pure data, compared and hashed, so that equal wishes share one [`super::Origination`].
+//!
+//! Made by `policy` from a DestinationRule; `originate` makes a configuration of it. No file is read here.
+
+use std::path::PathBuf;
+
+use rustls::pki_types::ServerName;
+
+use crate::model::ObjectName;
+
+/// TLS to one host, as one rule wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// The rule, for log and warnings.
+    pub rule: ObjectName,
+    /// Name for SNI, and the one that the certificate must have where `names` is empty.
+    pub server_name: ServerName<'static>,
+    /// Names of which the certificate must have one.
+    pub names: Vec<String>,
+    /// Who may have signed it.
+    pub trust: Trust,
+    /// The client's own certificate.
+    pub identity: Option<Identity>,
+}
+
+/// Whose signatures count.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// The operating system's certificate authorities.
+    System,
+    /// Those of this file.
+    File(PathBuf),
+    /// Anybody's: `insecureSkipVerify`.
+    Anybody,
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// Key: PKCS #8, PKCS #1 or SEC1.
+    pub key: PathBuf,
+}
+
+impl Spec {
+    /// Files that it is made of, each with the field of `tls` that names it.
+    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut files = Vec::new();
+        match &self.trust {
+            Trust::File(path) => files.push(("caCertificates", path.clone())),
+            Trust::System => files.extend(super::files::system_roots().map(|path| ("caCertificates", path))),
+            Trust::Anybody => {}
+        }
+        if let Some(identity) = &self.identity {
+            files.push(("clientCertificate", identity.certificate.clone()));
+            files.push(("privateKey", identity.key.clone()));
+        }
+        files
+    }
+}
