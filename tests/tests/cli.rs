@@ -255,6 +255,7 @@ fn a_kernel_that_is_too_old_or_has_no_btf_is_refused_by_name() {
     let release = dir.path().join("osrelease");
     std::fs::write(&release, "5.15.0-91-generic\n").unwrap();
     let state = dir.path().join("state");
+    let bpffs = format!("/sys/fs/bpf/mesh-too-old-{}", std::process::id());
     let cases = [
         (format!("mount --bind {} /proc/sys/kernel/osrelease", release.display()), ["5.15.0-91", "6.1"]),
         (
@@ -264,7 +265,7 @@ fn a_kernel_that_is_too_old_or_has_no_btf_is_refused_by_name() {
     ];
     for (pretend, said) in cases {
         let script = format!(
-            "{pretend} && exec {} run --source dir:/x --metrics-address 127.0.0.1:0 --state-dir {} --bpffs-dir /sys/fs/bpf/mesh-agent-too-old",
+            "{pretend} && exec {} run --source dir:/x --metrics-address 127.0.0.1:0 --state-dir {} --bpffs-dir {bpffs}",
             binary.display(),
             state.display()
         );
@@ -274,7 +275,7 @@ fn a_kernel_that_is_too_old_or_has_no_btf_is_refused_by_name() {
         assert_eq!(ended.code, 1, "{ended:?}");
         assert!(said.iter().all(|part| ended.stderr.contains(part)), "{said:?} in {}", ended.stderr);
     }
-    assert!(!std::path::Path::new("/sys/fs/bpf/mesh-agent-too-old").exists());
+    assert!(!std::path::Path::new(&bpffs).exists());
 }
 
 #[test]

@@ -20,6 +20,9 @@ const ENOUGH: u64 = 400;
 const EJECTED: Duration = Duration::from_secs(3);
 /// How soon a failing endpoint is ejected at the latest.
 const NOTICED: Duration = Duration::from_secs(10);
+/// How long the balancer remembers at the most, and how many answers make it forget.
+const FORGOTTEN: Duration = Duration::from_secs(30);
+const SOME: u64 = 12;
 /// Requests a minute that may go to /checkout, all of them at once if they like.
 const LIMIT: u64 = 20;
 const BURST: u64 = 60;
@@ -73,14 +76,14 @@ fn failures(web: &Tally, batch: &Tally) -> u64 {
     web.failures() + batch.failures()
 }
 
-/// Waits until the failing endpoint is asked: the balancer leaves one alone for a while whose answers came late, as they
-/// do on a machine that is busy with something else.
+/// Waits until the failing endpoint has its share again: the balancer prefers others for a while to one that was killed, or
+/// whose answers came late, as they do on a machine that is busy with something else. Some answers in time clear its name.
 fn until_asked(stage: &Stage) -> Result<()> {
     let failing = failing(stage)?;
     let begin = failing.refused();
     // What comes after counts its requests, and says so if there still are none.
-    let _ = eventually(NOTICED, || {
-        anyhow::ensure!(failing.refused() > begin, "the failing endpoint is not asked");
+    let _ = eventually(FORGOTTEN, || {
+        anyhow::ensure!(failing.refused() >= begin + SOME, "the failing endpoint is hardly asked");
         Ok(())
     });
     Ok(())
