@@ -23,10 +23,14 @@ enum AnalyzeFormat {
     Text,
     /// Aligned columns
     Table,
+    /// The same with every column
+    Wide,
     /// JSON
     Json,
     /// YAML
     Yaml,
+    /// Codes and objects, one a line
+    Name,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -65,6 +69,8 @@ pub(super) fn run(args: &Args, out: &mut Out<'_>) -> Outcome {
     let shown = match args.output {
         AnalyzeFormat::Text => Some(text(&findings, style)),
         AnalyzeFormat::Table => list(Format::Table, &findings)?,
+        AnalyzeFormat::Wide => list(Format::Wide, &findings)?,
+        AnalyzeFormat::Name => list(Format::Name, &findings)?,
         AnalyzeFormat::Json => list(Format::Json, &findings)?,
         AnalyzeFormat::Yaml => list(Format::Yaml, &findings)?,
     };

@@ -301,6 +301,9 @@ fn an_analysis_groups_by_severity_and_exits_79() {
         "{}",
         printed.stdout
     );
+    let names = cli(&fixture, "analyze -o name").stdout;
+    assert!(!names.is_empty() && names.lines().all(|line| line.starts_with("MESH0")), "{names}");
+    assert!(cli(&fixture, "analyze -o wide").stdout.starts_with("SEVERITY "));
     let json = cli(&fixture, "analyze -o json").stdout;
     assert!(json.contains("\"severity\": \"warning\"") && json.contains("\"code\": \"MESH0107\""), "{json}");
 }

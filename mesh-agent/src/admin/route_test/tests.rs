@@ -108,7 +108,7 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
         policy(
             "cart",
             "{kind: Service, name: cart}",
-            "timeout: 1s, rateLimit: {local: [{requests: 100, per: 1m, fairShare: true, key: [{type: header, name: x-user}]}]}, faultInjection: {delay: {fixed: 2s, percent: 10}, match: {headers: [{name: x-chaos, value: chaos}]}}, circuitBreaker: {errorRate: {percent: 50}}, concurrency: {maxRequests: 9}, fallback: {answer: {status: 299}}, activation: {maxWaiting: 4}, healthCheck: {http: {path: /ready}, interval: 3s}, panicThreshold: {percent: 30}",
+            "timeout: 1s, rateLimit: {local: [{requests: 100, per: 1m, fairShare: true, key: [{type: header, name: x-user}]}]}, faultInjection: {delay: {fixed: 2s, percent: 10}, match: {headers: [{name: x-chaos, value: chaos}]}}, circuitBreaker: {errorRate: {percent: 50}}, concurrency: {maxRequests: 9}, fallback: {answer: {status: 299}}, activation: {maxWaiting: 4, hook: {url: \"http://10.0.0.9/up\"}}, healthCheck: {http: {path: /ready}, interval: 3s}, panicThreshold: {percent: 30}",
         ),
         "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: budget, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: cart}, {group: \"\", kind: Service, name: plain}], sessionPersistence: {cookie: {name: s}}}\n---\n".to_owned(),
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec: {host: cart, trafficPolicy: {loadBalancer: {simple: RANDOM}, outlierDetection: {consecutive5xxErrors: 3}, connectionPool: {http: {http2MaxRequests: 10}}}}\n".to_owned(),
@@ -124,7 +124,7 @@ fn what_holds_is_shown_with_the_object_that_says_so_and_never_the_rules_own_word
     rate limit: 5 in 1s, burst 5, else 429 (TrafficPolicy shop/once)
     rate limit: 100 in 60s, burst 100 for each header x-user, else 429, shared fairly (TrafficPolicy shop/cart)
     fallback: answer 299 on noEndpoint, circuitOpen (TrafficPolicy shop/cart)
-    activation: waits 30s for a first endpoint, at most 4 at a time (TrafficPolicy shop/cart)
+    activation: waits 30s for a first endpoint, at most 4 at a time; http://10.0.0.9/up is told (TrafficPolicy shop/cart)
     timeout: 3s for the request, tries included (TrafficPolicy shop/once)
     try timeout: 2s for one try (HTTPRoute shop/cart)
     retry: 1 on 503; back-off 25ms to 250ms (TrafficPolicy shop/once)

@@ -245,8 +245,9 @@ impl Met<'_> {
 
     fn activation(&self) -> Vec<InForce> {
         let Some(activation) = self.layers.activation() else { return Vec::new() };
+        let hook = activation.hook.as_ref().map(|hook| format!("; {} is told", hook.url)).unwrap_or_default();
         let how = format!(
-            "waits {:?} for a first endpoint, at most {} at a time",
+            "waits {:?} for a first endpoint, at most {} at a time{hook}",
             activation.timeout,
             activation.max_waiting()
         );
