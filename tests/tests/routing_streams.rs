@@ -67,6 +67,10 @@ fn tcp_route_gives_each_backend_its_share_of_the_connections() {
     };
     assert!(share(4, 1, 1000).abs_diff(800) <= 60);
     assert_eq!((share(1, 0, 20), share(0, 1, 20)), (20, 0));
+    let of =
+        |line: &serde_json::Value| line["route_name"] == "shop/tcpshare/0" && line["reporter"] == "source";
+    let line = shop.log_shows("tcpshare", of).unwrap();
+    assert_eq!((&line["protocol"], &line["response_flags"]), (&"tcp".into(), &"-".into()), "{line}");
     shop.detach("tcpshare").unwrap();
     assert_eq!(ask(shop, &service, b"ping"), "v0");
 }
@@ -105,7 +109,8 @@ fn a_tcp_route_whose_backend_cannot_be_used_refuses_connections() {
         assert_eq!(ask(shop, &service, b"ping"), "reset", "{backends}");
     }
     let of = |line: &serde_json::Value| line["destination_service"] == "tcpnone.shop.svc.cluster.local";
-    assert_eq!(shop.log_shows("tcpnone", of).unwrap()["response_flags"], "NC");
+    let of = |line: &serde_json::Value| of(line) && line["response_flags"] == "NC";
+    assert_eq!(shop.log_shows("tcpnone", of).unwrap()["route_name"], "shop/tcpnone/0");
 }
 
 #[test]
@@ -194,5 +199,11 @@ fn tls_route_goes_by_server_name() {
         assert_eq!(servers[2].accepted(), 0, "nothing goes to the service itself");
     }
     let line = shop.log_shows("other.test", |line| line["requested_server_name"] == "other.test").unwrap();
-    assert_eq!(line["response_flags"], "NR", "{line}");
+    assert_eq!(
+        (&line["response_flags"], &line["route_name"]),
+        (&"NR".into(), &serde_json::Value::Null),
+        "{line}"
+    );
+    let line = shop.log_shows("x.db.test", |line| line["requested_server_name"] == "x.db.test").unwrap();
+    assert_eq!(line["route_name"], "shop/tlsroutetls-wild/0", "{line}");
 }
