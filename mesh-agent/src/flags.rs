@@ -60,6 +60,8 @@ flags! {
     RateLimited = "RL";
     /// A fault was injected.
     FaultInjected = "FI";
+    /// A delay was injected, and nothing went wrong after it.
+    DelayInjected = "DI";
     /// Refused by authorization.
     Denied = "DENY";
     /// The original destination isn't known: a dial of the agent's own port; closed.

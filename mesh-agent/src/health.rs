@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::balance;
 use crate::clock;
 use crate::kernel::{Flows, KernelError};
-use crate::model::Snapshot;
+use crate::model::{ServicePort, Snapshot};
 use crate::telemetry::Telemetry;
 
 pub use wanted::Captured;
@@ -96,25 +96,41 @@ impl Checks {
         let (mut unhealthy, mut panicking) = (0, 0);
         let now_ns = clock::now_ns();
         for port in snapshot.services.values().flat_map(|service| &service.ports) {
-            let set = &port.endpoints;
-            unhealthy += i64::from(set.health.avoided());
-            let panics = balance::Avoid::of(set, &port.policy, now_ns).panics;
-            panicking += i64::from(panics);
-            if !set.health.turn(panics) {
-                continue;
-            }
-            let (service, port, all) = (&*port.service.host, port.port, set.available.len());
-            let healthy = balance::healthy(set, now_ns);
-            match panics {
-                true => {
-                    tracing::warn!(service, port, healthy, all, "too few endpoints are healthy, all are used")
+            // Its subsets, and what clients under a rule of their own see, are the same endpoints: none counts twice.
+            unhealthy +=
+                i64::from(port.forms().map(|form| form.endpoints.health.avoided()).max().unwrap_or(0));
+            let mut any = false;
+            for form in port.forms() {
+                let panics = balance::Avoid::of(&form.endpoints, &form.policy, now_ns).panics;
+                any |= panics;
+                if form.endpoints.health.turn(panics) {
+                    tell(form, panics, now_ns);
                 }
-                false => tracing::info!(service, port, healthy, all, "enough endpoints are healthy again"),
             }
+            panicking += i64::from(any);
         }
         let metrics = self.telemetry.metrics.agent();
         metrics.unhealthy.set(unhealthy);
         metrics.panicking.set(panicking);
+    }
+}
+
+/// A service port, or a subset of it, begins or ceases to use all of its endpoints.
+fn tell(port: &ServicePort, panics: bool, now_ns: u64) {
+    let (service, number, subset) = (&*port.service.host, port.port, port.subset_name.as_deref());
+    let (healthy, all) = (balance::healthy(&port.endpoints, now_ns), port.endpoints.available.len());
+    match panics {
+        true => tracing::warn!(
+            service,
+            port = number,
+            subset,
+            healthy,
+            all,
+            "too few endpoints are healthy, all are used"
+        ),
+        false => {
+            tracing::info!(service, port = number, subset, healthy, all, "enough endpoints are healthy again")
+        }
     }
 }
 

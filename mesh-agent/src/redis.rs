@@ -4,10 +4,12 @@
 //! connection: what holds then is the policy's `onUnavailable`. The bucket is the same as in `policy::gcra`, kept by a
 //! script that Redis runs as one step and by Redis' clock, so that clocks of nodes needn't agree.
 
+mod password;
 mod resp;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -20,15 +22,15 @@ use tokio::time::{sleep, timeout};
 use self::resp::Reply;
 use crate::policy::gcra::{Rate, Verdict};
 
-/// Where Redis is, and who we are to it. Can't be printed: it has a password.
-#[derive(Clone, PartialEq, Eq)]
+/// Where Redis is, and who we are to it. Has no password, only where that is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RedisOptions {
     /// `HOST:PORT`.
     pub address: String,
-    /// ACL user; needs a password.
+    /// ACL user.
     pub username: Option<String>,
-    /// Password.
-    pub password: Option<String>,
+    /// File with the password, below the agent's `secretsDir`: `NAMESPACE/NAME`.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Asks Redis. Clones share the connection, which ends with the last of them.
@@ -68,8 +70,9 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 impl Redis {
-    /// Begins to connect, in a task of the current runtime.
-    pub fn start(options: RedisOptions) -> Self {
+    /// Begins to connect, in a task of the current runtime. Passwords are below `secrets`.
+    pub fn start(mut options: RedisOptions, secrets: &Path) -> Self {
+        options.password_file = options.password_file.map(|file| secrets.join(file));
         let (questions, queue) = mpsc::channel(QUEUE);
         let connected = Arc::new(AtomicBool::new(false));
         tokio::spawn(run(options, queue, connected.clone()));
@@ -103,19 +106,31 @@ impl Redis {
 
 /// Connects again and again until every [`Redis`] is gone.
 async fn run(options: RedisOptions, mut queue: mpsc::Receiver<Question>, connected: Arc<AtomicBool>) {
+    let address = &options.address;
+    // Told once, and again when it is something else.
+    let mut why_not = String::new();
     while !queue.is_closed() {
         match timeout(CONNECT_TIMEOUT, connect(&options)).await {
             Ok(Ok((stream, script))) => {
                 connected.store(true, Relaxed);
+                why_not.clear();
                 if let Err(error) = serve(stream, &script, &mut queue).await {
-                    tracing::warn!(address = options.address, %error, "lost Redis: shared rate limits follow onUnavailable");
+                    tracing::warn!(address, %error, "lost Redis: shared rate limits follow onUnavailable");
                 }
                 connected.store(false, Relaxed);
             }
             Ok(Err(error)) => {
-                tracing::debug!(address = options.address, %error, "can't connect to Redis");
+                let error = error.to_string();
+                if error != why_not {
+                    tracing::warn!(
+                        address,
+                        error,
+                        "can't connect to Redis: shared rate limits follow onUnavailable"
+                    );
+                    why_not = error;
+                }
             }
-            Err(_) => tracing::debug!(address = options.address, "Redis doesn't answer"),
+            Err(_) => tracing::debug!(address, "Redis doesn't answer"),
         }
         // Whoever asked in between has its answer: none.
         while queue.try_recv().is_ok() {}
@@ -128,17 +143,19 @@ async fn connect(options: &RedisOptions) -> io::Result<(TcpStream, Vec<u8>)> {
     let mut stream = TcpStream::connect(&options.address).await?;
     stream.set_nodelay(true)?;
     let mut bytes = Vec::new();
-    if let Some(password) = &options.password {
-        let parts = [
-            Some(b"AUTH".as_slice()),
-            options.username.as_deref().map(str::as_bytes),
-            Some(password.as_bytes()),
-        ];
+    if options.username.is_some() || options.password_file.is_some() {
+        let password = match &options.password_file {
+            Some(file) => password::read(file).await?,
+            // Of a user without one any is taken.
+            None => Vec::new(),
+        };
+        let user = options.username.as_deref().map(str::as_bytes);
+        let parts = [Some(b"AUTH".as_slice()), user, Some(&password)];
         resp::command(&parts.into_iter().flatten().collect::<Vec<_>>(), &mut bytes);
         stream.write_all(&bytes).await?;
-        match read(&mut stream).await? {
-            Reply::Text(_) => {}
-            other => return Err(io::Error::other(format!("refused the password: {other:?}"))),
+        if !matches!(read(&mut stream).await?, Reply::Text(_)) {
+            // What it answers isn't said: it knows the password by now, and may be anybody.
+            return Err(io::Error::other("the server refuses the password, or the user"));
         }
         bytes.clear();
     }

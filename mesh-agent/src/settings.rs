@@ -53,6 +53,8 @@ pub struct Settings {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Which servers are asked for the names of ServiceEntries.
     pub resolv_conf: PathBuf,
+    /// Passwords that policies name.
+    pub secrets_dir: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
     /// Of SPIFFE identities.
@@ -168,6 +170,12 @@ impl Settings {
                 "resolvConf",
                 |a| &a.resolv_conf,
                 || "/etc/resolv.conf".into(),
+                value::absolute,
+            ),
+            secrets_dir: layers.get(
+                "secretsDir",
+                |a| &a.secrets_dir,
+                || "/etc/mesh-agent/secrets".into(),
                 value::absolute,
             ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),

@@ -314,7 +314,7 @@ pub struct Backend {
 /// One [`Shop`] for a whole file: `shop()` gives it, or `None` where agents can't run. Panics print the agent's log.
 #[macro_export]
 macro_rules! shared_shop {
-    ($name:literal $(, $flag:literal = $value:literal)*) => {
+    ($name:literal $(, $flag:literal = $value:expr)*) => {
         fn shop() -> Option<&'static $crate::shop::Shop> {
             static SHOP: std::sync::OnceLock<Option<$crate::shop::Shop>> = std::sync::OnceLock::new();
             SHOP.get_or_init(|| {

@@ -15,7 +15,10 @@ use mesh_tests::sockets::Host;
 use mesh_tests::{PATIENCE, SOON, agent_options, need_shop, shared_shop};
 
 // One worker, so that each agent has one connection to Redis.
-shared_shop!("policies", "workers" = "1");
+shared_shop!("policies", "workers" = "1", "secrets-dir" = SECRETS);
+
+/// Where agents find the password of Redis.
+const SECRETS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/secrets");
 
 /// Three at once, and not another one while a test runs.
 const THREE: &str = "rateLimit: {local: [{name: all, requests: 1, per: 1h, burst: 3}]}";
@@ -223,7 +226,8 @@ fn elsewhere(shop: &Shop, name: &str) -> (mesh_tests::lab::Agent, Host) {
     let host = Host::new(&shop.topology, node.pod(name).unwrap()).unwrap();
     let object = Object::from(PodObject::of(&host, NAMESPACE).service_account(name));
     shop.topology.mesh().write(&format!("pod-{name}.yaml"), [object]).unwrap();
-    let agent = node.agent(agent_options().unwrap().flag("workers", "1")).unwrap();
+    let options = agent_options().unwrap().flag("workers", "1").flag("secrets-dir", SECRETS);
+    let agent = node.agent(options).unwrap();
     (agent, host)
 }
 
@@ -287,7 +291,7 @@ fn identities_are_counted_apart_and_clients_of_other_nodes_share_a_bucket() {
     assert_eq!([ask(&far, service.at()), ask(&shop.outside, direct)], [429, 429]);
 }
 
-/// redis-server beside the agents.
+/// redis-server beside the agents, with a password.
 struct Redis {
     running: Running,
     address: SocketAddr,
@@ -310,7 +314,12 @@ impl Redis {
             "",
             "--appendonly",
             "no",
+            "--requirepass",
+            "of-the-suite",
         ]);
+        let secrets = std::path::Path::new(SECRETS).join(NAMESPACE);
+        std::fs::create_dir_all(&secrets).unwrap();
+        std::fs::write(secrets.join("redis"), "of-the-suite\n").unwrap();
         let running = Running::start(command).unwrap();
         eventually(PATIENCE, || std::net::TcpStream::connect(address).map(drop).context("no Redis")).unwrap();
         running
@@ -320,7 +329,7 @@ impl Redis {
 fn global(name: &str, redis: SocketAddr, more: &str) -> String {
     format!(
         "rateLimit: {{global: [{{name: {name}, requests: 1, per: 1h, burst: 4, \
-         redis: {{address: '{redis}', timeout: 5s{more}}}}}]}}"
+         redis: {{address: '{redis}', passwordFile: redis, timeout: 5s{more}}}}}]}}"
     )
 }
 

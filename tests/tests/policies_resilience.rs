@@ -60,6 +60,41 @@ fn a_delay_and_an_abort_hit_the_requests_that_match() {
 }
 
 #[test]
+fn a_delay_alone_is_told_by_its_flag_over_both_versions() {
+    let shop = need_shop!();
+    let service = shop.http_under_policy("onlydelay", 1, "faultInjection: {delay: {fixed: 100ms}}").unwrap();
+    assert_eq!(shop.get(&service, "/onlydelay").unwrap().status(), 200);
+    let told = |path: &str| {
+        let line = shop.log_shows(path, |line| line["path"] == path && line["reporter"] == "source").unwrap();
+        (line["response_flags"].to_string(), line["response_code_details"].to_string())
+    };
+    let delayed = ("\"DI\"".to_owned(), "\"fault_delay\"".to_owned());
+    assert_eq!(told("/onlydelay"), delayed);
+    // The timeout that came first says more than the delay.
+    let cut = "{faultInjection: {delay: {fixed: 1h}}, timeout: 50ms}";
+    let service = shop.http_under_policy("cutdelay", 1, cut).unwrap();
+    assert_eq!(shop.get(&service, "/cutdelay").unwrap().status(), 504);
+    assert_eq!(told("/cutdelay"), ("\"UT\"".to_owned(), "\"request_timeout\"".to_owned()));
+
+    let port = shop.port();
+    let _server =
+        H2Server::new(shop.carts[0].listen(port).unwrap(), None, |_request, mut respond| async move {
+            answer(&mut respond, "ok", None);
+        });
+    let policy = traffic_policy("h2delay", "faultInjection: {delay: {fixed: 100ms}}").unwrap();
+    shop.topology.mesh().write("policy-h2delay.yaml", [policy]).unwrap();
+    let service = shop.expose("h2delay", "http2", port, &[&shop.carts[0]]).unwrap();
+    with_client(shop.web.connect(service.at()).unwrap(), async |client| {
+        let request = Request::get("http://g/h2delay").body(())?;
+        let (response, _) = client.ready().await?.send_request(request, true)?;
+        ensure!(whole(response.await?).await?.head.status == 200);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(told("/h2delay"), delayed);
+}
+
+#[test]
 fn an_abort_over_grpc_is_a_grpc_status() {
     let shop = need_shop!();
     let port = shop.port();

@@ -3,8 +3,9 @@
 
 use anyhow::ensure;
 use mesh_tests::http1::{Client, Message};
-use mesh_tests::lab::eventually;
-use mesh_tests::shop::{HttpService, NAMESPACE, Shop};
+use mesh_tests::lab::{ServiceObject, eventually};
+use mesh_tests::routes::to;
+use mesh_tests::shop::{HttpService, NAMESPACE, Shop, slice};
 use mesh_tests::{SOON, need_shop, shared_shop};
 
 shared_shop!("routing-sessions");
@@ -127,6 +128,96 @@ fn a_session_of_a_route_keeps_its_endpoint() {
             _ => format!("x-sess: {value}\r\n"),
         });
     }
+}
+
+/// The only route of `service` as `get routes` lists it.
+fn listed(shop: &Shop, service: &str) -> serde_json::Value {
+    let json = shop.agent.cli(&["get", "routes", "-o", "json"]).unwrap().success().unwrap().stdout;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    let of_it = all.into_iter().filter(|route| route["parent"] == format!("{NAMESPACE}/{service}"));
+    let of_it: Vec<_> = of_it.collect();
+    assert_eq!(of_it.len(), 1, "{of_it:?}");
+    of_it[0].clone()
+}
+
+#[test]
+fn sessions_on_a_service_that_keeps_clients_by_address_are_refused_by_name() {
+    let shop = need_shop!();
+    let service = shop.http_with("pinned", "http", 2, ServiceObject::client_ip_affinity).unwrap();
+    let session = "sessionPersistence: {type: Header, header: {name: x-sess}}";
+    shop.route(&service, &format!("{{{session}, {}}}", to("pinned"))).unwrap();
+    let accepted = &listed(shop, "pinned")["accepted"];
+    assert_eq!((&accepted["status"], &accepted["reason"]), (&false.into(), &"UnsupportedValue".into()));
+    let analyzed = shop.agent.cli(&["analyze"]).unwrap().stdout;
+    assert!(analyzed.contains("MESH0139 HTTPRoute shop/pinned-r"), "{analyzed}");
+    assert!(analyzed.contains("spec.rules[0].sessionPersistence"), "{analyzed}");
+    // It isn't attached: the Service goes on as without it.
+    let answer = get(&mut shop.client(&service).unwrap(), "");
+    assert_eq!(answer.header("x-sess"), None, "{answer:?}");
+    shop.rewrite_endpoints(&service, slice("pinned", "http", service.target, &[&shop.carts[0]])).unwrap();
+    eventually(SOON, || {
+        let answer = get(&mut shop.client(&service)?, "");
+        ensure!(answer.header("x-sess").is_some(), "the affinity is gone, and the route isn't attached yet");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(listed(shop, "pinned")["accepted"]["status"], true);
+}
+
+#[test]
+fn of_a_route_some_of_whose_rules_cannot_be_served_the_others_are() {
+    let shop = need_shop!();
+    let v = shop.versions("partly", "http").unwrap();
+    let filter = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: x}]}}";
+    let bad = format!("{{matches: [{{path: {{value: /bad}}}}], filters: [{filter}], {}}}", to("partly-v1"));
+    shop.route(&v, &format!("{bad}, {{{}}}", to("partly-v2"))).unwrap();
+    let mut client = shop.client(&v).unwrap();
+    assert_eq!(client.get("p", "/bad").unwrap().status(), 500);
+    let answer = client.get("p", "/good").unwrap();
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "v2"));
+    let route = listed(shop, "partly");
+    assert_eq!(route["accepted"]["status"], true, "{route}");
+    let partly = &route["partiallyInvalid"];
+    assert_eq!((&partly["status"], &partly["reason"]), (&true.into(), &"UnsupportedValue".into()), "{route}");
+    assert!(partly["message"].as_str().unwrap().starts_with("Dropped Rule 0"), "{route}");
+    let table = shop.agent.cli(&["get", "routes"]).unwrap().stdout;
+    let row = table.lines().find(|line| line.contains("partly-r")).unwrap();
+    assert!(row.contains("True(PartiallyInvalid)"), "{row}");
+    // All of its rules: it isn't accepted any more.
+    shop.route(&v, &bad).unwrap();
+    let accepted = &listed(shop, "partly")["accepted"];
+    assert_eq!((&accepted["status"], &accepted["reason"]), (&false.into(), &"UnsupportedValue".into()));
+    assert_eq!(shop.get(&v, "/bad").unwrap().status(), 500);
+}
+
+#[test]
+fn a_session_ends_with_its_timeouts() {
+    let shop = need_shop!();
+    for (name, timeouts, each) in
+        [("oldage", "absoluteTimeout: 2s", false), ("idling", "idleTimeout: 2s", true)]
+    {
+        let service = shop.http(name, "http", 3).unwrap();
+        let session = format!("sessionPersistence: {{type: Header, {timeouts}, header: {{name: x-sess}}}}");
+        shop.route(&service, &format!("{{{session}, {}}}", to(name))).unwrap();
+        let first = get(&mut shop.client(&service).unwrap(), "");
+        let value = first.header("x-sess").unwrap().to_owned();
+        let carried = format!("x-sess: {value}\r\n");
+        let mut client = shop.client(&service).unwrap();
+        let again = get(&mut client, &carried);
+        assert_eq!((again.text(), again.header("x-sess").is_some()), (first.text(), each), "{timeouts}");
+        // What it carries is over once it leads elsewhere: while it holds it never does.
+        eventually(SOON, || {
+            ensure!(get(&mut client, &carried).text() != first.text(), "{timeouts}: still kept");
+            Ok(())
+        })
+        .unwrap();
+    }
+    // The first is told how long by the cookie itself.
+    let service = shop.http("maxage", "http", 1).unwrap();
+    let cookie = "{type: Cookie, absoluteTimeout: 1h, cookie: {name: sess, lifetimeType: Permanent}}";
+    shop.route(&service, &format!("{{sessionPersistence: {cookie}, {}}}", to("maxage"))).unwrap();
+    let told = get(&mut shop.client(&service).unwrap(), "").header("set-cookie").unwrap().to_owned();
+    assert!(told.ends_with("; Max-Age=3600"), "{told}");
 }
 
 #[test]

@@ -45,6 +45,12 @@ fn ask(shop: &Shop, service: &Service, bytes: &[u8]) -> String {
     }
 }
 
+/// True if the connection of this line went by the first rule of a route that was attached as `file`.
+fn is_of(line: &serde_json::Value, file: &str) -> bool {
+    let name = line["route_name"].as_str().unwrap_or_default();
+    name.starts_with(&format!("shop/{file}-r")) && name.ends_with("/0")
+}
+
 fn spec(name: &str, more: &str, backends: &str) -> String {
     format!(
         "parentRefs: [{{group: \"\", kind: Service, name: {name}}}], {more} rules: [{{backendRefs: [{backends}]}}]"
@@ -67,6 +73,9 @@ fn tcp_route_gives_each_backend_its_share_of_the_connections() {
     };
     assert!(share(4, 1, 1000).abs_diff(800) <= 60);
     assert_eq!((share(1, 0, 20), share(0, 1, 20)), (20, 0));
+    let of = |line: &serde_json::Value| is_of(line, "tcpshare") && line["reporter"] == "source";
+    let line = shop.log_shows("tcpshare", of).unwrap();
+    assert_eq!((&line["protocol"], &line["response_flags"]), (&"tcp".into(), &"-".into()), "{line}");
     shop.detach("tcpshare").unwrap();
     assert_eq!(ask(shop, &service, b"ping"), "v0");
 }
@@ -105,7 +114,8 @@ fn a_tcp_route_whose_backend_cannot_be_used_refuses_connections() {
         assert_eq!(ask(shop, &service, b"ping"), "reset", "{backends}");
     }
     let of = |line: &serde_json::Value| line["destination_service"] == "tcpnone.shop.svc.cluster.local";
-    assert_eq!(shop.log_shows("tcpnone", of).unwrap()["response_flags"], "NC");
+    let line = shop.log_shows("tcpnone", |line| of(line) && line["response_flags"] == "NC").unwrap();
+    assert!(is_of(&line, "tcpnone"), "{line}");
 }
 
 #[test]
@@ -194,5 +204,11 @@ fn tls_route_goes_by_server_name() {
         assert_eq!(servers[2].accepted(), 0, "nothing goes to the service itself");
     }
     let line = shop.log_shows("other.test", |line| line["requested_server_name"] == "other.test").unwrap();
-    assert_eq!(line["response_flags"], "NR", "{line}");
+    assert_eq!(
+        (&line["response_flags"], &line["route_name"]),
+        (&"NR".into(), &serde_json::Value::Null),
+        "{line}"
+    );
+    let line = shop.log_shows("x.db.test", |line| line["requested_server_name"] == "x.db.test").unwrap();
+    assert!(is_of(&line, "tlsroutetls-wild"), "{line}");
 }

@@ -206,6 +206,7 @@ fn route(status: &model::RouteStatus) -> Vec<api::Route> {
         kind: status.kind.to_owned(),
         parent: match parent {
             Some(model::ParentStatus { service, port: Some(port), .. }) => format!("{service}:{port}"),
+            Some(model::ParentStatus { service, section: Some(name), .. }) => format!("{service}:{name}"),
             Some(parent) => parent.service.to_string(),
             None => String::new(),
         },

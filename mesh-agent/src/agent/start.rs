@@ -189,6 +189,7 @@ fn assemble(
                 limits: Limits::default(),
                 ceiling: ceiling.clone(),
                 registry_only,
+                secrets_dir: settings.secrets_dir.as_path().into(),
             };
             Ok(worker::spawn(id, parts)?)
         })

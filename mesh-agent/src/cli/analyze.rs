@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::output::{Format, Out, Row, count, list, printable};
 use super::style::{Mark, Style};
-use super::{AgentArgs, Exit, Failure, Outcome};
+use super::{AgentArgs, Exit, Failure, Outcome, watch};
 use crate::admin::api::Warning;
 use crate::model::build::BuildOptions;
 use crate::model::{Severity, WarningCode};
@@ -46,6 +46,34 @@ pub(super) struct Args {
     /// Output format
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: AnalyzeFormat,
+    /// Exit with 79 from this severity on
+    #[arg(long, value_enum, default_value_t, value_name = "SEVERITY")]
+    failure_threshold: Threshold,
+    /// Print again whenever something changes
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// As istioctl's flag of this name, but for the default: here a warning counts, which may be a rule that gets no request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Threshold {
+    /// Something that was asked for isn't in force
+    Error,
+    /// Maybe not as it was meant
+    #[default]
+    Warning,
+    /// Notes too
+    Info,
+}
+
+impl Threshold {
+    fn severity(self) -> Severity {
+        match self {
+            Self::Error => Severity::Error,
+            Self::Warning => Severity::Warning,
+            Self::Info => Severity::Info,
+        }
+    }
 }
 
 /// A warning with what its code says of it.
@@ -59,27 +87,33 @@ struct Finding {
 }
 
 pub(super) fn run(args: &Args, out: &mut Out<'_>) -> Outcome {
-    let warnings = match &args.path {
+    let style = out.style;
+    let mut issues = false;
+    watch::show_or(args.watch, "no issues found", out, || {
+        let findings = find(args)?;
+        issues = findings.iter().any(|finding| finding.severity <= args.failure_threshold.severity());
+        match args.output {
+            AnalyzeFormat::Text if findings.is_empty() => Ok(None),
+            AnalyzeFormat::Text => Ok(Some(text(&findings, style))),
+            AnalyzeFormat::Table => list(Format::Table, &findings),
+            AnalyzeFormat::Wide => list(Format::Wide, &findings),
+            AnalyzeFormat::Name => list(Format::Name, &findings),
+            AnalyzeFormat::Json => list(Format::Json, &findings),
+            AnalyzeFormat::Yaml => list(Format::Yaml, &findings),
+        }
+    })?;
+    Ok(if issues { Exit::Issues } else { Exit::Ok })
+}
+
+/// The worst first.
+fn find(args: &Args) -> Result<Vec<Finding>, Failure> {
+    let warnings: Vec<Warning> = match &args.path {
         Some(path) => of_path(path, &args.node_name)?,
         None => args.agent.client()?.get("/v1/warnings")?,
     };
     let mut findings: Vec<Finding> = warnings.into_iter().map(Finding::new).collect();
     findings.sort_by(|a, b| (a.severity, &a.warning).cmp(&(b.severity, &b.warning)));
-    let style = out.style;
-    let shown = match args.output {
-        AnalyzeFormat::Text => Some(text(&findings, style)),
-        AnalyzeFormat::Table => list(Format::Table, &findings)?,
-        AnalyzeFormat::Wide => list(Format::Wide, &findings)?,
-        AnalyzeFormat::Name => list(Format::Name, &findings)?,
-        AnalyzeFormat::Json => list(Format::Json, &findings)?,
-        AnalyzeFormat::Yaml => list(Format::Yaml, &findings)?,
-    };
-    out.data(&shown.unwrap_or_default())?;
-    if findings.is_empty() {
-        out.note("no issues found")?;
-        return Ok(Exit::Ok);
-    }
-    Ok(Exit::Issues)
+    Ok(findings)
 }
 
 fn of_path(path: &std::path::Path, node: &str) -> Result<Vec<Warning>, Failure> {
@@ -98,7 +132,7 @@ impl Finding {
             Some(code) => format!("{} (docs/warnings.md)", code.doc()),
             None => "a code of a newer agent: see its docs/warnings.md".to_owned(),
         };
-        Self { severity: code.map_or(Severity::Warning, WarningCode::severity), warning, hint }
+        Self { severity: warning.severity(), warning, hint }
     }
 }
 

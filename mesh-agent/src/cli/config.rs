@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::output::{Format, Out, Row, TextFormat, count, document, json, list};
 use super::{AgentArgs, Exit, Failure, Outcome, watch};
 use crate::admin::api::{Dump, Warning};
+use crate::model::Severity;
 use crate::model::build::BuildOptions;
 use crate::source;
 
@@ -100,7 +101,7 @@ fn validate(args: &Validate, out: &mut Out<'_>) -> Outcome {
         let found = if issues == 0 { "no issues found".to_owned() } else { count(issues, "issue") };
         out.note(&format!("{objects} in force, {found}"))?;
     }
-    Ok(if issues == 0 { Exit::Ok } else { Exit::Issues })
+    Ok(exit_for(&validation.warnings))
 }
 
 /// One line a warning, in the order in which istioctl's `analyze` has the parts.
@@ -120,13 +121,19 @@ fn lines(warnings: &[Warning]) -> String {
 
 fn warnings(args: &Warnings, out: &mut Out<'_>) -> Outcome {
     let client = args.agent.client()?;
-    let mut any = false;
+    let mut exit = Exit::Ok;
     watch::show(args.watch, out, || {
         let warnings: Vec<Warning> = client.get("/v1/warnings")?;
-        any = !warnings.is_empty();
+        exit = exit_for(&warnings);
         list(args.output, &warnings)
     })?;
-    Ok(if any { Exit::Issues } else { Exit::Ok })
+    Ok(exit)
+}
+
+/// Notes alone are no issues.
+fn exit_for(warnings: &[Warning]) -> Exit {
+    let any = warnings.iter().any(|warning| warning.severity() != Severity::Info);
+    if any { Exit::Issues } else { Exit::Ok }
 }
 
 impl Row for Warning {

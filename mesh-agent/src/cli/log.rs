@@ -2,14 +2,20 @@
 
 use clap::Subcommand;
 
-use super::output::Out;
+use super::output::{Out, TextFormat, document};
 use super::{AgentArgs, Exit, Outcome};
 use crate::admin::api::LogFilter;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print the filter in force
-    Get(AgentArgs),
+    Get {
+        #[command(flatten)]
+        agent: AgentArgs,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: TextFormat,
+    },
     /// Put a filter in force, like info or info,mesh_agent::proxy=debug
     Set {
         #[command(flatten)]
@@ -20,12 +26,13 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
-    let now: LogFilter = match command {
-        Command::Get(agent) => agent.client()?.get("/v1/log")?,
+    let (now, output): (LogFilter, _) = match command {
+        Command::Get { agent, output } => (agent.client()?.get("/v1/log")?, *output),
         Command::Set { agent, filter } => {
-            agent.client()?.put("/v1/log", &LogFilter { filter: filter.clone() })?
+            let wanted = LogFilter { filter: filter.clone() };
+            (agent.client()?.put("/v1/log", &wanted)?, TextFormat::Text)
         }
     };
-    out.data(&format!("{}\n", now.filter))?;
+    out.data(&document(output, &now, |now| format!("{}\n", now.filter))?)?;
     Ok(Exit::Ok)
 }

@@ -322,8 +322,25 @@ fn an_analysis_of_a_directory_needs_no_agent() {
     assert_eq!(printed.exit, Exit::Issues);
     let headings: Vec<&str> = printed.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!(headings, ["1 error", "1 warning"], "{}", printed.stdout);
+    std::fs::write(dir.path().join("a.yaml"), "apiVersion: v1\nkind: Gadget\nmetadata: {name: a}\n").unwrap();
+    let warning_for =
+        |threshold: &str| cli_in(dir.path(), &format!("analyze DIR --failure-threshold {threshold}")).exit;
+    assert_eq!([warning_for("error"), warning_for("warning")], [Exit::Ok, Exit::Issues]);
     assert_eq!(cli_in(dir.path(), "analyze DIR/nothing").exit, Exit::BadInput);
     assert_eq!(cli_in(dir.path(), "analyze --state-dir DIR").exit, Exit::Unreachable);
+}
+
+#[test]
+fn notes_alone_are_shown_and_are_no_issues() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign =
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: a, namespace: shop}\n";
+    std::fs::write(dir.path().join("a.yaml"), foreign).unwrap();
+    let printed = cli_in(dir.path(), "analyze DIR --color never");
+    assert_eq!(printed.exit, Exit::Ok, "{}", printed.stdout);
+    assert!(printed.stdout.starts_with("1 note\n  MESH0137 "), "{}", printed.stdout);
+    assert_eq!(cli_in(dir.path(), "config validate DIR").exit, Exit::Ok);
+    assert_eq!(cli_in(dir.path(), "analyze DIR --failure-threshold info").exit, Exit::Issues);
 }
 
 #[test]

@@ -132,6 +132,9 @@ async fn hold_back<'c>(
             if plan.waited() {
                 account.sent_after_waiting();
             }
+            if plan.was_delayed() {
+                account.delayed();
+            }
             if plan.has_fallen() {
                 account.fell_back(ErrorKind::NoHealthyUpstream);
             }

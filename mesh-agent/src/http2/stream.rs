@@ -145,6 +145,9 @@ impl<'w> Way<'w, '_> {
         if self.plan.waited() {
             self.exchange.sent_after_waiting();
         }
+        if self.plan.was_delayed() {
+            self.exchange.delayed();
+        }
         if self.plan.has_fallen() {
             self.exchange.fell_back(ErrorKind::NoHealthyUpstream);
         }
@@ -154,8 +157,8 @@ impl<'w> Way<'w, '_> {
             match self.try_out(&parts, &mut upload, &mut tries).await {
                 Err(why) if self.falls_back(&upload, why) => tries = Tries::elsewhere(self.conn, self.plan),
                 result => {
-                    if tries.is_exhausted() {
-                        self.exchange.exhausted();
+                    if let Some(why) = tries.refused() {
+                        self.exchange.not_retried(why);
                     }
                     return result;
                 }

@@ -29,6 +29,8 @@ pub struct ParentStatus {
     pub service: ObjectName,
     /// The port, where the parentRef names one.
     pub port: Option<u16>,
+    /// The port's name, where the parentRef says it (`sectionName`).
+    pub section: Option<String>,
     /// True for a route of the Service's own namespace, whose rules hold for clients of every namespace.
     pub producer: bool,
     /// `Accepted`.

@@ -164,6 +164,11 @@ impl Warning {
         }
     }
 
+    /// How much it matters, by its code.
+    pub fn severity(&self) -> Severity {
+        WarningCode::find(&self.code).map_or(Severity::Warning, WarningCode::severity)
+    }
+
     /// The same, found at `origin`.
     pub fn at(mut self, origin: impl Into<String>) -> Self {
         self.origin = origin.into();

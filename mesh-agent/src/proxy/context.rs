@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,10 +22,9 @@ use crate::kernel::Flows;
 use crate::model::{
     AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
 };
-use crate::objects::traffic_policy::Redis as RedisSpec;
 use crate::policy::traffic::TrafficPolicy;
 use crate::redis::{Redis, RedisOptions};
-use crate::route::Routes;
+use crate::route::{Routes, StreamRule};
 use crate::telemetry::{ConnectionGuard, ConnectionInfo, L7, Peers, Reporter, Telemetry};
 
 /// One data-path thread's state.
@@ -51,8 +51,10 @@ pub struct Worker {
     pub drain: Drain,
     /// Idle upstream connections as last told to the gauge.
     pub idle_shown: Cell<usize>,
-    /// Connections to Redis by address, for limits that agents share.
-    pub redis: RefCell<HashMap<String, Redis>>,
+    /// Connections to Redis, for limits that agents share.
+    pub redis: RefCell<HashMap<Arc<RedisOptions>, Redis>>,
+    /// Where passwords for it are.
+    pub secrets_dir: Arc<Path>,
     /// Copies of requests on their way to mirrors.
     pub mirrors: Cell<usize>,
     /// For bytes that are on their way from one socket to another within one poll.
@@ -136,6 +138,8 @@ pub struct Connection {
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
     /// For the log line of a connection that no endpoint took.
     pub(super) last_dialled: Cell<Option<Arc<Endpoint>>>,
+    /// The rule that a connection goes by that isn't carried as requests.
+    pub(super) stream_rule: RefCell<Option<Arc<StreamRule>>>,
     pub(super) generation: Cell<u64>,
 }
 
@@ -180,15 +184,13 @@ impl Drop for Admitted {
 
 impl Worker {
     /// The connection to this Redis; made at the first call.
-    pub(super) fn redis(&self, at: &RedisSpec) -> Redis {
+    pub(super) fn redis(&self, at: &Arc<RedisOptions>) -> Redis {
         let mut all = self.redis.borrow_mut();
-        if let Some(redis) = all.get(&at.address) {
+        if let Some(redis) = all.get(at) {
             return redis.clone();
         }
-        let options =
-            RedisOptions { address: at.address.clone(), username: at.username.clone(), password: None };
-        let redis = Redis::start(options);
-        all.insert(at.address.clone(), redis.clone());
+        let redis = Redis::start(RedisOptions::clone(at), &self.secrets_dir);
+        all.insert(at.clone(), redis.clone());
         redis
     }
 
@@ -257,6 +259,7 @@ impl Connection {
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),
+            stream_rule: RefCell::default(),
             generation: Cell::new(snapshot.generation),
         }
     }

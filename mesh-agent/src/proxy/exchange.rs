@@ -15,6 +15,7 @@ use super::context::Connection;
 use super::error::{ErrorKind, Side};
 use super::gate::{Ending, Held};
 use super::headers;
+use super::retry::NoRetry;
 use super::upstream::Upstream;
 use crate::balance::outlier::{self, Outcome};
 use crate::clock;
@@ -45,7 +46,9 @@ pub struct Exchange<'c> {
     grpc_status: Option<u16>,
     error: Option<ErrorKind>,
     rule: Option<Arc<Rule>>,
-    exhausted: bool,
+    not_retried: Option<NoRetry>,
+    /// A fault made it wait.
+    delayed: bool,
     held: Option<Box<Held>>,
 }
 
@@ -95,7 +98,8 @@ impl<'c> Exchange<'c> {
             grpc_status: None,
             error: None,
             rule: None,
-            exhausted: false,
+            not_retried: None,
+            delayed: false,
             held: None,
         }
     }
@@ -235,9 +239,36 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    /// Notes that every retry was used up.
-    pub fn exhausted(&mut self) {
-        self.exhausted = true;
+    /// Notes that it failed, and why it wasn't tried once more.
+    pub fn not_retried(&mut self, why: NoRetry) {
+        self.not_retried = Some(why);
+    }
+
+    /// Notes that a fault made it wait.
+    pub fn delayed(&mut self) {
+        self.delayed = true;
+    }
+
+    /// One flag, where Envoy may have several: why there was no other try says more than how the last one failed, and
+    /// any failure more than a delay.
+    fn flag(&self) -> Flag {
+        match (self.not_retried, self.error) {
+            (Some(NoRetry::Exhausted), _) => Flag::RetriesExhausted,
+            (Some(NoRetry::Overflow), _) => Flag::UpstreamOverflow,
+            (None, Some(error)) => error.flag(),
+            (None, None) if self.delayed => Flag::DelayInjected,
+            (None, None) => Flag::None,
+        }
+    }
+
+    fn details(&self) -> &'static str {
+        match (self.not_retried, self.error) {
+            (_, Some(error)) => error.label(),
+            (Some(NoRetry::Overflow), None) => "retry_overflow",
+            (Some(NoRetry::Exhausted), None) => "retries_exhausted",
+            (None, None) if self.delayed => "fault_delay",
+            (None, None) => "",
+        }
     }
 
     /// Notes the gRPC status, from trailers or a trailers-only head.
@@ -272,15 +303,11 @@ impl<'c> Exchange<'c> {
 
     fn report(&self) {
         let duration_ns = clock::now_ns().saturating_sub(self.started_ns);
-        let flag = match self.error {
-            _ if self.exhausted => Flag::RetriesExhausted,
-            error => error.map_or(Flag::None, ErrorKind::flag),
-        };
         let report = RequestReport {
             protocol: if self.about.grpc { Protocol::Grpc } else { Protocol::Http },
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,
-            flag,
+            flag: self.flag(),
             duration: Duration::from_nanos(duration_ns),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
@@ -311,7 +338,7 @@ impl<'c> Exchange<'c> {
             status: report.status,
             grpc_status: report.grpc_status,
             flag: report.flag,
-            details: self.error.map_or("", ErrorKind::label),
+            details: self.details(),
             bytes_received: report.request_bytes,
             bytes_sent: report.response_bytes,
             duration: report.duration,

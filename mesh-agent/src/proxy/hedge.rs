@@ -5,7 +5,7 @@
 //! retry, or a fallback replaces, doesn't win while another try is under way, and a try that fails sends the next one at
 //! once. Whoever loses is dropped, which resets it, and blamed for nothing.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -152,7 +152,7 @@ pub enum Race<W> {
     Lost(Behind),
 }
 
-impl<'h, W> Hedges<'h, W> {
+impl<'h, W: 'h> Hedges<'h, W> {
     /// None sent yet. None at all for most requests.
     pub fn of(plan: &Plan, head: &request::Parts) -> Option<Box<Self>> {
         let hedge = plan.hedge(head)?;
@@ -271,11 +271,22 @@ impl<'h, W> Hedges<'h, W> {
         while self.left > 0 && asking.whole && self.is_due(cx) {
             match asking.tries.hedge(asking.head) {
                 Ok(granted) => {
+                    let mut run = start(granted);
+                    // Polled before it is one of those under way: without a place for its connection it never is.
+                    let run: Run<'h, W> = match run.as_mut().poll(cx) {
+                        Poll::Ready(Err(behind)) if behind.why == ErrorKind::Overflow => {
+                            self.left = 0;
+                            count(asking, "overflow");
+                            continue;
+                        }
+                        Poll::Ready(ran) => Box::pin(ready(ran)),
+                        Poll::Pending => run,
+                    };
                     self.left -= 1;
                     asking.account.hedged();
                     count(asking, "sent");
                     self.begin();
-                    self.under_way.push(start(granted));
+                    self.under_way.push(run);
                 }
                 // What isn't there now won't be there for a request that is slow already.
                 Err(why) => {

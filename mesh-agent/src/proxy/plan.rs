@@ -78,6 +78,8 @@ struct Policed {
     /// Where it goes after waiting.
     awaited: OnceCell<Backends>,
     waited: Cell<bool>,
+    /// Because a fault made it.
+    delayed: Cell<bool>,
     /// How long the request may take; a fallback has as much once more.
     time: Option<Duration>,
     /// It went to the service that answers instead.
@@ -126,6 +128,11 @@ impl Plan {
     /// True if it did wait, so that no endpoint is charged for that time.
     pub fn waited(&self) -> bool {
         self.policed.as_ref().is_some_and(|policed| policed.waited.get())
+    }
+
+    /// True if a fault made it wait.
+    pub fn was_delayed(&self) -> bool {
+        self.policed.as_ref().is_some_and(|policed| policed.delayed.get())
     }
 
     /// What is changed in the response's head, in this order.
@@ -318,6 +325,7 @@ impl Plan {
             conn.count_policy("fault_delay");
             if let Some(policed) = &self.policed {
                 policed.waited.set(true);
+                policed.delayed.set(true);
             }
             let end = Instant::now() + delay;
             match self.deadline().filter(|deadline| *deadline < end) {

@@ -22,6 +22,15 @@ use crate::policy::backoff;
 use crate::policy::budget::Budget;
 use crate::route::RetryPolicy;
 
+/// Why a request that its policy would have sent once more wasn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRetry {
+    /// It had as many tries as the policy gives it.
+    Exhausted,
+    /// The budget, or the number of retries at a time, that it shares with others is used up.
+    Overflow,
+}
+
 /// One request's tries.
 pub struct Tries<'p> {
     conn: &'p Connection,
@@ -38,7 +47,7 @@ pub struct Tries<'p> {
     retries: u32,
     /// Any endpoint may be asked again.
     retries_free: bool,
-    exhausted: bool,
+    refused: Option<NoRetry>,
     /// The request was counted against rate limits.
     counted: bool,
     /// Among the retries under way, where their number is limited.
@@ -68,7 +77,7 @@ impl<'p> Tries<'p> {
             passed_over_for: None,
             retries: 0,
             retries_free: false,
-            exhausted: false,
+            refused: None,
             counted: true,
             place: None,
         }
@@ -203,15 +212,15 @@ impl<'p> Tries<'p> {
         }
     }
 
-    /// True if the policy asked for another try and none was left.
-    pub fn is_exhausted(&self) -> bool {
-        self.exhausted
+    /// Why there was no other try, though the policy asked for one.
+    pub fn refused(&self) -> Option<NoRetry> {
+        self.refused
     }
 
     fn claim(&mut self, picked: &Picked, asked: bool, why: &'static str) -> Option<Duration> {
         let policy = self.policy.filter(|_| asked)?;
         if self.retries >= policy.attempts {
-            self.exhausted = true;
+            self.refused = Some(NoRetry::Exhausted);
             return None;
         }
         let wait = backoff::wait(policy, self.retries + 1, fastrand::u64(..));
@@ -223,6 +232,7 @@ impl<'p> Tries<'p> {
         let place = picked.retry().ok();
         if place.is_none() || self.budget.is_some_and(|budget| !budget.retry(clock::now_ns())) {
             self.conn.pod.worker.telemetry.metrics.agent().retry_budget_exhausted.inc();
+            self.refused = Some(NoRetry::Overflow);
             return None;
         }
         self.place = place.flatten();

@@ -102,7 +102,7 @@ fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorK
     if !log.enabled() {
         return;
     }
-    let sni = conn.sni.borrow();
+    let (sni, rule) = (conn.sni.borrow(), conn.stream_rule.borrow());
     log.connection(&ConnectionEntry {
         start: conn.started,
         peers: conn.peers(endpoint.map(|e| &**e)),
@@ -114,6 +114,7 @@ fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorK
         bytes_sent: moved.from_upstream,
         // The wall clock may have been set back meanwhile.
         duration: conn.started.elapsed().unwrap_or_default(),
+        route: rule.as_ref().map_or("", |rule| &rule.name.label),
     });
 }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -194,6 +195,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),
+        secrets_dir: Path::new("/nowhere").into(),
         mirrors: Cell::new(0),
         scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),
     })

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,6 +56,8 @@ pub struct Parts {
     pub ceiling: Arc<Ceiling>,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// `secretsDir`.
+    pub secrets_dir: Arc<Path>,
 }
 
 /// A pod as a worker is told of it.
@@ -131,6 +134,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
+            secrets_dir: parts.secrets_dir,
             mirrors: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
         });

@@ -12,7 +12,11 @@ use crate::lab::own_address;
 struct Server {
     child: Child,
     address: SocketAddr,
+    secrets: Arc<tempfile::TempDir>,
 }
+
+/// What the servers ask for.
+const PASSWORD: &str = "not-for-the-log";
 
 impl Server {
     fn start(address: SocketAddr) -> Option<Self> {
@@ -26,11 +30,17 @@ impl Server {
             "--bind",
             &address.ip().to_string(),
             "--requirepass",
-            "secret",
+            PASSWORD,
         ];
         let child = Command::new("redis-server").args(arguments).stdout(Stdio::null()).spawn();
         match child {
-            Ok(child) => Some(Self { child, address }),
+            Ok(child) => {
+                let secrets = Arc::new(tempfile::tempdir().unwrap());
+                std::fs::create_dir(secrets.path().join("shop")).unwrap();
+                let server = Self { child, address, secrets };
+                server.keep(PASSWORD);
+                Some(server)
+            }
             Err(error) => {
                 println!(
                     "SKIPPED: redis-server can't be started ({error}): install the package redis-server"
@@ -40,9 +50,19 @@ impl Server {
         }
     }
 
+    /// Writes the file that clients read.
+    fn keep(&self, password: &str) {
+        std::fs::write(self.secrets.path().join("shop/redis"), format!("{password}\n")).unwrap();
+    }
+
     fn client(&self) -> Redis {
-        let (address, password) = (self.address.to_string(), Some("secret".to_owned()));
-        Redis::start(RedisOptions { address, username: None, password })
+        self.client_as(None)
+    }
+
+    fn client_as(&self, username: Option<&str>) -> Redis {
+        let (address, username) = (self.address.to_string(), username.map(str::to_owned));
+        let password_file = Some("shop/redis".into());
+        Redis::start(RedisOptions { address, username, password_file }, self.secrets.path())
     }
 }
 
@@ -50,6 +70,36 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    fn subscriber(self) -> impl tracing::Subscriber + Send + Sync {
+        let to = move || self.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(to)
+            .finish()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -103,12 +153,38 @@ async fn pipelined_questions_get_their_own_answers() {
 }
 
 #[tokio::test]
+async fn a_password_is_read_again_until_it_is_right_and_never_logged() {
+    let Some(server) = Server::start(own_address()) else { return };
+    server.keep("wrong-and-secret-too");
+    let log = Log::default();
+    let redis = {
+        let _to_log = tracing::subscriber::set_default(log.clone().subscriber());
+        let redis = server.client();
+        eventually("refused", || log.text().contains("refuses the password")).await;
+        assert!(!redis.is_connected());
+        assert_eq!(redis.take(b"a".to_vec(), Rate::new(5, LONG, 5), LONG).await, Err(Unavailable));
+        std::fs::remove_file(server.secrets.path().join("shop/redis")).unwrap();
+        eventually("without a file", || log.text().contains("shop/redis can't be used")).await;
+        server.keep(PASSWORD);
+        eventually("connected", || redis.is_connected()).await;
+        redis
+    };
+    assert!(redis.take(b"a".to_vec(), Rate::new(5, LONG, 5), LONG).await.unwrap().passes());
+    let named = server.client_as(Some("default"));
+    eventually("connected as a user", || named.is_connected()).await;
+    let text = log.text();
+    assert!(!text.contains(PASSWORD) && !text.contains("wrong-and-secret-too"), "{text}");
+    assert_eq!(text.matches("refuses the password").count(), 1, "told once: {text}");
+}
+
+#[tokio::test]
 async fn without_redis_nobody_waits_and_it_is_found_again() {
     let address = own_address();
     let Some(server) = Server::start(address) else { return };
     let redis = server.client();
     let rate = Rate::new(5, Duration::from_secs(3600), 5);
     eventually("connected", || redis.is_connected()).await;
+    let _secrets = server.secrets.clone();
     drop(server);
     eventually("noticed", || !redis.is_connected()).await;
     assert_eq!(redis.take(b"a".to_vec(), rate, LONG).await, Err(Unavailable));
@@ -121,7 +197,8 @@ async fn without_redis_nobody_waits_and_it_is_found_again() {
 async fn a_server_that_doesnt_answer_costs_the_timeout_and_no_more() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let redis = Redis::start(RedisOptions { address, username: None, password: None });
+    let redis =
+        Redis::start(RedisOptions { address, username: None, password_file: None }, Path::new("/secrets"));
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.write_all(b"$4\r\nname\r\n").await.unwrap();
     eventually("connected", || redis.is_connected()).await;

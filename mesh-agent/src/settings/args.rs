@@ -66,6 +66,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub resolv_conf: Option<String>,
 
+    /// Passwords that TrafficPolicies name: a directory for each namespace, a file for each password [default: /etc/mesh-agent/secrets]
+    #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "scalar")]
+    pub secrets_dir: Option<String>,
+
     /// Between pods of this node: direct (mtls is not supported by this version) [default: direct]
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "scalar")]

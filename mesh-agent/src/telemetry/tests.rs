@@ -415,6 +415,7 @@ fn logged(format: &str) -> String {
         bytes_received: 1,
         bytes_sent: 2,
         duration: Duration::from_secs(61),
+        route: "shop/db/0",
     });
     telemetry.access_log.flush();
     std::fs::read_to_string(file.path()).unwrap()
@@ -425,7 +426,7 @@ fn text_log_has_envoy_s_order_and_one_line_an_entry() {
     insta::assert_snapshot!(logged("text"), @r#"
     [2026-11-21T05:46:40.123Z] "POST /buy?item=7 HTTP/2" 200 - 12 3400 7 6 "-" "grpc-rust/1" "0b5c" "cart" "[fd00::7]:8080" outbound src=shop/web-1 client=10.0.0.1:4242 dst=10.96.0.10:80 service=cart.shop.svc.cluster.local workload=shop/cart-1 grpc=0 attempts=2 trace=4bf92f
     [2026-11-21T05:46:40.123Z] "POST /\"\x0d\x0a[2026-01-01T00:00:00.000Z] \"GET /forged\x1b[2J\xff HTTP/2" 503 UH 12 3400 7 - "-" "\xe2\x80\xae" "0b5c" "cart" "-" outbound client=10.0.0.1:4242 dst=10.96.0.10:80 service=cart.shop.svc.cluster.local details=no_healthy_upstream trace=4bf92f
-    [2026-11-21T05:46:40.123Z] "- - tls" 0 UR 1 2 61000 - "-" "-" "-" "db.example" "[fd00::7]:8080" outbound src=shop/web-1 client=10.0.0.1:4242 dst=10.96.0.10:80 service=cart.shop.svc.cluster.local workload=shop/cart-1 details=upstream_reset
+    [2026-11-21T05:46:40.123Z] "- - tls" 0 UR 1 2 61000 - "-" "-" "-" "db.example" "[fd00::7]:8080" outbound src=shop/web-1 client=10.0.0.1:4242 dst=10.96.0.10:80 service=cart.shop.svc.cluster.local workload=shop/cart-1 details=upstream_reset route=shop/db/0
     "#);
 }
 
@@ -439,7 +440,7 @@ fn json_log_is_json_and_one_line_an_entry() {
     insta::assert_snapshot!(log, @r#"
     {"start_time":"2026-11-21T05:46:40.123Z","reporter":"source","source_workload":"shop/web-1","source_address":"10.0.0.1:4242","destination_address":"10.96.0.10:80","destination_service":"cart.shop.svc.cluster.local","upstream_host":"[fd00::7]:8080","destination_workload":"shop/cart-1","method":"POST","path":"/buy?item=7","protocol":"HTTP/2","response_code":200,"grpc_status":0,"response_flags":"-","bytes_received":12,"bytes_sent":3400,"duration":7,"upstream_service_time":6,"upstream_request_attempt_count":2,"request_id":"0b5c","trace_id":"4bf92f","user_agent":"grpc-rust/1","authority":"cart"}
     {"start_time":"2026-11-21T05:46:40.123Z","reporter":"source","source_address":"10.0.0.1:4242","destination_address":"10.96.0.10:80","destination_service":"cart.shop.svc.cluster.local","method":"POST","path":"/\"\u000d\u000a[2026-01-01T00:00:00.000Z] \"GET /forged\u001b[2J\ufffd","protocol":"HTTP/2","response_code":503,"response_flags":"UH","response_code_details":"no_healthy_upstream","bytes_received":12,"bytes_sent":3400,"duration":7,"request_id":"0b5c","trace_id":"4bf92f","user_agent":"\u202e","authority":"cart"}
-    {"start_time":"2026-11-21T05:46:40.123Z","reporter":"source","source_workload":"shop/web-1","source_address":"10.0.0.1:4242","destination_address":"10.96.0.10:80","destination_service":"cart.shop.svc.cluster.local","upstream_host":"[fd00::7]:8080","destination_workload":"shop/cart-1","protocol":"tls","requested_server_name":"db.example","response_flags":"UR","response_code_details":"upstream_reset","bytes_received":1,"bytes_sent":2,"duration":61000}
+    {"start_time":"2026-11-21T05:46:40.123Z","reporter":"source","source_workload":"shop/web-1","source_address":"10.0.0.1:4242","destination_address":"10.96.0.10:80","destination_service":"cart.shop.svc.cluster.local","upstream_host":"[fd00::7]:8080","destination_workload":"shop/cart-1","protocol":"tls","requested_server_name":"db.example","response_flags":"UR","response_code_details":"upstream_reset","bytes_received":1,"bytes_sent":2,"duration":61000,"route_name":"shop/db/0"}
     "#);
 }
 

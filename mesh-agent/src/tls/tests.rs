@@ -148,6 +148,7 @@ fn resets_are_carried_to_either_side() {
 fn a_reset_is_noticed_while_nothing_is_taken() {
     run(async {
         let mut lab = lab().await;
+        // Real sockets: time in which a kernel that has room for more would say so.
         while timeout(Duration::from_millis(300), lab.client.writable()).await.is_ok() {
             let _ = lab.client.try_write(&[7; 64 * 1024]);
         }
@@ -296,6 +297,7 @@ fn what_is_offered_is_what_is_spoken_and_sessions_are_resumed() {
             assert_eq!(made.is_resumed(), alpn != Alpn::None, "{alpn:?}");
             // Tickets come behind the handshake and are no news to whoever waits for a byte.
             assert!(!made.idle_is_closed(true), "{alpn:?}");
+            // Time in which a ticket that is under way arrives.
             assert!(timeout(Duration::from_millis(50), Stream::Tls(made).peek(&mut [0])).await.is_err());
             drop(accepted);
         }

@@ -63,8 +63,8 @@ pub(super) async fn carry<'c>(
         match trying.run().await {
             Err(failure) if trying.falls_back(&failure) => {}
             result => {
-                if trying.tries.is_exhausted() {
-                    trying.account.exhausted();
+                if let Some(why) = trying.tries.refused() {
+                    trying.account.not_retried(why);
                 }
                 return result;
             }

@@ -19,7 +19,7 @@ async fn tried(timeout: &str, pause: Duration) -> (Vec<String>, bool) {
                     if told.borrow().len() > 1 {
                         return reply(respond, "done");
                     }
-                    // So much of the deadline is used up.
+                    // A server that takes its time: so much of the deadline is used up, on a real clock.
                     tokio::time::sleep(pause).await;
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                 }

@@ -209,13 +209,13 @@ impl Builder {
     }
 }
 
-/// Port, protocol, subsets.
-type PortShape<'s> = (u16, AppProtocol, Vec<&'s str>);
+/// Port, its name, protocol, subsets.
+type PortShape<'s> = (u16, &'s str, AppProtocol, Vec<&'s str>);
 
 /// What of a service decides how routes are compiled: whether it is headless, and each port's.
 fn shape(service: Option<&Arc<Service>>) -> Option<(bool, Vec<PortShape<'_>>)> {
     fn port(port: &Arc<ServicePort>) -> PortShape<'_> {
-        (port.port, port.protocol, port.subsets.iter().map(|subset| &*subset.name).collect())
+        (port.port, &port.name, port.protocol, port.subsets.iter().map(|subset| &*subset.name).collect())
     }
     service.map(|service| (service.headless, service.ports.iter().map(port).collect()))
 }

@@ -334,7 +334,7 @@ fn parts_not_in_force(spec: &TrafficPolicySpec) -> impl Iterator<Item = &'static
 }
 
 fn not_in_force(key: &ObjectKey, field: &str) -> Warning {
-    let message = "is not supported by this version: traffic flows as if the field weren't there";
+    let message = "is not supported by this version: traffic flows as if the field weren't there; passwordFile gives a password";
     Warning::new(WarningCode::UnsupportedFeature, key, format!("spec.{field}"), message)
 }
 

@@ -27,7 +27,7 @@ pub struct ParentRef {
     /// All ports of a Service where absent.
     #[serde(default)]
     pub port: Option<PortNumber>,
-    /// A listener of a Gateway; has no meaning for a Service.
+    /// A listener of a Gateway; of a Service a port's name.
     #[serde(default)]
     pub section_name: Option<DottedName>,
 }

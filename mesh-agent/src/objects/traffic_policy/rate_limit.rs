@@ -118,6 +118,8 @@ pub struct Redis {
     pub address: String,
     /// ACL user.
     pub username: Option<String>,
+    /// File of the policy's namespace below the agent's `secretsDir`.
+    pub password_file: Option<String>,
     /// Secret in the policy's namespace.
     pub password_secret: Option<SecretRef>,
     /// The longest that a request waits for Redis; 20ms.
@@ -195,11 +197,30 @@ impl GlobalLimit {
         if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0)) {
             return refuse(format!("{at}.redis.address"), "isn't HOST:PORT, as redis.infra.svc:6379");
         }
+        if let Some(file) = &self.redis.password_file {
+            let at = format!("{at}.redis.passwordFile");
+            if !is_file_name(file) {
+                return refuse(
+                    at,
+                    "isn't a file's name: expected at most 253 of a-z, A-Z, 0-9, '-', '.' and '_', not beginning with a dot",
+                );
+            }
+            if self.redis.password_secret.is_some() {
+                return refuse(at, "can't stand beside passwordSecret: which is it?");
+            }
+        }
         if let Some(timeout) = self.redis.timeout {
             timeout.positive(format!("{at}.redis.timeout"))?;
         }
         Ok(())
     }
+}
+
+/// As the keys of Secrets, which a mounted one has as files; but never a way out of the directory.
+fn is_file_name(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 fn common(

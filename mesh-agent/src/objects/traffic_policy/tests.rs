@@ -31,6 +31,7 @@ fn what_makes_sense_is_accepted() {
         "rateLimit: {local: [{requests: 10, per: 1m, burst: 1, key: [{type: sourceIdentity}, {type: header, name: x-user}], scope: endpoint, response: {status: 503}}]}",
         "rateLimit: {local: [{requests: 10, key: [{type: sourceAddress}], fairShare: true}]}",
         "rateLimit: {global: [{requests: 10, redis: {address: \"redis.infra:6379\", passwordSecret: {name: redis}, onUnavailable: deny}}]}",
+        "rateLimit: {global: [{requests: 10, redis: {address: \"redis.infra:6379\", username: mesh, passwordFile: redis.password}}]}",
         "faultInjection: {delay: {fixed: 2s, percent: 0.5}, match: {headers: [{name: x-test, type: present}]}}",
         "faultInjection: {abort: {grpcStatus: 14}, maxActive: 5}",
         "circuitBreaker: {errorRate: {percent: 50}, latency: {threshold: 1s, percent: 80}}",
@@ -91,6 +92,10 @@ fn what_makes_no_sense_is_refused_by_field() {
             "rateLimit: {global: [{requests: 1, redis: {address: redis}}]}",
             "spec.rateLimit.global[0].redis.address",
         ),
+        (
+            "rateLimit: {global: [{requests: 1, redis: {address: \"redis:1\", passwordFile: a, passwordSecret: {name: a}}}]}",
+            "spec.rateLimit.global[0].redis.passwordFile",
+        ),
         ("faultInjection: {}", "spec.faultInjection"),
         ("faultInjection: {delay: {fixed: 1s, percent: 101}}", "spec.faultInjection.delay.percent"),
         ("faultInjection: {abort: {}}", "spec.faultInjection.abort"),
@@ -119,6 +124,21 @@ fn what_makes_no_sense_is_refused_by_field() {
         ("timeout: 0s", "spec.timeout"),
     ] {
         check(&format!("{{{SERVICE}, {group}}}"), field);
+    }
+}
+
+#[test]
+fn a_password_file_is_a_name_and_never_a_way_out_of_its_directory() {
+    let parsed = |file: &str| {
+        let redis = format!("{{address: \"redis:1\", passwordFile: {file:?}}}");
+        parse(&format!("{{{SERVICE}, rateLimit: {{global: [{{requests: 1, redis: {redis}}}]}}}}"))
+    };
+    for name in ["redis", "redis.password", "REDIS_PASSWORD", "a..b"] {
+        assert!(parsed(name).is_ok(), "{name}");
+    }
+    for name in ["", ".", "..", "../redis", "/etc/shadow", "a/b", ".hidden", "..data", "a\\0", "a b"] {
+        let error = parsed(name).expect_err(name);
+        assert!(error.contains("spec.rateLimit.global[0].redis.passwordFile"), "{name:?}: {error}");
     }
 }
 

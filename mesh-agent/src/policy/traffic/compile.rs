@@ -1,5 +1,6 @@
 //! From a TrafficPolicy's fields to what the data path reads. Defaults are filled in here, and nowhere else.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::policy::budget::Budget;
 use crate::policy::chance::Chance;
 use crate::policy::concurrency::{AdaptiveSettings, Concurrency};
 use crate::policy::fault::{Abort, Fault, FaultSettings, HeaderTest, ValueTest};
+use crate::redis::RedisOptions;
 use crate::route::{RetryBudget, RetryOn, RetryPolicy};
 
 const MS: Duration = Duration::from_millis(1);
@@ -114,7 +116,16 @@ fn global_limit(name: &ObjectName, place: usize, raw: &raw::GlobalLimit) -> Glob
     let key = key(&raw.key);
     GlobalLimit {
         prefix,
-        redis: raw.redis.clone(),
+        redis: Arc::new(RedisOptions {
+            address: raw.redis.address.clone(),
+            username: raw.redis.username.clone(),
+            // Each namespace has its own passwords, as it has its own Secrets.
+            password_file: raw
+                .redis
+                .password_file
+                .as_ref()
+                .map(|file| Path::new(&policy.namespace).join(file)),
+        }),
         on_unavailable: raw.redis.on_unavailable,
         timeout: or(raw.redis.timeout, 20 * MS),
         local: LocalLimit::new(quota.clone(), key.clone(), false),

@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use crate::objects::traffic_policy::{OnUnavailable, Redis};
+use crate::objects::traffic_policy::OnUnavailable;
 use crate::policy::fair::FairLimiter;
 use crate::policy::gcra::{Bucket, Rate, Verdict};
 use crate::policy::limiter::{KeyHasher, Limiter};
+use crate::redis::RedisOptions;
 
 /// All limits of a policy.
 #[derive(Debug, Default)]
@@ -58,8 +59,8 @@ pub struct GlobalLimit {
     /// What its keys in Redis begin with: the same on every node.
     pub prefix: String,
     /// Where.
-    pub redis: Redis,
-    /// What holds while Redis doesn't answer in `redis.timeout`.
+    pub redis: Arc<RedisOptions>,
+    /// What holds while Redis doesn't answer in `timeout`.
     pub on_unavailable: OnUnavailable,
     /// The longest that a request waits for Redis.
     pub timeout: Duration,

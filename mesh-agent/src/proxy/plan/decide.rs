@@ -126,6 +126,7 @@ impl Connection {
         let Some(table) = &routes.streams else { return Ok(Plan::default()) };
         let sni = self.sni.borrow();
         let rule = table.find(sni.as_deref()).ok_or(ErrorKind::NoRoute)?;
+        self.stream_rule.replace(Some(rule.clone()));
         let drawn = rule.backends.pick(fastrand::u64(..)).ok_or(ErrorKind::NoBackend)?;
         let port = self.target(routes, rule.backends[drawn].target).ok_or(ErrorKind::NoBackend)?;
         Ok(Plan { backends: Some(Backends::Service(port.clone())), ..Plan::default() })

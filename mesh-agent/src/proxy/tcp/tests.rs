@@ -41,6 +41,7 @@ fn run(test: impl Future<Output = ()>) {
 
 /// Writes until nobody takes any more.
 async fn fill(stream: &TcpStream) {
+    // Real sockets: time in which a kernel that has room for more would say so.
     while timeout(Duration::from_millis(300), stream.writable()).await.is_ok() {
         let _ = stream.try_write(&[7; 64 * 1024]);
     }

@@ -90,4 +90,6 @@ pub struct ConnectionEntry<'a> {
     pub bytes_sent: u64,
     /// How long it was open.
     pub duration: Duration,
+    /// The rule of a TCPRoute or TLSRoute that matched; empty for none.
+    pub route: &'a str,
 }

@@ -39,6 +39,7 @@ pub(super) fn connection(out: &mut Vec<u8>, e: &ConnectionEntry<'_>) {
     string(out, "requested_server_name", e.server_name);
     outcome(out, e.flag.label(), e.details);
     volume(out, e.bytes_received, e.bytes_sent, e.duration);
+    string(out, "route_name", e.route.as_bytes());
     out.push(b'}');
 }
 

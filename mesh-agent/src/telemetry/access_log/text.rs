@@ -61,6 +61,7 @@ pub(super) fn connection(out: &mut Vec<u8>, e: &ConnectionEntry<'_>) {
     endpoint(out, &e.peers);
     peers(out, &e.peers);
     pair(out, " details=", e.details.as_bytes());
+    pair(out, " route=", e.route.as_bytes());
 }
 
 fn start(out: &mut Vec<u8>, time: std::time::SystemTime) {

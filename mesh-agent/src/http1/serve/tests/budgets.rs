@@ -40,6 +40,17 @@ async fn asked(lab: &mut Lab) -> usize {
     }
 }
 
+/// Requests that were answered with 503 and ended with `flag`.
+fn ended_by(lab: &Lab, flag: &str) -> usize {
+    let text = lab.conn.pod.worker.telemetry.metrics.text();
+    let is_it = |line: &&str| {
+        line.starts_with("istio_requests_total{")
+            && line.contains("response_code=\"503\"")
+            && line.contains(&format!("response_flags=\"{flag}\""))
+    };
+    text.lines().filter(is_it).map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+}
+
 #[test]
 fn retries_stop_when_the_budget_of_the_service_is_used_up() {
     run(async {
@@ -51,6 +62,10 @@ fn retries_stop_when_the_budget_of_the_service_is_used_up() {
         assert_eq!((asked(&mut lab).await, exhausted(&lab)), (4, 0));
         assert_eq!((asked(&mut lab).await, exhausted(&lab)), (2, 1));
         assert_eq!((asked(&mut lab).await, exhausted(&lab)), (1, 2));
+        // The account of the last request is settled when the next one begins.
+        lab.send("\0").await;
+        head(&mut lab.client).await;
+        assert_eq!(["URX", "UO", "-"].map(|flag| ended_by(&lab, flag)), [1, 2, 0]);
         // Another client of the service has no more of it.
         let (mut other, _) = lab_with_budget(budget).await;
         let mut rule = testing::rule(&[0]);

@@ -42,7 +42,7 @@ impl Many {
         futures_util::future::select_all(all).await.0
     }
 
-    /// True if no endpoint is connected to while the others have all the time that they want.
+    /// True if no endpoint is connected to though, in paused time, hedges would have been due.
     async fn is_left_alone(&self) -> bool {
         tokio::time::timeout(Duration::from_millis(300), self.accept()).await.is_err()
     }
@@ -131,7 +131,7 @@ fn a_client_that_resets_cancels_its_hedges_too() {
 
 #[test]
 fn a_request_is_not_hedged_before_it_has_come_nor_after_its_answer_has_begun() {
-    run(async {
+    limits::run_paused(async {
         let mut many = many(2, HEDGE).await;
         many.lab.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nha").await;
         let (mut server, _) = many.accept().await;
@@ -153,7 +153,7 @@ fn a_body_beyond_the_buffer_and_a_switch_of_protocols_are_not_hedged() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
     ] {
-        run(async {
+        limits::run_paused(async {
             let mut many = many(2, "hedge: {after: 50ms}, retry: {bufferLimit: 4}").await;
             many.lab.send(asks).await;
             let (mut server, _) = many.accept().await;
@@ -298,7 +298,7 @@ fn what_cant_be_sent_again_gets_the_answer_that_there_is() {
 
 #[test]
 fn a_fallback_that_fails_is_the_end_of_it() {
-    run(async {
+    limits::run_paused(async {
         let (mut many, spare) = with_spare(FALLBACK).await;
         many.lab.send(GET).await;
         let (mut server, _) = many.accept().await;
@@ -314,7 +314,7 @@ fn a_fallback_that_fails_is_the_end_of_it() {
 
 #[test]
 fn hedges_take_no_connection_that_is_not_free_and_nothing_is_hedged_before_its_turn() {
-    run(async {
+    limits::run_paused(async {
         let limits = PoolLimits { max_connections: Some(1), ..PoolLimits::default() };
         let mut many = many_under(limits, 2, HEDGE).await;
         let places = many.port.endpoints.usage.connections.clone();
@@ -329,6 +329,7 @@ fn hedges_take_no_connection_that_is_not_free_and_nothing_is_hedged_before_its_t
         let (mut server, _) = many.accept().await;
         head(&mut server).await;
         assert!(many.is_left_alone().await, "there is no second place");
+        assert_eq!((many.count("sent"), many.count("overflow")), (0, 1));
         assert_eq!((places.taken(), places.waiting()), (1, 0));
         answer(&mut server, OK).await;
         expect(&mut many.lab.client, OK).await;
@@ -338,7 +339,7 @@ fn hedges_take_no_connection_that_is_not_free_and_nothing_is_hedged_before_its_t
 
 #[test]
 fn a_hedge_is_one_of_the_retries_that_may_be_under_way() {
-    run(async {
+    limits::run_paused(async {
         let limits = PoolLimits { max_retries: Some(1), ..PoolLimits::default() };
         let mut many = many_under(limits, 2, HEDGE).await;
         let retries = || many.port.endpoints.usage.retries.get();

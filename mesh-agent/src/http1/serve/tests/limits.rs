@@ -18,7 +18,7 @@ async fn refused(request: &str, status: &str) {
 
 #[test]
 fn hostile_requests_are_refused_and_never_reach_the_endpoint() {
-    run(async {
+    run_paused(async {
         let many = "a: b\r\n".repeat(101);
         let long = "a".repeat(70_000);
         for (request, status) in [

@@ -233,7 +233,8 @@ fn pipelined_requests_are_answered_in_order_on_a_kept_connection() {
             Endpoint::start(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
                 let path = request.uri().path().to_owned();
                 if path == "/1" {
-                    // The others have all the time to overtake it.
+                    // A server that takes its time: the others could overtake it. Real, since h2's exchanges let a paused
+                    // clock run on.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 let mut stream = respond.send_response(Response::new(()), false).unwrap();

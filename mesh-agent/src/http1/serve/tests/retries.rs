@@ -1,6 +1,6 @@
 //! Requests that are sent again: with what body, by which deadline, and when not.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
 use crate::route::{RetryOn, RetryPolicy, Timeouts};
@@ -49,7 +49,7 @@ impl Two {
         either(&self.lab.endpoint, &self.other).await
     }
 
-    /// True if no endpoint is connected to while the others have all the time that they want.
+    /// True if no endpoint is connected to before the paused clock goes on, which it does once nothing else can.
     async fn is_left_alone(&self) -> bool {
         tokio::time::timeout(Duration::from_millis(100), self.accept()).await.is_err()
     }
@@ -135,7 +135,7 @@ fn a_try_that_takes_too_long_is_followed_by_one_at_another_endpoint() {
 
 #[test]
 fn the_requests_deadline_bounds_all_tries_together() {
-    run(async {
+    limits::run_paused(async {
         let timeouts = Timeouts {
             request: Some(Duration::from_millis(500)),
             backend_request: Some(Duration::from_millis(150)),
@@ -162,7 +162,7 @@ fn the_requests_deadline_bounds_all_tries_together() {
 
 #[test]
 fn nothing_is_sent_again_once_the_response_has_begun() {
-    run(async {
+    limits::run_paused(async {
         let mut two = two(3, Timeouts::default()).await;
         two.lab.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (mut server, _) = two.accept().await;
@@ -178,7 +178,7 @@ fn nothing_is_sent_again_once_the_response_has_begun() {
 
 #[test]
 fn what_is_not_asked_for_is_not_sent_again() {
-    run(async {
+    limits::run_paused(async {
         let mut two = two(3, Timeouts::default()).await;
         two.lab.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (mut server, _) = two.accept().await;

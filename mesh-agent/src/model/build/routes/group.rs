@@ -91,7 +91,7 @@ impl Builder {
     fn members(&self, parent: &ObjectName, port: &ServicePort, client: Option<&str>) -> Vec<RouteView<'_>> {
         let holds = |view: &RouteView<'_>| {
             client_of(view, parent) == client
-                && view.is_attached(parent, port.port)
+                && view.is_attached(parent, port)
                 && view.suits(port.protocol)
                 && self.affinity_conflict(*view).is_none()
         };

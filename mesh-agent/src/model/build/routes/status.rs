@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::Builder;
 use super::group::{Group, client_of};
 use super::unusable::Unusable;
-use super::view::{RouteView, is_service, parent_name};
+use super::view::{RouteView, is_meant, is_service, parent_name};
 use super::{advice, edits, extension};
 use crate::model::{
     Condition, ObjectName, ParentStatus, RouteStatus, ServicePort, Snapshot, Warning, WarningCode,
@@ -69,6 +69,7 @@ impl Builder {
                 producer: service.namespace == view.namespace(),
                 service,
                 port: reference.port.map(|port| port.0),
+                section: reference.section_name.as_deref().map(str::to_owned),
                 accepted,
                 partially_invalid,
                 resolved_refs,
@@ -103,13 +104,6 @@ impl Builder {
             );
             return refuse("NoMatchingParent", unknown, "", message);
         }
-        if let Some(section) = &reference.section_name {
-            let message = format!(
-                "{:?} names a listener, which a Service hasn't: write port instead; the route isn't attached",
-                &**section
-            );
-            return refuse("NoMatchingParent", unknown, ".sectionName", message);
-        }
         let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
         if let Some(port) = reference.port
             && !ports.contains(&port.0)
@@ -118,8 +112,15 @@ impl Builder {
                 format!("Service {name} has no TCP port {}: name one of {ports:?}, or none for all", port.0);
             return refuse("NoMatchingParent", unknown, ".port", message);
         }
-        let wanted = |port: &&Arc<ServicePort>| reference.port.is_none_or(|wanted| wanted.0 == port.port);
-        let wanted: Vec<_> = service.ports.iter().filter(wanted).collect();
+        let wanted: Vec<_> = service.ports.iter().filter(|port| is_meant(reference, port)).collect();
+        if let Some(section) = reference.section_name.as_deref().filter(|_| wanted.is_empty()) {
+            let names: Vec<&str> = service.ports.iter().map(|port| &*port.name).collect();
+            let which = reference.port.map(|port| format!(" {}", port.0)).unwrap_or_default();
+            let message = format!(
+                "Service {name} has no TCP port{which} called {section:?}: name one of {names:?}, or none for all"
+            );
+            return refuse("NoMatchingParent", unknown, ".sectionName", message);
+        }
         let (suited, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|port| view.suits(port.protocol));
         // Without a port all are meant that suit; others are no mistake.
         if suited.is_empty() && !others.is_empty() {
@@ -196,7 +197,7 @@ impl Builder {
     ) {
         let ports = next.services.get(parent).into_iter().flat_map(|service| &service.ports);
         let mut ports = ports.filter(|port| view.suits(port.protocol));
-        let Some(port) = ports.find(|port| view.is_attached(parent, port.port)) else { return };
+        let Some(port) = ports.find(|port| view.is_attached(parent, port)) else { return };
         let Some(group) = self.group_of(parent, port.port, client_of(&view, parent)) else { return };
         if group.kind() == Some(view.object.kind()) {
             let kind = view.object.kind().name();

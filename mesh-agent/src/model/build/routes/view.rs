@@ -1,7 +1,7 @@
 //! What routes of all kinds have in common, as the builder looks at them.
 
 use super::extension;
-use crate::model::{AppProtocol, ObjectName};
+use crate::model::{AppProtocol, ObjectName, ServicePort};
 use crate::objects::gateway::{BackendRef, BackendTargetRef, ParentRef, RouteFilter, SessionPersistence};
 use crate::objects::{Kind, Metadata, Object, ObjectKey};
 
@@ -131,13 +131,10 @@ impl<'o> RouteView<'o> {
     }
 
     /// True if it is attached to this port of the Service `parent`.
-    pub fn is_attached(&self, parent: &ObjectName, port: u16) -> bool {
+    pub fn is_attached(&self, parent: &ObjectName, port: &ServicePort) -> bool {
         let namespace = self.namespace();
         self.parents.iter().any(|found| {
-            is_service(found)
-                && parent_name(found, namespace) == *parent
-                && found.section_name.is_none()
-                && found.port.is_none_or(|wanted| wanted.0 == port)
+            is_service(found) && parent_name(found, namespace) == *parent && is_meant(found, port)
         })
     }
 
@@ -180,6 +177,13 @@ impl<'o> RouteView<'o> {
 /// The core group, and the kind.
 pub fn is_service(parent: &ParentRef) -> bool {
     parent.group().is_empty() && parent.kind() == "Service"
+}
+
+/// True if a parentRef to its Service means this port: all that it says of ports must hold (ParentReference, `sectionName`,
+/// which is a Service's port name).
+pub fn is_meant(parent: &ParentRef, port: &ServicePort) -> bool {
+    parent.port.is_none_or(|wanted| wanted.0 == port.port)
+        && parent.section_name.as_deref().is_none_or(|wanted| wanted == port.name)
 }
 
 /// The parent's name for a route of `namespace`.

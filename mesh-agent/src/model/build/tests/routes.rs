@@ -104,6 +104,35 @@ fn a_parent_without_port_stands_for_every_port() {
 }
 
 #[test]
+fn a_section_of_a_parent_is_its_port_of_that_name() {
+    const PORTS: &str = "{name: http-a, port: 80}, {name: http-b, port: 81}";
+    let text = |ports: &str, parent: &str| {
+        service("cart", "10.96.0.10", ports) + &route("HTTPRoute", "shop", "r", parent, &to("cart"))
+    };
+    let mut world = World::new(&text(PORTS, "{name: cart}")).0;
+    let mut check = |ports: &str, parent: &str, on: [bool; 2]| {
+        let snapshot = world.write(&text(ports, parent));
+        let found = [80, 81].map(|port| bound(&snapshot, "cart", port).is_some());
+        assert_eq!(found, on, "{parent}");
+        let none = on == [false, false];
+        let reason = if none { "NoMatchingParent ResolvedRefs" } else { "Accepted ResolvedRefs" };
+        assert_eq!(reasons(&snapshot, Kind::HttpRoute, "shop", "r"), reason, "{parent}");
+        assert_eq!(warned(&world, "MESH0123", "spec.parentRefs[0].sectionName"), none, "{parent}");
+    };
+    check(PORTS, "{name: cart, sectionName: http-a}", [true, false]);
+    check(PORTS, "{name: cart, sectionName: http-b, port: 81}", [false, true]);
+    check(PORTS, "{name: cart, sectionName: http-b, port: 80}", [false, false]);
+    check(PORTS, "{name: cart, sectionName: http-c}", [false, false]);
+    check(PORTS, "{name: cart, sectionName: http-a}, {name: cart, sectionName: http-b}", [true, true]);
+    // The name alone changes.
+    check(
+        "{name: http-b, port: 80}, {name: http-a, port: 81}",
+        "{name: cart, sectionName: http-a}",
+        [false, true],
+    );
+}
+
+#[test]
 fn a_route_waits_for_its_parent_and_leaves_with_it() {
     let alone = route("HTTPRoute", "shop", "r", "{name: cart}", &to("cart"));
     let (mut world, snapshot) = World::new(&alone);
@@ -320,9 +349,9 @@ fn hostnames_and_parents_that_are_none_are_said() {
     );
     check("parentRefs: [{kind: Service, name: cart}]", "MESH0127", "write group: \"\"");
     check(
-        "parentRefs: [{group: \"\", kind: Service, name: cart, sectionName: http}]",
+        "parentRefs: [{group: \"\", kind: Service, name: cart, sectionName: nothing}]",
         "MESH0123",
-        "write port instead",
+        "has no TCP port called \"nothing\"",
     );
     check("parentRefs: [{group: a.b, kind: C, name: cart}]", "MESH0127", "can't be a parent");
 }
