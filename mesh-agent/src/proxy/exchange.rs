@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{HOST, HeaderValue, USER_AGENT};
 use http::{Method, StatusCode, Uri, Version, request};
 
+use super::answer::LocalAnswer;
 use super::backend::Picked;
 use super::context::Connection;
 use super::error::{ErrorKind, Side};
@@ -44,6 +45,7 @@ pub struct Exchange<'c> {
     status: Option<StatusCode>,
     grpc_status: Option<u16>,
     error: Option<ErrorKind>,
+    details: Option<Arc<str>>,
     rule: Option<Arc<Rule>>,
     exhausted: bool,
     held: Option<Box<Held>>,
@@ -94,6 +96,7 @@ impl<'c> Exchange<'c> {
             status: None,
             grpc_status: None,
             error: None,
+            details: None,
             rule: None,
             exhausted: false,
             held: None,
@@ -262,6 +265,18 @@ impl<'c> Exchange<'c> {
         self.status = Some(status);
     }
 
+    /// Notes what the access log says of an answer of the agent's own, beside the kind of failure.
+    pub fn answered_with(&mut self, answer: &LocalAnswer) {
+        if self.details.is_none() {
+            self.details.clone_from(&answer.details);
+        }
+    }
+
+    /// Notes what a request that has switched protocols was ended for.
+    pub fn ended_for(&mut self, details: Arc<str>) {
+        self.details = Some(details).filter(|details| !details.is_empty());
+    }
+
     /// Notes what went wrong. The first failure counts.
     pub fn fail(&mut self, error: ErrorKind) {
         self.error.get_or_insert(error);
@@ -311,7 +326,7 @@ impl<'c> Exchange<'c> {
             status: report.status,
             grpc_status: report.grpc_status,
             flag: report.flag,
-            details: self.error.map_or("", ErrorKind::label),
+            details: self.details.as_deref().unwrap_or_else(|| self.error.map_or("", ErrorKind::label)),
             bytes_received: report.request_bytes,
             bytes_sent: report.response_bytes,
             duration: report.duration,
