@@ -232,7 +232,13 @@ impl<'w> Way<'w, '_> {
         mut hedges: Option<&mut Hedges<'w>>,
     ) -> Result<Opened, ErrorKind> {
         for _ in 0..MOST_CONNECTIONS_TRIED {
-            let picked = tries.pick(Some(parts)).await?;
+            let picked = match tries.pick(Some(parts)).await {
+                Ok(picked) => picked,
+                Err(kind) => {
+                    self.exchange.refused_at(tries.take_refused_at());
+                    return Err(kind);
+                }
+            };
             self.exchange.sent_to(&picked);
             let places = Places::of(picked.request()?);
             let until = self.plan.try_deadline(Instant::now());

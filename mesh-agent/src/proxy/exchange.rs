@@ -146,6 +146,11 @@ impl<'c> Exchange<'c> {
         }
     }
 
+    /// Notes where the request would have gone, had it been let in there: both sides report it.
+    pub fn refused_at(&mut self, upstream: Option<Rc<Upstream>>) {
+        self.upstream = upstream.or(self.upstream.take());
+    }
+
     /// Notes that the request was sent somewhere else as well.
     pub fn hedged(&mut self) {
         self.attempts += 1;

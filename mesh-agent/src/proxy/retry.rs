@@ -5,6 +5,7 @@
 //! again from its beginning. Envoy's conditions (router filter, `x-envoy-retry-on`), Gateway API's retry (GEP-1731).
 //! `hedge` asks here too: a hedge is a retry that doesn't wait for the failure.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{StatusCode, request};
@@ -15,6 +16,7 @@ use super::context::Connection;
 use super::error::ErrorKind;
 use super::hedge::{Granted, Places};
 use super::plan::Plan;
+use super::upstream::Upstream;
 use crate::addr::EndpointAddr;
 use crate::balance::usage::Place;
 use crate::clock;
@@ -43,6 +45,8 @@ pub struct Tries<'p> {
     counted: bool,
     /// Among the retries under way, where their number is limited.
     place: Option<Place>,
+    /// Whoever guards this endpoint refused the request.
+    refused_at: Option<Rc<Upstream>>,
 }
 
 impl<'p> Tries<'p> {
@@ -71,7 +75,13 @@ impl<'p> Tries<'p> {
             exhausted: false,
             counted: true,
             place: None,
+            refused_at: None,
         }
+    }
+
+    /// The endpoint that would have got the request, had it been let in.
+    pub fn take_refused_at(&mut self) -> Option<Rc<Upstream>> {
+        self.refused_at.take()
     }
 
     /// True once nobody waits for the response, or won't after `wait`.
@@ -94,6 +104,7 @@ impl<'p> Tries<'p> {
         if let Some(head) = head
             && let Err(answer) = self.conn.admit_departure(&picked, head).await
         {
+            self.refused_at = Some(picked.upstream);
             return Err(self.plan.refused(answer));
         }
         if let Some(head) = head.filter(|_| !self.counted) {
