@@ -5,6 +5,7 @@
 //! `cli`.
 
 pub mod api;
+pub mod authz_check;
 mod http;
 mod log;
 mod metrics;

@@ -5,6 +5,7 @@
 
 mod agent;
 mod analyze;
+mod authz;
 mod bpf;
 mod check;
 mod client;
@@ -78,6 +79,9 @@ enum Command {
     /// Ask what routes do
     #[command(subcommand)]
     Route(route::Command),
+    /// Ask what policies let in
+    #[command(subcommand)]
+    Authz(authz::Command),
     /// List all that is wrong with the configuration, by severity; exit code 79 if anything is
     Analyze(analyze::Args),
     /// Show what runs in the kernel
@@ -133,6 +137,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),
         Command::Route(command) => route::run(&command, out),
+        Command::Authz(command) => authz::run(&command, out),
         Command::Analyze(args) => analyze::run(&args, out),
         Command::Bpf(command) => bpf::run(&command, out),
         Command::Config(command) => config::run(&command, out),

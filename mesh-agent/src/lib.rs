@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod admin;
 pub mod agent;
+pub mod authz;
 pub mod balance;
 pub mod cli;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod heartbeat;
 pub mod history;
 pub mod http1;
 pub mod http2;
+pub mod jwt;
 pub mod kernel;
 pub mod lab;
 pub mod model;

@@ -3,6 +3,7 @@
 //! `source` turns text into [`Object`]s, `model::build` turns those into a snapshot. An object that parses is valid
 //! by itself; whether objects fit together is the builder's question.
 
+mod authorization_policy;
 mod backend_traffic_policy;
 mod destination_rule;
 mod duration;
@@ -29,6 +30,10 @@ mod unknown;
 
 use std::fmt;
 
+pub use authorization_policy::{
+    Action, AuthorizationPolicy, AuthorizationPolicySpec, ConditionKey, FromSpec, OperationSpec, Provider,
+    RuleSpec, SourceSpec, TargetRef, ToSpec, WhenSpec,
+};
 pub use backend_traffic_policy::{
     BackendTrafficPolicy, BackendTrafficPolicySpec, BudgetSpec, RequestRate, RetryConstraint,
 };
@@ -95,6 +100,8 @@ pub enum Kind {
     DestinationRule,
     /// networking.istio.io ServiceEntry.
     ServiceEntry,
+    /// security.istio.io AuthorizationPolicy.
+    AuthorizationPolicy,
 }
 
 impl Kind {
@@ -116,6 +123,7 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
@@ -198,6 +206,8 @@ pub enum Object {
     DestinationRule(Box<DestinationRule>),
     /// Services outside.
     ServiceEntry(Box<ServiceEntry>),
+    /// Who may call what.
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
 }
 
 impl Object {
@@ -219,6 +229,7 @@ impl Object {
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
         }
     }
 
@@ -240,6 +251,7 @@ impl Object {
             Self::TrafficPolicy(o) => &o.metadata,
             Self::DestinationRule(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
+            Self::AuthorizationPolicy(o) => &o.metadata,
         }
     }
 
@@ -265,6 +277,7 @@ impl Object {
             Self::TrafficPolicy(o) => o.validate(),
             Self::DestinationRule(o) => o.validate(),
             Self::ServiceEntry(o) => o.validate(),
+            Self::AuthorizationPolicy(o) => o.validate(),
         }
     }
 }

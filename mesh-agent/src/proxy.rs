@@ -5,6 +5,7 @@
 //! `retry` counts its tries, `hedge` makes some of them run beside each other, `exchange` keeps its account, `mirror` sends copies of it elsewhere. Each worker thread owns its
 //! state; nothing here is locked, and shared is only `ceiling`'s count of connections.
 
+pub mod access;
 mod activation;
 pub mod answer;
 pub mod backend;

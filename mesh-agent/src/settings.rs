@@ -16,6 +16,7 @@ pub use layers::Origin;
 pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
 
 use self::layers::Layers;
+use crate::authz;
 use crate::model::FailMode;
 use crate::model::build::BuildOptions;
 use crate::source::Source;
@@ -57,6 +58,10 @@ pub struct Settings {
     pub secrets_dir: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
+    /// What Istio's own reading of a path undoes, for AuthorizationPolicies.
+    pub path_normalization: authz::Normalization,
+    /// Proxies before the client whose X-Forwarded-For is believed.
+    pub trusted_hops: usize,
     /// Of SPIFFE identities.
     pub trust_domain: String,
     /// Who signs certificates.
@@ -179,6 +184,13 @@ impl Settings {
                 value::absolute,
             ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
+            path_normalization: layers.get(
+                "pathNormalization",
+                |a| &a.path_normalization,
+                || "BASE".into(),
+                value::path_normalization,
+            ),
+            trusted_hops: layers.get("trustedHops", |a| &a.trusted_hops, || "0".into(), value::trusted_hops),
             trust_domain: layers.get(
                 "trustDomain",
                 |a| &a.trust_domain,
@@ -219,6 +231,11 @@ impl Settings {
             fail_mode: self.fail_mode,
             netns_annotation: matches!(self.source, Source::Dir(_)),
             resolv_conf: self.resolv_conf.clone(),
+            authorization: authz::Options {
+                trust_domains: vec![self.trust_domain.clone()],
+                normalization: self.path_normalization,
+                trusted_hops: self.trusted_hops,
+            },
             ..BuildOptions::default()
         }
     }

@@ -6,6 +6,7 @@
 
 mod access_log;
 mod agent;
+mod capped;
 mod connections;
 mod edge;
 mod endpoint_cell;
@@ -22,6 +23,7 @@ pub use access_log::{
     AccessLog, AccessLogMode, ConnectionEntry, Format, Output, ParseModeError, Peers, RequestEntry, utc,
 };
 pub use agent::AgentMetrics;
+pub use capped::Capped;
 pub use connections::{ConnectionGuard, ConnectionInfo, ConnectionView, Connections, L7};
 pub use edge::{Edge, EdgeKey, Protocol, RequestReport};
 pub use exposition::Exposition;

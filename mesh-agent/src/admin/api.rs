@@ -410,9 +410,11 @@ views! {
     }
 }
 
+mod authz;
 mod policies;
 mod routes;
 
+pub use authz::{AuthzAnswer, AuthzQuestion, AuthzRule, AuthzTarget};
 pub use policies::{InForce, Policy, PolicyState, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,

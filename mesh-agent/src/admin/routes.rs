@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::http::{Answer, json, problem};
 use super::route_test::{self, Refusal};
-use super::{AdminState, Command, api, views};
+use super::{AdminState, Command, api, authz_check, views};
 use crate::report;
 
 /// How long the control loop may take.
@@ -31,6 +31,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/routes" if get => json(&views::routes(&snapshot)),
         "/v1/policies" if get => json(&views::policies::list(&snapshot, &state.warnings.load())),
         "/v1/routes/test" if request.method() == Method::POST => test_route(&state, request).await,
+        "/v1/authz/check" if request.method() == Method::POST => check_authorization(&state, request).await,
         "/v1/endpoints" if get => json(&views::endpoints(&snapshot)),
         "/v1/connections" if get => json(&views::connections(&state.telemetry.connections)),
         "/v1/config" if get => json(&views::dump(&state)),
@@ -44,7 +45,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/log" if get => log_filter(&state),
         "/v1/log" if request.method() == Method::PUT => set_log(&state, request).await,
         "/v1/drain" if request.method() == Method::POST => drain(&state).await,
-        "/v1/log" | "/v1/drain" | "/v1/config/rollback" | "/v1/routes/test" => {
+        "/v1/log" | "/v1/drain" | "/v1/config/rollback" | "/v1/routes/test" | "/v1/authz/check" => {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this method isn't for this path")
         }
         _ if !get => problem(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
@@ -115,6 +116,22 @@ async fn test_route(state: &AdminState, request: Request<Incoming>) -> Response<
         Ok(answer) => json(&answer),
         Err(refusal @ Refusal::Question(_)) => problem(StatusCode::BAD_REQUEST, refusal.to_string()),
         Err(refusal @ Refusal::NoPod(_)) => problem(StatusCode::NOT_FOUND, refusal.to_string()),
+    }
+}
+
+async fn check_authorization(state: &AdminState, request: Request<Incoming>) -> Response<Answer> {
+    let question = match body(request).await {
+        Ok(question) => question,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error),
+    };
+    match authz_check::answer(&state.snapshot.load_full(), &question) {
+        Ok(answer) => json(&answer),
+        Err(refusal @ authz_check::Refusal::Question(_)) => {
+            problem(StatusCode::BAD_REQUEST, refusal.to_string())
+        }
+        Err(refusal @ authz_check::Refusal::Unknown(_)) => {
+            problem(StatusCode::NOT_FOUND, refusal.to_string())
+        }
     }
 }
 

@@ -164,7 +164,8 @@ impl<'c: 'h, 'h> Forward<'_, 'c, '_, 'h> {
         }
         let result = {
             let Upload { flow, sent } = upload;
-            let copy = || conn.mirror(plan, || Mirrored::of(request, sent).map(Copied::Http1));
+            let copy =
+                || conn.mirror(plan, &request.parts, || Mirrored::of(request, sent).map(Copied::Http1));
             let sending =
                 pin!(send_request(flow, sent, &mut from_client, &mut to_upstream, conn, &state, copy));
             let (ask, state) = (&ask, &state);

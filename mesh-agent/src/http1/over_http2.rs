@@ -63,7 +63,7 @@ pub(super) async fn run(
     let (mut from_client, mut to_client) = down.split();
     let result = {
         let Upload { flow, sent } = upload;
-        let whole = || conn.mirror(plan, || Mirrored::of(request, sent).map(Copied::Http1));
+        let whole = || conn.mirror(plan, &request.parts, || Mirrored::of(request, sent).map(Copied::Http1));
         let (state, ask, lease, untaken) = (&state, &ask, &*lease, &untaken);
         let sending =
             Sending { conn, state, body: request.body, flow, sent, from: &mut from_client, to: body };

@@ -8,7 +8,7 @@ mod receive;
 
 use std::pin::pin;
 
-use http::{StatusCode, Version};
+use http::{StatusCode, Version, request};
 
 pub(super) use self::attempt::connection_to;
 use self::attempt::{Carried, carry};
@@ -75,6 +75,7 @@ async fn tell<'c>(
 ) -> After<'c> {
     let Some(answer) = answer else { return After::Reset };
     account.answered_locally(answer.status);
+    account.answered_with(&answer);
     match answer::send(down, &answer, close, head, timer).await {
         true if close => After::Linger,
         true => After::Next,
@@ -90,6 +91,9 @@ async fn handle<'c>(
 ) -> After<'c> {
     let mut account = Exchange::begin(conn, &mut request.parts);
     // What few requests come to is on the heap, so that a connection makes no room for it.
+    if let Err(answer) = conn.admit_arrival(&request.parts).await {
+        return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await;
+    }
     let plan = match conn.plan(&mut request.parts, &mut account) {
         Ok(plan) => plan,
         Err(answer) => return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await,
@@ -101,7 +105,10 @@ async fn handle<'c>(
     }
     request.retargeted = plan.retargeted;
     match carry(down, conn, request, &plan, &mut account, timer).await {
-        Ok(Carried::Switched(up, picked)) => After::Switched(Box::new(Tunnel { account, up, picked })),
+        Ok(Carried::Switched(up, picked)) => {
+            let head = request.parts.clone();
+            After::Switched(Box::new(Tunnel { account, up, picked, head }))
+        }
         Ok(Carried::Settled(true)) => After::Next,
         Ok(Carried::Settled(false)) => After::Linger,
         Err(failure) => {
@@ -263,6 +270,8 @@ struct Tunnel<'c> {
     account: Exchange<'c>,
     up: Conn,
     picked: Picked,
+    /// As it was admitted.
+    head: request::Parts,
 }
 
 impl Tunnel<'_> {
@@ -281,14 +290,21 @@ impl Tunnel<'_> {
         // It was a request, which the age of its connection doesn't end.
         let lifetime = Lifetime { idle: self.picked.limits().tcp_idle, longest: None };
         let account = &mut self.account;
-        let ended = tcp::tunnel(&conn.pod.worker, client, upstream, early, lifetime, |moved| {
+        let carrying = tcp::tunnel(&conn.pod.worker, client, upstream, early, lifetime, |moved| {
             account.request_bytes += moved.from_client;
             account.response_bytes += moved.from_upstream;
             conn.live.received(moved.from_client);
             conn.live.sent(moved.from_upstream);
-        })
-        .await;
+        });
+        let ended = tokio::select! {
+            biased;
+            ended = carrying => ended,
+            denied = conn.until_request_denied(&self.picked, &self.head) => Err(denied),
+        };
         if let Err(kind) = ended {
+            if kind == ErrorKind::Denied {
+                self.account.ended_for(conn.tell_refusal());
+            }
             self.account.fail(kind);
         }
     }

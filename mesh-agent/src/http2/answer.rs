@@ -32,6 +32,7 @@ pub(super) fn send(respond: &mut SendResponse<Bytes>, exchange: &mut Exchange<'_
     if let Some(kind) = answer.why {
         exchange.fail(kind);
     }
+    exchange.answered_with(answer);
     // A redirect means nothing to gRPC, but is what the route says; what isn't an error goes as it is.
     let (response, body) = if exchange.is_grpc() && answer.is_error() {
         exchange.answered_locally(StatusCode::OK);

@@ -63,7 +63,10 @@ pub(super) async fn serve(
     let mut exchange = Exchange::begin(shared.conn, &mut parts);
     let held = checked.and_then(|size| HeadBytes::take(&shared.head_bytes, size));
     let planned = match &held {
-        Ok(_) => shared.conn.plan(&mut parts, &mut exchange),
+        Ok(_) => match shared.conn.admit_arrival(&parts).await {
+            Ok(()) => shared.conn.plan(&mut parts, &mut exchange),
+            Err(answer) => Err(answer),
+        },
         Err(_) => Ok(Plan::default()),
     };
     let plan = match planned {
@@ -232,7 +235,13 @@ impl<'w> Way<'w, '_> {
         mut hedges: Option<&mut Hedges<'w>>,
     ) -> Result<Opened, ErrorKind> {
         for _ in 0..MOST_CONNECTIONS_TRIED {
-            let picked = tries.pick(Some(parts))?;
+            let picked = match tries.pick(Some(parts)).await {
+                Ok(picked) => picked,
+                Err(kind) => {
+                    self.exchange.refused_at(tries.take_refused_at());
+                    return Err(kind);
+                }
+            };
             self.exchange.sent_to(&picked);
             let places = Places::of(picked.request()?);
             let until = self.plan.try_deadline(Instant::now());
@@ -341,7 +350,7 @@ impl<'w> Way<'w, '_> {
                 Some(hedges) => pass.poll_among(cx, hedges, parts),
             };
             if plan.is_mirrored() && pass.upload().is_whole() {
-                conn.mirror(plan, || {
+                conn.mirror(plan, parts, || {
                     Some(Copied::Http2(Box::new(Mirrored::of(parts, pass.upload().parts()?))))
                 });
             }

@@ -3,6 +3,7 @@
 //! Only the workloads and services that a change touches are built again; everything else keeps its `Arc`, so that
 //! followers see by pointer what changed and the balancer's figures live on. Does no I/O. Comes after `source`.
 
+mod authorization;
 mod endpoints;
 mod enrolment;
 mod entries;
@@ -23,6 +24,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::authorization::{Authorizations, DirtyAuthorization};
 use self::index::Index;
 use self::policies::PolicyIndex;
 use self::routes::{DirtyRoutes, RouteIndex};
@@ -33,6 +35,7 @@ use super::{
     Workload,
 };
 use crate::addr::EndpointAddr;
+use crate::authz;
 use crate::objects::{Kind, Network, Object, ObjectKey};
 use crate::source::Changes;
 use crate::tls;
@@ -50,6 +53,8 @@ pub struct BuildOptions {
     pub netns_annotation: bool,
     /// Which servers are asked for the names of ServiceEntries.
     pub resolv_conf: PathBuf,
+    /// How AuthorizationPolicies are read.
+    pub authorization: authz::Options,
 }
 
 impl Default for BuildOptions {
@@ -60,6 +65,7 @@ impl Default for BuildOptions {
             cluster_domain: "cluster.local".into(),
             netns_annotation: true,
             resolv_conf: "/etc/resolv.conf".into(),
+            authorization: authz::Options::default(),
         }
     }
 }
@@ -91,6 +97,7 @@ pub struct Builder {
     /// What DestinationRules wrap connections in.
     originations: Arc<tls::Store>,
     sessions: SessionIndex,
+    authorizations: Authorizations,
     notes: BTreeMap<ObjectKey, Vec<Warning>>,
     snapshot: Arc<Snapshot>,
     /// Something was applied.
@@ -107,12 +114,15 @@ struct Dirty {
     subjects: BTreeSet<Subject>,
     /// Policies themselves, for people.
     policies: BTreeSet<ObjectKey>,
+    /// AuthorizationPolicies.
+    authorization: DirtyAuthorization,
 }
 
 impl Builder {
     /// Knows nothing yet.
     pub fn new(options: BuildOptions) -> Self {
-        let snapshot = Snapshot { node: options.node.as_str().into(), ..Snapshot::default() };
+        let mut snapshot = Snapshot { node: options.node.as_str().into(), ..Snapshot::default() };
+        snapshot.authorization.options = Arc::new(options.authorization.clone());
         Self {
             options,
             objects: BTreeMap::new(),
@@ -131,6 +141,7 @@ impl Builder {
             entries: entries::Entries::default(),
             originations: Arc::default(),
             sessions: SessionIndex::default(),
+            authorizations: Authorizations::default(),
             notes: BTreeMap::new(),
             snapshot: Arc::new(snapshot),
             begun: false,
@@ -165,6 +176,8 @@ impl Builder {
             changed |= self.build_traffic(&subject, &mut next);
         }
         changed |= self.build_routes(dirty.routes, &mut next);
+        // Pods and services are in place, and changed if anything did so far.
+        changed |= self.build_authorization(dirty.authorization, changed, &mut next);
         for key in dirty.policies {
             changed |= self.build_policy(&key, &mut next);
         }
@@ -244,6 +257,7 @@ impl Builder {
             );
             add(&key, Warning::new(WarningCode::DuplicatePodAddress, &key, "status.podIPs", message));
         }
+        self.authorization_warnings(&mut add);
         self.rule_warnings(add);
         warnings
     }
@@ -274,10 +288,17 @@ impl Builder {
             Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
             Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
             Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
+            Kind::AuthorizationPolicy => self.touch_authorization(key, object.as_deref(), dirty),
             Kind::Node => self.touch_node(key, object.as_deref(), dirty),
             Kind::ServiceAccount => {}
         }
-        if matches!(key.kind, Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::DestinationRule) {
+        if matches!(
+            key.kind,
+            Kind::TrafficPolicy
+                | Kind::BackendTrafficPolicy
+                | Kind::DestinationRule
+                | Kind::AuthorizationPolicy
+        ) {
             dirty.policies.insert(key.clone());
         }
         match object {

@@ -6,9 +6,10 @@
 use std::fmt;
 
 use super::{ObjectName, ServiceMeta};
-use crate::objects::{DestinationRule, Kind, Object};
+use crate::authz;
+use crate::objects::{AuthorizationPolicy, DestinationRule, Kind, Object};
 
-/// A TrafficPolicy, XBackendTrafficPolicy or DestinationRule in force.
+/// A TrafficPolicy, XBackendTrafficPolicy, DestinationRule or AuthorizationPolicy in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
     /// Which of them.
@@ -35,6 +36,8 @@ pub enum PolicyTarget {
     },
     /// Services by their host name, which may begin with a wildcard.
     Host(String),
+    /// Pods, in words.
+    Pods(String),
 }
 
 impl PolicyObject {
@@ -64,6 +67,11 @@ impl PolicyObject {
             Object::DestinationRule(rule) => {
                 (vec![PolicyTarget::Host(rule.host(cluster_domain))], rule_groups(rule))
             }
+            Object::AuthorizationPolicy(policy) => {
+                let named = policy.targets().map(|it| target(&it.kind, &it.name, None)).collect::<Vec<_>>();
+                let pods = || vec![PolicyTarget::Pods(pods_of(policy))];
+                (if named.is_empty() { pods() } else { named }, vec![policy.spec.action.name()])
+            }
             _ => return None,
         };
         Some(Self { kind: key.kind, name: key.name, targets, groups })
@@ -79,6 +87,7 @@ impl PolicyTarget {
                 Some(end) => service.host.ends_with(end),
                 None => *host == service.host,
             },
+            Self::Pods(_) => false,
         }
     }
 }
@@ -89,7 +98,23 @@ impl fmt::Display for PolicyTarget {
             Self::Object { kind, name, section: None } => write!(f, "{kind} {name}"),
             Self::Object { kind, name, section: Some(section) } => write!(f, "{kind} {name}:{section}"),
             Self::Host(host) => write!(f, "host {host}"),
+            Self::Pods(pods) => f.write_str(pods),
         }
+    }
+}
+
+/// Whom a policy without targets selects.
+fn pods_of(policy: &AuthorizationPolicy) -> String {
+    let labels = policy.labels().into_iter().flatten();
+    let labels: Vec<_> = labels.map(|(label, value)| format!("{label}={value}")).collect();
+    let place = if policy.namespace() == authz::ROOT {
+        "all namespaces".to_owned()
+    } else {
+        format!("namespace {}", policy.namespace())
+    };
+    match labels.as_slice() {
+        [] => format!("all pods of {place}"),
+        labels => format!("pods {} of {place}", labels.join(",")),
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
-use super::{AppProtocol, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload};
+use super::{
+    AppProtocol, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload,
+};
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Network, ObjectKey};
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub policies: HashTrieMapSync<ObjectKey, Arc<PolicyObject>>,
     /// TrafficPolicies by the service port that they hold for.
     pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
+    /// Who may call what.
+    pub authorization: Authorization,
     /// TrafficPolicies by the route that they hold for.
     pub route_traffic: HashTrieMapSync<(TargetKind, ObjectName), Arc<RouteTraffic>>,
 }

@@ -4,6 +4,7 @@
 //! `crate::http2`, each in its own form, gRPC's included. Never says more of a failure than its kind.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -24,14 +25,21 @@ pub struct LocalAnswer {
     pub body: Cow<'static, str>,
     /// The failure that it tells of; None if nothing failed.
     pub why: Option<ErrorKind>,
+    /// For the access log alone: what says more than the failure's kind.
+    pub details: Option<Arc<str>>,
 }
 
 impl LocalAnswer {
     /// The answer to a failure; None where nobody is left to be answered.
     pub fn to(why: ErrorKind) -> Option<Self> {
         let status = why.status()?;
-        let body = Cow::Owned(why.label().replace('_', " ") + "\n");
-        Some(Self { status, grpc_status: why.grpc_status(), headers: Vec::new(), body, why: Some(why) })
+        let body = match why {
+            // Envoy's words, and no more: neither policy nor rule is the client's business.
+            ErrorKind::Denied => Cow::Borrowed("RBAC: access denied"),
+            why => Cow::Owned(why.label().replace('_', " ") + "\n"),
+        };
+        let (grpc_status, headers) = (why.grpc_status(), Vec::new());
+        Some(Self { status, grpc_status, headers, body, why: Some(why), details: None })
     }
 
     /// The same with a map of headers.
@@ -60,6 +68,7 @@ impl LocalAnswer {
 
     /// An answer that is no failure.
     pub fn new(status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Self { status, grpc_status: grpc_status_for(status), headers, body: Cow::Borrowed(""), why: None }
+        let (grpc_status, body) = (grpc_status_for(status), Cow::Borrowed(""));
+        Self { status, grpc_status, headers, body, why: None, details: None }
     }
 }

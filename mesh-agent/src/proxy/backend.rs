@@ -341,6 +341,7 @@ impl Connection {
             return;
         }
         self.traffic.borrow_mut().clear();
+        self.policies.borrow_mut().clear();
         if self.direction == Direction::Inbound {
             self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
         }

@@ -14,7 +14,7 @@ use super::context::Connection;
 use super::detect::{self, MAX_PEEK, Verdict};
 use super::error::ErrorKind;
 use super::stream::Stream;
-use super::tcp::{self, Dialled};
+use super::tcp::{self, Dialled, Purpose};
 use crate::http1;
 use crate::http2;
 use crate::model::AppProtocol;
@@ -109,9 +109,13 @@ async fn begins(conn: &Connection, client: &mut TcpStream, first: &mut BytesMut)
 /// Nothing is declared. A server that speaks first makes it opaque; a client that does is looked at. What goes to where
 /// nothing is known of stays as it is: odd HTTP that outside servers take is no business of the mesh.
 async fn unknown(conn: &Connection, mut client: TcpStream) {
-    let dialled = match tcp::dial(conn, &client).await {
+    let dialled = match tcp::dial(conn, &client, Purpose::Detection).await {
         Ok(dialled) => dialled,
         Err(error) if error.kind == ErrorKind::Overflow => return crowded(conn, client).await,
+        Err(error) if error.kind == ErrorKind::Denied && conn.may_carry_requests() => {
+            conn.forget_refusal();
+            return guarded(conn, client).await;
+        }
         Err(error) => return refuse(conn, client, error.kind),
     };
     let mut first = BytesMut::new();
@@ -153,6 +157,20 @@ async fn crowded(conn: &Connection, mut client: TcpStream) {
         Some(Verdict::Http1) => serve_http1(conn, client, first).await,
         Some(Verdict::Http2) => serve_http2(conn, client, first).await,
         _ => refuse(conn, client, ErrorKind::Overflow),
+    }
+}
+
+/// Bytes aren't let in, as far as is known, but requests may be: the application hears of nothing before the client has said
+/// which they are.
+async fn guarded(conn: &Connection, mut client: TcpStream) {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let patience = conn.limits().keepalive_idle;
+    let clear = |bytes: &[u8]| Some(detect::classify(bytes)).filter(|verdict| *verdict != Verdict::Unclear);
+    match read_until_clear(&mut client, &mut first, patience, conn.limits().detect_timeout, clear).await {
+        Some(Verdict::Http1) => serve_http1(conn, client, first).await,
+        Some(Verdict::Http2) => serve_http2(conn, client, first).await,
+        Some(Verdict::Tls(sni)) => through(conn, client, first.freeze(), sni, None).await,
+        _ => refuse(conn, client, ErrorKind::Denied),
     }
 }
 

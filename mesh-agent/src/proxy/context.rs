@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use super::access::Refused;
 use super::backend::{Backends, Picked};
 use super::ceiling::{self, Ceiling, PodShare};
 use super::drain::Drain;
@@ -18,6 +19,7 @@ use super::error::Hostile;
 use super::limits::Limits;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, OrigDst};
+use crate::authz::WorkloadPolicies;
 use crate::kernel::Flows;
 use crate::model::{
     AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
@@ -26,6 +28,9 @@ use crate::policy::traffic::TrafficPolicy;
 use crate::redis::{Redis, RedisOptions};
 use crate::route::{Routes, StreamRule};
 use crate::telemetry::{ConnectionGuard, ConnectionInfo, L7, Peers, Reporter, Telemetry};
+
+/// A pod, and what holds for it.
+pub(super) type KnownPolicies = (Arc<Workload>, Option<Arc<WorkloadPolicies>>);
 
 /// One data-path thread's state.
 pub struct Worker {
@@ -131,6 +136,10 @@ pub struct Connection {
     pub(super) behind: RefCell<Option<Arc<ServicePort>>>,
     /// TrafficPolicies by the address of the rule or service port that they hold for, as far as they were asked for.
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
+    /// AuthorizationPolicies by the address of the pod that they hold for, as far as they were asked for.
+    pub(super) policies: RefCell<HashMap<usize, KnownPolicies>>,
+    /// It was refused, which isn't told yet.
+    pub(super) refused: RefCell<Option<Refused>>,
     /// See `identity`.
     pub(super) identity: OnceCell<Option<Box<str>>>,
     pub(super) first: Cell<Option<Picked>>,
@@ -255,6 +264,8 @@ impl Connection {
             routes: RefCell::new(routes),
             behind: RefCell::new(behind),
             traffic: RefCell::default(),
+            policies: RefCell::default(),
+            refused: RefCell::default(),
             identity: OnceCell::new(),
             first: Cell::new(None),
             original: RefCell::default(),

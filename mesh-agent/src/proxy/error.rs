@@ -72,6 +72,8 @@ pub enum ErrorKind {
     ConcurrencyLimit,
     /// A TrafficPolicy's fault was injected.
     FaultInjected,
+    /// An AuthorizationPolicy doesn't let it in.
+    Denied,
     /// The client closed the connection before its request or response was complete.
     DownstreamClosed,
     /// The client reset the stream with this code.
@@ -120,6 +122,7 @@ impl ErrorKind {
             | Self::BodyTimeout
             | Self::NoOriginalDestination
             | Self::UnknownDestination
+            | Self::Denied
             | Self::NoRoute => Side::Downstream,
             Self::NoBackend
             | Self::RateLimited
@@ -152,6 +155,7 @@ impl ErrorKind {
             Self::UpstreamErrorStatus => Flag::None,
             Self::RateLimited => Flag::RateLimited,
             Self::FaultInjected => Flag::FaultInjected,
+            Self::Denied => Flag::Denied,
             Self::NoOriginalDestination => Flag::NoOriginalDestination,
             Self::UnknownDestination | Self::NoBackend => Flag::NoCluster,
             Self::NoRoute => Flag::NoRoute,
@@ -191,6 +195,7 @@ impl ErrorKind {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DownstreamProtocol(hostile) => hostile.status(),
@@ -270,6 +275,7 @@ impl ErrorKind {
             Self::CircuitOpen => "circuit_open",
             Self::ConcurrencyLimit => "concurrency_limit",
             Self::FaultInjected => "fault_injected",
+            Self::Denied => "rbac_access_denied",
             Self::DownstreamClosed => "downstream_closed",
             Self::DownstreamReset(_) => "downstream_reset",
             Self::DownstreamProtocol(_) => "downstream_protocol",

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{HOST, HeaderValue, USER_AGENT};
 use http::{Method, StatusCode, Uri, Version, request};
 
+use super::answer::LocalAnswer;
 use super::backend::Picked;
 use super::context::Connection;
 use super::error::{ErrorKind, Side};
@@ -45,6 +46,7 @@ pub struct Exchange<'c> {
     status: Option<StatusCode>,
     grpc_status: Option<u16>,
     error: Option<ErrorKind>,
+    details: Option<Arc<str>>,
     rule: Option<Arc<Rule>>,
     not_retried: Option<NoRetry>,
     /// A fault made it wait.
@@ -97,6 +99,7 @@ impl<'c> Exchange<'c> {
             status: None,
             grpc_status: None,
             error: None,
+            details: None,
             rule: None,
             not_retried: None,
             delayed: false,
@@ -145,6 +148,11 @@ impl<'c> Exchange<'c> {
             // An endpoint isn't charged for the time that another one took to fail.
             self.sent_ns = clock::now_ns();
         }
+    }
+
+    /// Notes where the request would have gone, had it been let in there: both sides report it.
+    pub fn refused_at(&mut self, upstream: Option<Rc<Upstream>>) {
+        self.upstream = upstream.or(self.upstream.take());
     }
 
     /// Notes that the request was sent somewhere else as well.
@@ -261,7 +269,7 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    fn details(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match (self.not_retried, self.error) {
             (_, Some(error)) => error.label(),
             (Some(NoRetry::Overflow), None) => "retry_overflow",
@@ -291,6 +299,18 @@ impl<'c> Exchange<'c> {
     /// Notes an answer of the agent's own.
     pub fn answered_locally(&mut self, status: StatusCode) {
         self.status = Some(status);
+    }
+
+    /// Notes what the access log says of an answer of the agent's own, beside the kind of failure.
+    pub fn answered_with(&mut self, answer: &LocalAnswer) {
+        if self.details.is_none() {
+            self.details.clone_from(&answer.details);
+        }
+    }
+
+    /// Notes what a request that has switched protocols was ended for.
+    pub fn ended_for(&mut self, details: Arc<str>) {
+        self.details = Some(details).filter(|details| !details.is_empty());
     }
 
     /// Notes what went wrong. The first failure counts.
@@ -338,7 +358,7 @@ impl<'c> Exchange<'c> {
             status: report.status,
             grpc_status: report.grpc_status,
             flag: report.flag,
-            details: self.details(),
+            details: self.details.as_deref().unwrap_or_else(|| self.reason()),
             bytes_received: report.request_bytes,
             bytes_sent: report.response_bytes,
             duration: report.duration,

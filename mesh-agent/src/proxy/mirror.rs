@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::request;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -30,7 +31,7 @@ pub enum Copied {
 impl Connection {
     /// Sends copies of a request to the mirrors that `plan` drew for it, once; it may be called for every try. `copy` is
     /// None where the body wasn't kept.
-    pub fn mirror(&self, plan: &Plan, copy: impl FnOnce() -> Option<Copied>) {
+    pub fn mirror(&self, plan: &Plan, head: &request::Parts, copy: impl FnOnce() -> Option<Copied>) {
         let mirrors = plan.take_mirrors();
         if mirrors.is_empty() {
             return;
@@ -38,17 +39,20 @@ impl Connection {
         let copy = copy();
         for port in mirrors {
             match &copy {
-                Some(copy) => self.mirror_to(port.as_ref(), copy.clone()),
+                Some(copy) => self.mirror_to(port.as_ref(), head, copy.clone()),
                 None => count(&self.pod.worker, "too_large"),
             }
         }
     }
 
-    fn mirror_to(&self, port: Option<&Arc<ServicePort>>, copy: Copied) {
+    fn mirror_to(&self, port: Option<&Arc<ServicePort>>, head: &request::Parts, copy: Copied) {
         let worker = &self.pod.worker;
         let Some(picked) = port.and_then(|port| self.pick_of(port, None, &[], None).ok()) else {
             return count(worker, "no_endpoint");
         };
+        if !self.admits_at_once(&picked, head) {
+            return count(worker, "denied");
+        }
         let Some(place) = Place::take(worker) else { return count(worker, "overflow") };
         spawn_local(send(copy, picked, self.pod.clone(), self.client, place));
     }

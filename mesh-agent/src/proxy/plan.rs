@@ -56,6 +56,8 @@ pub struct Plan {
     /// Where copies go as well; None for a mirror that isn't there.
     mirrors: Option<Box<RefCell<Mirrors>>>,
     policed: Option<Box<Policed>>,
+    /// What whoever guards the endpoint answers instead of it.
+    refused: RefCell<Option<Box<LocalAnswer>>>,
     /// A cookie that keeps the client at its endpoint from here on, made when an endpoint was chosen by it.
     cookie: OnceCell<Box<NewCookie>>,
 }
@@ -228,6 +230,13 @@ impl Plan {
         self.policed.as_ref()?.layers.fallback()
     }
 
+    /// Takes the answer of whoever guards an endpoint, and tells the kind of failure that it is.
+    pub(super) fn refused(&self, answer: LocalAnswer) -> ErrorKind {
+        let kind = answer.why.unwrap_or(ErrorKind::Denied);
+        self.refused.replace(Some(Box::new(answer)));
+        kind
+    }
+
     /// The answer to a failure: a limit's, a fallback's, or what the failure's kind says. None: nobody is left to be told,
     /// or a reset says it.
     pub fn answer_to(&self, conn: &Connection, why: ErrorKind) -> Option<LocalAnswer> {
@@ -235,6 +244,9 @@ impl Plan {
             && let Some(answer) = self.policed.as_ref().and_then(|policed| policed.refusal.take())
         {
             conn.count_policy("rate_limited");
+            return Some(self.marked(*answer));
+        }
+        if let Some(answer) = self.refused.borrow_mut().take_if(|answer| answer.why == Some(why)) {
             return Some(self.marked(*answer));
         }
         let fallback = self.fallback().and_then(|fallback| gate::fallback_answer(fallback, why));

@@ -5,6 +5,7 @@
 //! again from its beginning. Envoy's conditions (router filter, `x-envoy-retry-on`), Gateway API's retry (GEP-1731).
 //! `hedge` asks here too: a hedge is a retry that doesn't wait for the failure.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{StatusCode, request};
@@ -15,6 +16,7 @@ use super::context::Connection;
 use super::error::ErrorKind;
 use super::hedge::{Granted, Places};
 use super::plan::Plan;
+use super::upstream::Upstream;
 use crate::addr::EndpointAddr;
 use crate::balance::usage::Place;
 use crate::clock;
@@ -52,6 +54,8 @@ pub struct Tries<'p> {
     counted: bool,
     /// Among the retries under way, where their number is limited.
     place: Option<Place>,
+    /// Whoever guards this endpoint refused the request.
+    refused_at: Option<Rc<Upstream>>,
 }
 
 impl<'p> Tries<'p> {
@@ -80,7 +84,13 @@ impl<'p> Tries<'p> {
             refused: None,
             counted: true,
             place: None,
+            refused_at: None,
         }
+    }
+
+    /// The endpoint that would have got the request, had it been let in.
+    pub fn take_refused_at(&mut self) -> Option<Rc<Upstream>> {
+        self.refused_at.take()
     }
 
     /// True once nobody waits for the response, or won't after `wait`.
@@ -90,17 +100,35 @@ impl<'p> Tries<'p> {
 
     /// The next endpoint: the client's own, else one that wasn't tried, or once all were, any of them if it was a retry that
     /// was granted.
-    pub fn pick(&mut self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
+    ///
+    /// # Errors
+    /// If there is none, or the request may not go there: [`Plan::answer_to`] has the answer then.
+    pub async fn pick(&mut self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
         if self.is_too_late(Duration::ZERO) {
             return Err(ErrorKind::RequestTimeout);
         }
         let picked = self.next(head)?;
         self.last = Some(picked.upstream.endpoint.addr);
+        // Before anything is counted: who may not come in uses up nobody's share.
+        if let Some(head) = head
+            && let Err(answer) = self.conn.admit_departure(&picked, head).await
+        {
+            self.refused_at = Some(picked.upstream);
+            return Err(self.plan.refused(answer));
+        }
         if let Some(head) = head.filter(|_| !self.counted) {
             self.counted = true;
             self.plan.within_limits(self.conn, head, &picked)?;
         }
         Ok(picked)
+    }
+
+    /// [`Self::pick`] where nobody is asked who takes time.
+    #[cfg(test)]
+    #[expect(clippy::unwrap_used, reason = "test support")]
+    pub fn pick_now(&mut self, head: &request::Parts) -> Result<Picked, ErrorKind> {
+        use futures_util::FutureExt;
+        self.pick(Some(head)).now_or_never().unwrap()
     }
 
     fn next(&self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
@@ -193,6 +221,9 @@ impl<'p> Tries<'p> {
             self.tried.push(last);
         }
         let picked = self.conn.pick(self.plan, &self.tried, Some(head)).map_err(|_| "no_endpoint")?;
+        if !self.conn.admits_at_once(&picked, head) {
+            return Err("denied");
+        }
         let place = picked.request().map_err(|_| "overflow")?;
         let slot = self.plan.place_for_hedge().ok_or("overflow")?;
         let retry = picked.retry();

@@ -37,13 +37,18 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// already made.
 pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: Option<Dialled>) {
     let dialled = match ready {
-        Some(dialled) => dialled,
-        None => match dial(conn, &client).await {
+        // Only now it is known what the connection carries.
+        Some(dialled) => match conn.admit_connection(&dialled.picked, false).await {
+            Ok(()) => dialled,
+            Err(kind) => return refused(conn, client, kind),
+        },
+        None => match dial(conn, &client, Purpose::Bytes).await {
             Ok(dialled) => dialled,
             Err(error) => return refused(conn, client, error.kind),
         },
     };
     let Dialled { picked, stream, place: _place } = dialled;
+    conn.note_admitted(&picked);
     picked.outcome(conn, Outcome::Connected);
     let limits = picked.limits();
     let lifetime = Lifetime { idle: limits.tcp_idle, longest: limits.max_connection_duration };
@@ -51,15 +56,19 @@ pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: O
     let series: Vec<_> = picked.upstream.edges.iter().map(|edge| edge.tcp()).collect();
     series.iter().for_each(|s| s.opened());
     let mut account =
-        Account { conn, picked, series, moved: Moved::default(), end: Err(ErrorKind::Draining) };
+        Account { conn, picked: &picked, series, moved: Moved::default(), end: Err(ErrorKind::Draining) };
     let early = Early { from_client: prefix, ..Early::default() };
-    account.end = tunnel(&conn.pod.worker, client, stream, early, lifetime, |moved| account.add(moved)).await;
+    account.end = tokio::select! {
+        biased;
+        ended = tunnel(&conn.pod.worker, client, stream, early, lifetime, |moved| account.add(moved)) => ended,
+        denied = conn.until_denied(&picked) => Err(denied),
+    };
 }
 
 /// One connection's account, settled on drop: also when the agent's drain time is over before the connection is.
 struct Account<'c> {
     conn: &'c Connection,
-    picked: Picked,
+    picked: &'c Picked,
     series: Vec<Arc<TcpSeries>>,
     moved: Moved,
     end: Result<(), ErrorKind>,
@@ -98,18 +107,20 @@ pub fn refused(conn: &Connection, client: TcpStream, why: ErrorKind) {
 }
 
 fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorKind>, moved: &Moved) {
+    let refusal = if error == Some(ErrorKind::Denied) { conn.tell_refusal() } else { "".into() };
     let log = &conn.pod.worker.telemetry.access_log;
     if !log.enabled() {
         return;
     }
     let (sni, rule) = (conn.sni.borrow(), conn.stream_rule.borrow());
+    let told = error.map_or("", ErrorKind::label);
     log.connection(&ConnectionEntry {
         start: conn.started,
         peers: conn.peers(endpoint.map(|e| &**e)),
         protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
         server_name: sni.as_deref().unwrap_or_default().as_bytes(),
         flag: error.map_or(Flag::None, ErrorKind::flag),
-        details: error.map_or("", ErrorKind::label),
+        details: if refusal.is_empty() { told } else { &refusal },
         bytes_received: moved.from_client,
         bytes_sent: moved.from_upstream,
         // The wall clock may have been set back meanwhile.
@@ -136,8 +147,18 @@ impl Dialled {
     }
 }
 
-/// Connects to an endpoint; one that can't be reached is passed over for another before the client notices.
-pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, ProxyError> {
+/// What a connection to an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To carry bytes.
+    Bytes,
+    /// To find out what is spoken.
+    Detection,
+}
+
+/// Connects to an endpoint that lets the client in; one that can't be reached is passed over for another before the client
+/// notices.
+pub async fn dial(conn: &Connection, client: &TcpStream, purpose: Purpose) -> Result<Dialled, ProxyError> {
     let mut plan = conn.plan_stream()?;
     if conn.has_traffic_policies() {
         // Boxed: few connections wait, and all would carry what waiting takes.
@@ -151,9 +172,10 @@ pub async fn dial(conn: &Connection, client: &TcpStream) -> Result<Dialled, Prox
             Err(_) if !tried.is_empty() => return Err(last.into()),
             Err(error) => return Err(error),
         };
+        conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
+        conn.admit_connection(&picked, purpose == Purpose::Detection).await?;
         let place = picked.connection()?;
         let started = Instant::now();
-        conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
         match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits(), Alpn::None).await {
             Ok(stream) => {
                 picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));

@@ -76,6 +76,16 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub same_node: Option<String>,
 
+    /// How AuthorizationPolicies read paths: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES [default: BASE]
+    #[arg(long, value_name = "HOW")]
+    #[serde(deserialize_with = "scalar")]
+    pub path_normalization: Option<String>,
+
+    /// Proxies before the client whose X-Forwarded-For is believed, for remoteIpBlocks [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub trusted_hops: Option<String>,
+
     /// Trust domain of SPIFFE identities [default: cluster.local]
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]

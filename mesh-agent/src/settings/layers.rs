@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{BadValue, Ca, DEFAULT_CONFIG, OutboundTrafficPolicy, RunArgs, SameNode, SettingsError};
+use crate::authz::Normalization;
 use crate::model::FailMode;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
@@ -155,6 +156,7 @@ fallback!(
     SameNode = SameNode::default(),
     Ca = Ca::default(),
     AccessLogMode = AccessLogMode::default(),
+    Normalization = Normalization::default(),
 );
 
 /// An empty variable counts as not given: charts and units write them so.

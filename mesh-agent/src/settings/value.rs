@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::authz::Normalization;
 use crate::model::FailMode;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
@@ -109,6 +110,22 @@ pub fn same_node(text: &str) -> Parsed<SameNode> {
         "mtls" => Err(later("mtls", "only direct is; pods of one node would talk in plain text")),
         _ => Err(unknown(text, "direct")),
     }
+}
+
+/// Istio's names.
+pub fn path_normalization(text: &str) -> Parsed<Normalization> {
+    match text {
+        "NONE" => Ok(Normalization::None),
+        "BASE" => Ok(Normalization::Base),
+        "MERGE_SLASHES" => Ok(Normalization::MergeSlashes),
+        "DECODE_AND_MERGE_SLASHES" => Ok(Normalization::DecodeAndMergeSlashes),
+        _ => Err(unknown(text, "NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES")),
+    }
+}
+
+pub fn trusted_hops(text: &str) -> Parsed<usize> {
+    let hops = text.parse().ok().filter(|hops| *hops <= 64);
+    hops.ok_or_else(|| format!("{text:?} isn't a number of proxies: expected 0 to 64"))
 }
 
 /// A DNS name in lower case (SPIFFE ID, 2.1).

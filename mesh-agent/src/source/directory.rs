@@ -114,7 +114,7 @@ impl Directory {
         }
         for (key, claims) in self.claims.contested() {
             let used = self.origin_of(key, &claims[0]);
-            for other in &claims[1..] {
+            for other in claims[1..].iter().filter(|claim| !claim.stands_in) {
                 let message = format!("is already defined at {used}, which is used: remove one of the two");
                 let warning = Warning::new(WarningCode::DuplicateObject, key, "metadata.name", message);
                 warnings.push(warning.at(self.origin_of(key, other)));
@@ -159,7 +159,8 @@ impl Directory {
         let documents = self.files.get(&claim.file).map(|file| file.documents.as_slice()).unwrap_or_default();
         match documents.iter().find(|document| document.id == claim.document) {
             Some(document) => {
-                let line = document.parsed.objects.iter().find(|(object, _)| object.key() == *key);
+                let mut defined = document.parsed.objects.iter().chain(&document.parsed.stand_ins);
+                let line = defined.find(|(object, _)| object.key() == *key);
                 document.origin(&claim.file, line.map_or(1, |(_, line)| *line))
             }
             // An earlier version than what the file holds now.
@@ -228,6 +229,7 @@ impl Directory {
             for (object, _) in &document.parsed.objects {
                 self.claims.remove(&object.key(), document.id);
             }
+            self.forget_stand_ins(document);
         }
         for (key, id) in &file.held {
             self.claims.remove(key, *id);
@@ -249,6 +251,7 @@ impl Directory {
         }
         let mut orphans = std::mem::take(&mut file.held);
         for document in old.rest() {
+            self.forget_stand_ins(&document);
             orphans.extend(document.parsed.objects.iter().map(|(object, _)| (object.key(), document.id)));
         }
         self.settle(name, &mut file, orphans);
@@ -262,14 +265,26 @@ impl Directory {
         for ((object, _), text) in document.parsed.objects.iter().zip(&document.parsed.texts) {
             self.claims.add(name, document.id, object, text.as_ref());
         }
+        for (object, _) in &document.parsed.stand_ins {
+            self.claims.stand_in(name, document.id, object);
+        }
         document
+    }
+
+    fn forget_stand_ins(&mut self, document: &Document) {
+        for (object, _) in &document.parsed.stand_ins {
+            self.claims.remove(&object.key(), document.id);
+        }
     }
 
     /// Objects that no document of the file defines any more go, unless a broken document may mean them.
     fn settle(&mut self, name: &Arc<str>, file: &mut FileState, orphans: Vec<(ObjectKey, u64)>) {
         for (key, id) in orphans {
-            let replaced =
-                self.claims.of(&key).iter().any(|claim| claim.file == *name && claim.document > id);
+            let replaced = self
+                .claims
+                .of(&key)
+                .iter()
+                .any(|claim| claim.file == *name && claim.document > id && !claim.stands_in);
             let meant =
                 || file.documents.iter().flat_map(|document| &document.parsed.broken).any(|b| b.covers(&key));
             if !replaced && meant() {

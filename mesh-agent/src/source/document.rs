@@ -13,6 +13,9 @@ pub struct Parsed {
     pub objects: Vec<(Arc<Object>, u32)>,
     /// Their own words, in the same order, of those that the history keeps.
     pub texts: Vec<Option<Text>>,
+    /// What stands in, with its line, for objects that mustn't be taken for absent because they aren't valid; in force only
+    /// while no valid version is.
+    pub stand_ins: Vec<(Arc<Object>, u32)>,
     /// Warnings, with their line; origin is filled in when they are shown.
     pub problems: Vec<(Warning, u32)>,
     /// What the document would have defined.

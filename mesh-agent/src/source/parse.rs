@@ -19,9 +19,9 @@ use crate::history::{self, Text};
 use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
-    BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind, Known, Namespace, Node,
-    Object, ObjectKey, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute,
-    kind_of,
+    AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind,
+    Known, Namespace, Node, Object, ObjectKey, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry,
+    TcpRoute, TlsRoute, kind_of,
 };
 
 /// How a file is written.
@@ -128,7 +128,7 @@ impl Parsed {
         match input.object(kind) {
             Ok(read) => self.accept(read, input, line),
             Err(failure) => {
-                self.refuse(ObjectKey::new(kind, header.field("namespace"), name), &failure, line)
+                self.refuse(ObjectKey::new(kind, header.field("namespace"), name), &failure, input, line)
             }
         }
     }
@@ -169,16 +169,25 @@ impl Parsed {
             }
             Err(error) => {
                 let failure = Failure { field: error.field, message: error.message, line: None };
-                self.refuse(object.key(), &failure, line);
+                self.refuse(object.key(), &failure, input, line);
             }
         }
     }
 
-    fn refuse(&mut self, key: ObjectKey, failure: &Failure, line: u32) {
+    fn refuse(&mut self, key: ObjectKey, failure: &Failure, input: Input<'_>, line: u32) {
         let message = format!("{}; {LAST_VALID}", failure.message);
         let warning = Warning::new(failure.code(), &key, failure.field.clone(), message);
+        if key.kind == Kind::AuthorizationPolicy {
+            self.stand_in(&input.read().unwrap_or_default(), line);
+        }
         self.broken.push(Broken::Key(key));
         self.report(warning, failure.line.unwrap_or(line));
+    }
+
+    /// A policy that isn't valid allows nothing, unless a valid version of it is in force.
+    fn stand_in(&mut self, document: &Value, line: u32) {
+        let stand_in = AuthorizationPolicy::stand_in(document).map(Box::new);
+        self.stand_ins.extend(stand_in.map(|policy| (Arc::new(Object::AuthorizationPolicy(policy)), line)));
     }
 
     fn not_an_object(&mut self, wanted: &str, header: &Header, line: u32) {
@@ -200,6 +209,9 @@ impl Parsed {
         let key = guess::key(text);
         let shown = key.as_ref().map(ToString::to_string).unwrap_or_default();
         let message = format!("{}; the rest of the file is used, and {LAST_VALID}", failure.message);
+        if let Some(key) = key.as_ref().filter(|key| key.kind == Kind::AuthorizationPolicy) {
+            self.stand_in(&named_only(key), line);
+        }
         self.broken.push(key.map_or(Broken::Unknown, Broken::Key));
         self.report(
             Warning::new(WarningCode::BrokenYaml, shown, failure.field.clone(), message),
@@ -276,6 +288,11 @@ impl Input<'_> {
                 rule.note_fields(&self.read()?);
                 Object::DestinationRule(Box::new(rule))
             }
+            Kind::AuthorizationPolicy => {
+                let mut policy = self.read::<AuthorizationPolicy>()?;
+                policy.note_fields(&self.read()?);
+                Object::AuthorizationPolicy(Box::new(policy))
+            }
             Kind::ServiceEntry => {
                 let mut entry = self.read::<ServiceEntry>()?;
                 entry.note_fields(&self.read()?);
@@ -303,6 +320,13 @@ impl Input<'_> {
             }
         }
     }
+}
+
+/// A document that says no more than whose it is.
+fn named_only(key: &ObjectKey) -> Value {
+    let metadata = [("name", &key.name.name), ("namespace", &key.name.namespace)];
+    let metadata = metadata.into_iter().map(|(field, text)| (field.into(), text.as_str().into()));
+    Value::Mapping([("metadata".into(), Value::Mapping(metadata.collect()))].into_iter().collect())
 }
 
 #[cfg(test)]

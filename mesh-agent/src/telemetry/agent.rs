@@ -111,13 +111,22 @@ agent_metrics! {
     /// See docs/trafficpolicy.md.
     traffic_policy: IntCounterVec = "mesh_agent_traffic_policy_decisions_total" ["decision"],
         "Requests that a TrafficPolicy had something to say to, by what it was.";
-    /// `sent`, `too_large`, `no_endpoint`, `overflow`, `failed`.
+    /// See [`crate::proxy::access`].
+    authorization_denied: IntCounterVec = "mesh_agent_authorization_denied_total" ["policy", "rule", "kind"],
+        "Requests and connections that an AuthorizationPolicy denied; policy `none` where no ALLOW rule matched.";
+    /// See [`crate::proxy::access`].
+    authorization_audited: IntCounterVec = "mesh_agent_authorization_audited_total" ["policy", "rule"],
+        "Requests and connections that an AuthorizationPolicy with action AUDIT matched.";
+    /// `allowed`, `denied`.
+    authorization_dry_run: IntCounterVec = "mesh_agent_authorization_dry_run_total" ["policy", "rule", "verdict"],
+        "What would become of requests and connections if AuthorizationPolicies in dry run were enforced.";
+    /// `sent`, `too_large`, `no_endpoint`, `denied`, `overflow`, `failed`.
     mirrored_requests: IntCounterVec = "mesh_agent_mirrored_requests_total" ["outcome"],
         "Copies of requests for mirrors, by what became of them.";
     /// Retries that a policy asked for.
     retry_budget_exhausted: IntCounter = "mesh_agent_retry_budget_exhausted_total",
         "Retries that weren't made because the service's retry budget, or its DestinationRule's number of retries, was used up.";
-    /// `sent`, `won`, `budget`, `overflow`, `no_endpoint`, `too_late`.
+    /// `sent`, `won`, `budget`, `overflow`, `no_endpoint`, `denied`, `too_late`.
     hedges: IntCounterVec = "mesh_agent_hedges_total" ["outcome"],
         "Requests sent to another endpoint as well for being slow: sent, won, or why they weren't.";
     /// By the service's host name; counted by those that wait.

@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::capped::Capped;
 use super::edge::Budget;
 use super::labels::LabelContext;
 use super::{AgentMetrics, Edge, EdgeKey, Exposition, Options, Reporter};
 use crate::model::Workload;
+
+/// Rules of AuthorizationPolicies with series of their own.
+const MOST_RULES: usize = 1000;
 
 /// Bounds of what is kept.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,7 @@ pub struct Metrics {
     labels: LabelContext,
     limits: Limits,
     agent: AgentMetrics,
+    authorization: Capped,
 }
 
 #[derive(Debug)]
@@ -62,7 +67,16 @@ impl Metrics {
             LabelContext { trust_domain: options.trust_domain.clone(), cluster: options.cluster.clone() };
         let overflow = [Reporter::Source, Reporter::Destination]
             .map(|reporter| Arc::new(Edge::new(labels.overflow(reporter).into(), budget.clone())));
-        Self { edges: Mutex::default(), overflow, budget, labels, limits: options.limits, agent }
+        let authorization = Capped::new(MOST_RULES);
+        Self {
+            edges: Mutex::default(),
+            overflow,
+            budget,
+            labels,
+            limits: options.limits,
+            agent,
+            authorization,
+        }
     }
 
     /// The edge with these labels. Not for the request path: renders the labels and takes a lock.
@@ -91,6 +105,11 @@ impl Metrics {
     /// Name of a workload's identity, as in the `*_principal` labels. Not for the request path: it is made anew.
     pub fn principal(&self, workload: &Workload) -> String {
         workload.spiffe_id(&self.labels.trust_domain)
+    }
+
+    /// Bounds the series of AuthorizationPolicies' rules.
+    pub fn authorization(&self) -> &Capped {
+        &self.authorization
     }
 
     /// The agent's own metrics.

@@ -49,6 +49,7 @@ fn of_port(snapshot: &Snapshot, port: &ServicePort) -> Vec<PortPolicy> {
     };
     let layers = snapshot.layers(None, Some(port));
     let mut all = at("", String::new(), Met { layers: &layers, rule: None, port: Some(port) }.lines());
+    all.extend(at("", String::new(), authorization(snapshot, port)));
     for variant in &port.variants {
         all.extend(at(&variant.namespace, String::new(), cluster(&variant.port.policy)));
     }
@@ -334,6 +335,25 @@ fn quota(quota: &Quota, key: &LimitKey) -> String {
         quota.burst,
         quota.status.as_u16()
     )
+}
+
+/// The AuthorizationPolicies of the pods behind a port, each once.
+fn authorization(snapshot: &Snapshot, port: &ServicePort) -> Vec<InForce> {
+    let mut lines: Vec<InForce> = Vec::new();
+    for endpoint in &port.endpoints.all {
+        let Some(workload) = &endpoint.workload else { continue };
+        let selected = snapshot.policies_selecting(workload);
+        let policies = selected.ports.get(&endpoint.addr.port()).unwrap_or(&selected.all);
+        for policy in policies {
+            let dry_run = if policy.dry_run { ", dry run" } else { "" };
+            let how = format!("{} by {} rules{dry_run}", policy.action.name(), policy.rules.len());
+            let found = line("authorization", how, format!("AuthorizationPolicy {}", policy.name));
+            if !lines.contains(&found) {
+                lines.push(found);
+            }
+        }
+    }
+    lines
 }
 
 /// What a DestinationRule says of a port.

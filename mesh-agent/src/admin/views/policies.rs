@@ -3,8 +3,10 @@
 //! Whether it holds is read off what is in force, which names the policy that it comes from; nothing is decided again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::admin::api::{self, PolicyState, Warning};
+use crate::authz::Policy;
 use crate::model::{ObjectName, PolicyObject, PolicyTarget, Service, ServicePort, Snapshot, WarningCode};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Kind, ObjectKey};
@@ -57,6 +59,8 @@ impl Found {
     fn of(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> Self {
         match target {
             PolicyTarget::Host(host) => destination_rule(snapshot, policy, target, host),
+            _ if policy.kind == Kind::AuthorizationPolicy => authorization(snapshot, policy, target),
+            PolicyTarget::Pods(_) => Self::missing(format!("{target} can't have this policy")),
             PolicyTarget::Object { kind, name, section } => {
                 let service = || {
                     let service = snapshot.services.get(name)?;
@@ -165,6 +169,29 @@ fn by_group<'p>(policy: &PolicyObject, in_force: impl Iterator<Item = &'p Traffi
         found.group(group, &policy.name, policy.kind, &winners);
     }
     found
+}
+
+/// An AuthorizationPolicy holds, as a whole, for every pod that it selects.
+fn authorization(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> Found {
+    let holds = Found { held: policy.groups.len(), ..Found::default() };
+    match target {
+        PolicyTarget::Object { kind, name, .. } if kind == "Service" => match snapshot.services.get(name) {
+            Some(_) => holds,
+            None => Found::missing(format!("there is no Service {name}")),
+        },
+        PolicyTarget::Pods(_) => {
+            let compiled = snapshot.authorization.policies.get(&policy.name);
+            let selects = |compiled: &Arc<Policy>| {
+                snapshot.workloads.values().any(|workload| compiled.selects(workload))
+            };
+            if compiled.is_some_and(selects) {
+                holds
+            } else {
+                Found::missing("no pod is selected".to_owned())
+            }
+        }
+        target => Found::missing(format!("{target} can't have this policy here")),
+    }
 }
 
 /// One policy holds for all of a Service; its sessions not beside sessionAffinity.

@@ -189,7 +189,13 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
     /// Picks an endpoint and connects to it.
     async fn connect(&mut self, fresh: bool) -> Result<Found, Failure> {
         let Self { request, plan, .. } = *self;
-        let picked = self.tries.pick(Some(&request.parts)).map_err(Failure::before_sending)?;
+        let picked = match self.tries.pick(Some(&request.parts)).await {
+            Ok(picked) => picked,
+            Err(kind) => {
+                self.account.refused_at(self.tries.take_refused_at());
+                return Err(Failure::before_sending(kind));
+            }
+        };
         self.account.sent_to(&picked);
         let places = Places::of(picked.request().map_err(Failure::before_sending)?);
         let until = plan.try_deadline(Instant::now());

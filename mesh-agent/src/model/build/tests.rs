@@ -1,6 +1,7 @@
 //! What objects make, what a change leaves alone, and what is said about objects that don't fit together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod authorization;
 mod entries;
 mod rules;
 mod subsets;

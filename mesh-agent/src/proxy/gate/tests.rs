@@ -127,12 +127,12 @@ fn a_request_is_counted_once_however_often_it_is_tried() {
     let plan = conn.plan(&mut head, &mut account).unwrap();
     for _ in 0..2 {
         let mut tries = Tries::new(&conn, &plan);
-        let first = tries.pick(Some(&head)).unwrap();
+        let first = tries.pick_now(&head).unwrap();
         assert!(tries.failed(&first, ErrorKind::ConnectFailed).is_some());
-        let second = tries.pick(Some(&head)).unwrap();
+        let second = tries.pick_now(&head).unwrap();
         assert_ne!(first.upstream.endpoint.addr, second.upstream.endpoint.addr);
     }
-    let refused = Tries::new(&conn, &plan).pick(Some(&head)).map(|_| ());
+    let refused = Tries::new(&conn, &plan).pick_now(&head).map(|_| ());
     assert_eq!(refused, Err(ErrorKind::RateLimited));
     let answer = plan.answer_to(&conn, ErrorKind::RateLimited).unwrap();
     assert_eq!((answer.status, answer.grpc_status), (StatusCode::TOO_MANY_REQUESTS, 8));
@@ -171,7 +171,7 @@ fn limits_and_faults_see_the_request_as_the_client_sent_it() {
         let mut account = Exchange::begin(&conn, &mut head);
         let plan = conn.plan(&mut head, &mut account).unwrap();
         assert_eq!((head.uri.path(), head.headers.contains_key("x-user")), ("/one", false));
-        let passes = Tries::new(&conn, &plan).pick(Some(&head)).is_ok();
+        let passes = Tries::new(&conn, &plan).pick_now(&head).is_ok();
         (passes, plan.may_wait())
     };
     assert_eq!(ask("/a", "ann", "no"), (true, false));

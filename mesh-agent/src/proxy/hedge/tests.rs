@@ -112,7 +112,7 @@ impl World {
         let mut account = Exchange::begin(&self.conn, &mut head);
         let plan = self.conn.plan(&mut head, &mut account).unwrap();
         let mut tries = Tries::new(&self.conn, &plan);
-        let picked = tries.pick(Some(&head)).unwrap();
+        let picked = tries.pick_now(&head).unwrap();
         account.sent_to(&picked);
         let sent = RefCell::new(Vec::new());
         let start = |granted: Granted| -> Run<'_, usize> {
@@ -292,7 +292,7 @@ async fn whoever_loses_is_given_up_at_once_and_gives_its_places_back() {
     let mut account = Exchange::begin(&world.conn, &mut head);
     let plan = world.conn.plan(&mut head, &mut account).unwrap();
     let mut tries = Tries::new(&world.conn, &plan);
-    let own = tries.pick(Some(&head)).unwrap();
+    let own = tries.pick_now(&head).unwrap();
     let gone = Rc::new(Cell::new(0));
     let started = Cell::new(0);
     let start = |granted: Granted| -> Run<'_, ()> {

@@ -16,6 +16,8 @@ pub struct Claim {
     pub file: Arc<str>,
     /// Document in it.
     pub document: u64,
+    /// It only stands in for a version that isn't valid.
+    pub stands_in: bool,
     object: Arc<Object>,
     text: Option<Text>,
 }
@@ -31,12 +33,23 @@ pub struct Claims {
 impl Claims {
     /// `object` is defined by this document too.
     pub fn add(&mut self, file: &Arc<str>, document: u64, object: &Arc<Object>, text: Option<&Text>) {
-        let key = object.key();
+        let (object, text) = (object.clone(), text.cloned());
+        self.insert(Claim { file: file.clone(), document, stands_in: false, object, text });
+    }
+
+    /// `object` stands in for what this document fails to define: it is in force only if nothing else is.
+    pub fn stand_in(&mut self, file: &Arc<str>, document: u64, object: &Arc<Object>) {
+        let object = object.clone();
+        self.insert(Claim { file: file.clone(), document, stands_in: true, object, text: None });
+    }
+
+    fn insert(&mut self, claim: Claim) {
+        let key = claim.object.key();
         self.remember(&key);
         let claims = self.by_key.entry(key.clone()).or_default();
-        let at = claims.partition_point(|claim| (&claim.file, claim.document) <= (file, document));
-        let (object, text) = (object.clone(), text.cloned());
-        claims.insert(at, Claim { file: file.clone(), document, object, text });
+        let rank = |claim: &Claim| (claim.stands_in, claim.file.clone(), claim.document);
+        let at = claims.partition_point(|other| rank(other) <= rank(&claim));
+        claims.insert(at, claim);
         self.note(&key);
     }
 
@@ -99,7 +112,7 @@ impl Claims {
     }
 
     fn note(&mut self, key: &ObjectKey) {
-        if self.of(key).len() > 1 {
+        if self.of(key).iter().filter(|claim| !claim.stands_in).count() > 1 {
             self.contested.insert(key.clone());
         } else {
             self.contested.remove(key);

@@ -46,7 +46,7 @@ pub struct RequestEntry<'a> {
     /// How it ended.
     pub flag: Flag,
     /// Why, in a word of ours (`connect_failed`); empty for nothing to say.
-    pub details: &'static str,
+    pub details: &'a str,
     /// Body bytes from the client.
     pub bytes_received: u64,
     /// Body bytes to the client.
@@ -83,7 +83,7 @@ pub struct ConnectionEntry<'a> {
     /// How it ended.
     pub flag: Flag,
     /// Why, in a word of ours.
-    pub details: &'static str,
+    pub details: &'a str,
     /// Bytes from the client.
     pub bytes_received: u64,
     /// Bytes to the client.
