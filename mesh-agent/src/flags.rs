@@ -62,6 +62,8 @@ flags! {
     FaultInjected = "FI";
     /// Refused by authorization.
     Denied = "DENY";
+    /// Refused by an external authorization provider, or for want of its answer.
+    UnauthorizedExternal = "UAEX";
     /// The original destination isn't known: a dial of the agent's own port; closed.
     NoOriginalDestination = "NOD";
     /// A failure of the agent itself.

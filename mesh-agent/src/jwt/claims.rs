@@ -12,8 +12,8 @@ pub struct Claims {
     pub principal: String,
     /// `request.auth.audiences`: the claim `aud`, whether it is one or a list.
     pub audiences: Vec<String>,
-    /// `request.auth.presenter`: the claim `azp`.
-    pub presenter: Option<String>,
+    /// `request.auth.presenter`: the claim `azp`; empty where the token has none.
+    pub presenter: String,
     /// All claims. Those that are lists delimited by spaces are lists here, as Istio makes them (`scope`, `permission`,
     /// `spaceDelimitedClaims`).
     pub all: Map<String, Value>,

@@ -127,7 +127,7 @@ pub(super) fn check(
     let claims = Claims {
         principal,
         audiences,
-        presenter: presenter.map(str::to_owned),
+        presenter: presenter.unwrap_or_default().to_owned(),
         all: split(claims.clone(), &expected.space_delimited),
     };
     Ok(Verified { claims: Arc::new(claims), headers, life })

@@ -20,6 +20,7 @@ use super::context::Connection;
 use super::error::{ErrorKind, grpc_status_for};
 use crate::ext_authz::message::{CHECK, CheckResponse};
 use crate::ext_authz::{self, Allowed, Asked, Denied, Protocol, Provider, Verdict};
+use crate::model::build::CLUSTER_DOMAIN;
 use crate::model::{ObjectName, ServicePort, Snapshot};
 use crate::{http1, http2};
 
@@ -60,7 +61,7 @@ impl Connection {
     }
 
     async fn ask(&self, provider: &Provider, asked: &Asked<'_>) -> Verdict {
-        let port = find(&self.snapshot(), &provider.service, provider.port, &self.pod.worker.cluster_domain);
+        let port = find(&self.snapshot(), &provider.service, provider.port);
         let Some(port) = port else {
             return Verdict::Unanswered("there is no such service, or port of it".into());
         };
@@ -187,12 +188,12 @@ fn unanswered(status: StatusCode) -> LocalAnswer {
 }
 
 /// The port of the service that `[NAMESPACE/]HOST` names: a Service's short or full name, or a ServiceEntry's host.
-fn find(snapshot: &Snapshot, service: &str, port: u16, domain: &str) -> Option<Arc<ServicePort>> {
+fn find(snapshot: &Snapshot, service: &str, port: u16) -> Option<Arc<ServicePort>> {
     let (namespace, host) = match service.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),
         None => (None, service),
     };
-    let found = match ObjectName::of_host(host, domain) {
+    let found = match ObjectName::of_host(host, CLUSTER_DOMAIN) {
         Some(name) if namespace.is_none_or(|namespace| namespace == name.namespace) => snapshot.services.get(&name),
         _ => None,
     };

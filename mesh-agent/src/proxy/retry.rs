@@ -91,10 +91,9 @@ impl<'p> Tries<'p> {
         let picked = self.next(head)?;
         self.last = Some(picked.upstream.endpoint.addr);
         // Before anything is counted: who may not come in uses up nobody's share.
-        if let Some(head) = head
-            && let Err(answer) = self.conn.admit_departure(&picked, head).await
-        {
-            return Err(self.plan.refused(answer));
+        if let Some(head) = head {
+            let admitted = self.conn.admit_departure(&picked, head).await;
+            self.plan.departs(admitted.map_err(|answer| self.plan.refused(answer))?);
         }
         if let Some(head) = head.filter(|_| !self.counted) {
             self.counted = true;

@@ -27,6 +27,7 @@ use super::limits::Limits;
 use super::listener;
 use super::upstream::SocketStock;
 use crate::clock;
+use crate::ext_authz::Providers;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub ceiling: Arc<Ceiling>,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// Whom AuthorizationPolicies with action CUSTOM may ask.
+    pub providers: Providers,
 }
 
 /// A pod as a worker is told of it.
@@ -132,6 +135,8 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
             mirrors: Cell::new(0),
+            tokens: RefCell::default(),
+            providers: parts.providers,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
         });
         LocalSet::new().block_on(&runtime, run(worker, receiver, &shown));
