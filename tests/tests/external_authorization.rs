@@ -138,7 +138,8 @@ async fn check(request: http::Request<RecvStream>, mut respond: SendResponse<Byt
     let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     let Ok(mut stream) = respond.send_response(head, false) else { return };
     let _ = stream.send_data(body.into(), false);
-    let _ = stream.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect());
+    let _ =
+        stream.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect());
 }
 
 fn grpc_provider(shop: &Shop) -> Result<H2Server> {
@@ -162,7 +163,8 @@ fn http_provider(shop: &Shop) -> Result<Server> {
                 _ if request.header("x-user") == Some("alice") => format!(
                     "HTTP/1.1 200 OK\r\nX-Team: admins\r\nX-Note: {told}\r\nX-Other: 1\r\nContent-Length: 2\r\n\r\nok"
                 ),
-                _ => "HTTP/1.1 418 no\r\nX-Why: stranger\r\nX-Other: 1\r\nContent-Length: 4\r\n\r\nsorr".to_owned(),
+                _ => "HTTP/1.1 418 no\r\nX-Why: stranger\r\nX-Other: 1\r\nContent-Length: 4\r\n\r\nsorr"
+                    .to_owned(),
             };
             if out.write_all(answer.as_bytes()).is_err() {
                 return;
@@ -179,7 +181,9 @@ fn custom(service: &str, provider: &str, rules: serde_json::Value) -> Object {
         "action": "CUSTOM", "provider": {"name": provider}, "rules": rules,
     });
     let metadata = json!({"name": service, "namespace": NAMESPACE});
-    Object(json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec}))
+    Object(
+        json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec}),
+    )
 }
 
 /// A service of which everything below /admin is asked about.
@@ -215,7 +219,11 @@ fn a_grpc_provider_decides_and_changes_what_it_says() {
         let denied = ask(&path("deny"), "deny");
         assert_eq!((denied.status(), &*denied.text()), (403, ""), "{who}: {}", denied.head);
         let login = ask(&path("login"), "login");
-        assert_eq!((login.status(), login.header("x-why"), &*login.text()), (401, Some("log in"), "please log in"), "{who}");
+        assert_eq!(
+            (login.status(), login.header("x-why"), &*login.text()),
+            (401, Some("log in"), "please log in"),
+            "{who}"
+        );
         let late = ask(&path("hang"), "hang");
         assert_eq!(late.status(), 403, "{who}: {}", late.head);
         assert_eq!(ask(&path("again"), "allow").status(), 200, "{who}: the connection goes on");
@@ -232,10 +240,13 @@ fn a_grpc_provider_decides_and_changes_what_it_says() {
         }
         assert_eq!(told.destination.unwrap().principal, "spiffe://cluster.local/ns/shop/sa/cart");
     }
-    let line = shop.log_shows("UAEX", |line| line["response_flags"] == "UAEX" && line["response_code"] == 401);
+    let line =
+        shop.log_shows("UAEX", |line| line["response_flags"] == "UAEX" && line["response_code"] == 401);
     line.unwrap();
     shop.metrics_show(|metrics| {
-        let count = |outcome| metrics.sum("mesh_agent_ext_authz_total", &[("provider", "by-grpc"), ("outcome", outcome)]);
+        let count = |outcome| {
+            metrics.sum("mesh_agent_ext_authz_total", &[("provider", "by-grpc"), ("outcome", outcome)])
+        };
         ensure!(count("allowed") >= 4.0 && count("denied") >= 4.0 && count("error") >= 2.0);
         Ok(())
     })
@@ -248,7 +259,11 @@ fn an_http_provider_decides_and_changes_what_it_says() {
     let service = asked_about(shop, "httpasked", "by-http");
     for (who, mut client) in clients(shop, &service) {
         let mut ask = |path: &str, headers: &str| {
-            client.ask(format!("POST {path} HTTP/1.1\r\nHost: httpasked\r\n{headers}Content-Length: 4\r\n\r\nbody")).unwrap()
+            client
+                .ask(format!(
+                    "POST {path} HTTP/1.1\r\nHost: httpasked\r\n{headers}Content-Length: 4\r\n\r\nbody"
+                ))
+                .unwrap()
         };
         let passed = ask("/admin?q=1", "X-User: alice\r\nX-Team: me\r\nX-Hidden: 1\r\n");
         assert_eq!(passed.status(), 200, "{who}: {}", passed.head);
@@ -258,9 +273,17 @@ fn an_http_provider_decides_and_changes_what_it_says() {
         assert!(told.contains("content-length: 0|") && !told.contains("x-hidden"), "{told}");
         assert!(passed.header("x-other").is_none());
         let seen = service.request("/admin?q=1").unwrap();
-        assert_eq!((seen.headers("x-team"), seen.body.as_slice()), (vec!["admins"], b"body".as_slice()), "{who}");
+        assert_eq!(
+            (seen.headers("x-team"), seen.body.as_slice()),
+            (vec!["admins"], b"body".as_slice()),
+            "{who}"
+        );
         let denied = ask("/admin/denied", "X-User: bob\r\n");
-        assert_eq!((denied.status(), denied.header("x-why"), &*denied.text()), (418, Some("stranger"), "sorr"), "{who}");
+        assert_eq!(
+            (denied.status(), denied.header("x-why"), &*denied.text()),
+            (418, Some("stranger"), "sorr"),
+            "{who}"
+        );
         assert!(denied.header("x-other").is_none());
         for mode in ["broken", "hang"] {
             let refused = ask("/admin/denied", &format!("X-User: alice\r\nX-Mode: {mode}\r\n"));

@@ -62,7 +62,10 @@ fn a_request_without_a_token_passes_and_one_that_does_not_hold_never_does() {
         assert_eq!(get(&format!("/?access_token={good}"), "X: 1").status(), 200, "{who}");
         for (bad, body) in [
             (format!("{good}x"), "Jwt is not in the form"),
-            (Issuer::new(issuer.name()).token_with("alice", &json!({"aud": "cart"})), "Jwt verification fails"),
+            (
+                Issuer::new(issuer.name()).token_with("alice", &json!({"aud": "cart"})),
+                "Jwt verification fails",
+            ),
             (Issuer::new("https://other.test").token("alice"), "Jwt issuer is not configured"),
             (issuer.token_with("alice", &json!({"aud": "cart", "exp": now() - 120})), "Jwt is expired"),
             ("none".to_owned(), "Jwt is not in the form"),
@@ -75,7 +78,10 @@ fn a_request_without_a_token_passes_and_one_that_does_not_hold_never_does() {
         }
         assert_eq!(get("/bad", &bearer(&issuer.token("alice"))).status(), 403, "{who}: of another audience");
     }
-    assert!(service.seen().all().iter().all(|request| !request.head.contains("/bad")), "refused requests reach nobody");
+    assert!(
+        service.seen().all().iter().all(|request| !request.head.contains("/bad")),
+        "refused requests reach nobody"
+    );
     let line = shop.log_shows("jwt_expired", |line| line["response_code_details"] == "jwt_expired").unwrap();
     assert_eq!((&line["response_flags"], &line["response_code"]), (&"DENY".into(), &401.into()), "{line}");
     assert!(!shop.agent.log().contains(&good), "no token is logged");
@@ -142,7 +148,10 @@ fn over_grpc_a_refusal_is_unauthenticated() {
             mesh_tests::http2::answer(&mut respond, "", Some(trailers));
         },
     );
-    shop.topology.mesh().write("policy-grpctokens.yaml", [tokens("grpctokens", &rule), authenticated_alone("grpctokens")]).unwrap();
+    shop.topology
+        .mesh()
+        .write("policy-grpctokens.yaml", [tokens("grpctokens", &rule), authenticated_alone("grpctokens")])
+        .unwrap();
     let service = shop.expose("grpctokens", "grpc", port, &[&shop.carts[0]]).unwrap();
     let good = issuer.token("alice");
     let answers: Vec<Answer> = with_client(shop.web.connect(service.at()).unwrap(), async |client| {
@@ -161,7 +170,10 @@ fn over_grpc_a_refusal_is_unauthenticated() {
     .unwrap();
     let [passed, broken, missing] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!(passed.trailers.as_ref().unwrap()["grpc-status"], "0");
-    assert_eq!((broken.head.status.as_u16(), &broken.head.headers["grpc-status"]), (200, &"16".parse().unwrap()));
+    assert_eq!(
+        (broken.head.status.as_u16(), &broken.head.headers["grpc-status"]),
+        (200, &"16".parse().unwrap())
+    );
     assert!(broken.head.headers.contains_key("www-authenticate"), "{:?}", broken.head);
     assert_eq!(missing.head.headers["grpc-status"], "7", "nobody's, and authorization wants somebody's");
 }
@@ -233,7 +245,11 @@ fn a_change_of_rules_holds_for_the_next_request_of_an_open_connection() {
     shop.change_policies("change", [tokens("change", &rule(&new))]).unwrap();
     for (who, client) in &mut open {
         assert_eq!(client.get_with("change", "/", &bearer(&token)).unwrap().status(), 401, "{who}");
-        assert_eq!(client.get_with("change", "/", &bearer(&new.token("alice"))).unwrap().status(), 200, "{who}");
+        assert_eq!(
+            client.get_with("change", "/", &bearer(&new.token("alice"))).unwrap().status(),
+            200,
+            "{who}"
+        );
     }
 }
 
@@ -247,7 +263,11 @@ fn a_broken_policy_lets_no_token_hold_and_no_header_be_forged() {
     });
     let service = service_under(shop, "broken", [tokens("broken", &rule)]).unwrap();
     for (who, mut client) in clients(shop, &service).unwrap() {
-        assert_eq!(client.get_with("broken", "/", &bearer(&issuer.token("alice"))).unwrap().status(), 401, "{who}");
+        assert_eq!(
+            client.get_with("broken", "/", &bearer(&issuer.token("alice"))).unwrap().status(),
+            401,
+            "{who}"
+        );
         assert_eq!(client.get_with("broken", "/forged", "X-User: root").unwrap().status(), 200, "{who}");
     }
     let seen = service.request("/forged").unwrap();
@@ -259,14 +279,15 @@ fn authz_check_judges_a_token_as_the_data_path_does() {
     let shop = need_shop!();
     let issuer = Issuer::new("https://check.test");
     let rule = json!({"issuer": issuer.name(), "jwks": issuer.jwks()});
-    let service = service_under(shop, "check", [tokens("check", &rule), authenticated_alone("check")]).unwrap();
+    let service =
+        service_under(shop, "check", [tokens("check", &rule), authenticated_alone("check")]).unwrap();
     let port = service.target.to_string();
     let file = tempfile::NamedTempFile::new().unwrap();
     let at = format!("@{}", file.path().display());
     let check = |token: &str| {
-        std::fs::write(file.path(), token).unwrap();
-        let to = format!("{NAMESPACE}/cart-1");
-        let from = format!("{NAMESPACE}/web");
+        std::fs::write(file.path(), format!("{token}\n")).unwrap();
+        let to = format!("pod/{NAMESPACE}/cart-1");
+        let from = format!("pod/{NAMESPACE}/web");
         let args = ["authz", "check", "--from", &from, "--to", &to, "--port", &port, "--jwt", &at];
         shop.agent.cli(&args).unwrap()
     };
@@ -285,7 +306,8 @@ fn an_echo_of_the_request_shows_what_a_cookie_or_parameter_left_behind() {
     let rule = json!({
         "issuer": issuer.name(), "jwks": issuer.jwks(), "fromCookies": ["session"], "fromParams": ["t"],
     });
-    let service = service_under(shop, "places", [tokens("places", &rule), authenticated_alone("places")]).unwrap();
+    let service =
+        service_under(shop, "places", [tokens("places", &rule), authenticated_alone("places")]).unwrap();
     let token = issuer.token("alice");
     for (who, mut client) in clients(shop, &service).unwrap() {
         let cookie = format!("Cookie: a=1; session={token}; b=2");
@@ -296,6 +318,10 @@ fn an_echo_of_the_request_shows_what_a_cookie_or_parameter_left_behind() {
         let passed = client.get("places", &format!("/head/param?a=1&t={token}&b=2")).unwrap();
         assert_eq!(passed.status(), 200, "{who}");
         assert!(service.request("/head/param?a=1&b=2").is_some(), "{who}: {:?}", service.seen().all().last());
-        assert_eq!(client.get_with("places", "/", &bearer(&token)).unwrap().status(), 403, "{who}: not a place of the rule");
+        assert_eq!(
+            client.get_with("places", "/", &bearer(&token)).unwrap().status(),
+            403,
+            "{who}: not a place of the rule"
+        );
     }
 }

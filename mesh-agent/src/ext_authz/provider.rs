@@ -142,8 +142,9 @@ impl Providers {
     pub fn new(list: &[ExtensionProvider]) -> Result<Self, String> {
         let mut all = HashMap::new();
         for (at, written) in list.iter().enumerate() {
-            let provider =
-                written.read().map_err(|message| format!("extensionProviders[{at}] ({}): {message}", written.name))?;
+            let provider = written
+                .read()
+                .map_err(|message| format!("extensionProviders[{at}] ({}): {message}", written.name))?;
             if all.insert(provider.name.clone(), Arc::new(provider)).is_some() {
                 return Err(format!("extensionProviders[{at}]: {:?} is given twice", written.name));
             }
@@ -201,7 +202,11 @@ impl ExtensionProvider {
             let header = HeaderName::try_from(name).ok().filter(|name| !is_framing(name));
             match (header, HeaderValue::try_from(value)) {
                 (Some(name), Ok(value)) => more.push((name, value)),
-                _ => return Err(format!("includeAdditionalHeadersInCheck: {name:?} can't be sent as a header")),
+                _ => {
+                    return Err(format!(
+                        "includeAdditionalHeadersInCheck: {name:?} can't be sent as a header"
+                    ));
+                }
             }
         }
         Ok(Provider {
@@ -226,9 +231,11 @@ impl ExtensionProvider {
 fn no_body(written: Option<&serde_json::Value>) -> Result<(), String> {
     match written {
         None | Some(serde_json::Value::Null) => Ok(()),
-        Some(_) => Err("includeRequestBodyInCheck is not supported by this version: the provider would decide \
+        Some(_) => {
+            Err("includeRequestBodyInCheck is not supported by this version: the provider would decide \
                         without the body that it asks for; remove the field if it can"
-            .to_owned()),
+                .to_owned())
+        }
     }
 }
 
@@ -240,7 +247,9 @@ fn service(text: &str) -> Result<String, String> {
     if parts.len() <= 2 && parts.iter().all(ok) {
         return Ok(text.to_ascii_lowercase());
     }
-    Err(format!("service {text:?}: expected HOST or NAMESPACE/HOST, such as ext-authz.shop.svc.cluster.local"))
+    Err(format!(
+        "service {text:?}: expected HOST or NAMESPACE/HOST, such as ext-authz.shop.svc.cluster.local"
+    ))
 }
 
 fn port(port: u16) -> Result<u16, String> {
@@ -270,7 +279,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Providers, String> {
-        let list: Vec<ExtensionProvider> = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+        let list: Vec<ExtensionProvider> =
+            serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
         Providers::new(&list)
     }
 
@@ -302,7 +312,10 @@ mod tests {
         assert_eq!((grpc.timeout, grpc.fail_open, grpc.status_on_error.as_u16()), (TIMEOUT, false, 403));
         assert_eq!(grpc.protocol, Protocol::Grpc);
         let http = all.get("by-http").unwrap();
-        assert_eq!((http.timeout, http.fail_open, http.status_on_error.as_u16()), (Duration::from_millis(250), true, 503));
+        assert_eq!(
+            (http.timeout, http.fail_open, http.status_on_error.as_u16()),
+            (Duration::from_millis(250), true, 503)
+        );
         assert_eq!((&*http.service, http.port), ("ext-authz.shop.svc.cluster.local", 8000));
         assert!(all.get("other").is_none());
     }
@@ -313,8 +326,10 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
-        let grpc = |fields: &str| format!("[{{name: a, envoyExtAuthzGrpc: {{service: s.n, port: 1{fields}}}}}]");
-        let http = |fields: &str| format!("[{{name: a, envoyExtAuthzHttp: {{service: s.n, port: 1{fields}}}}}]");
+        let grpc =
+            |fields: &str| format!("[{{name: a, envoyExtAuthzGrpc: {{service: s.n, port: 1{fields}}}}}]");
+        let http =
+            |fields: &str| format!("[{{name: a, envoyExtAuthzHttp: {{service: s.n, port: 1{fields}}}}}]");
         assert!(read(&grpc("")).is_ok() && read(&http("")).is_ok());
         check("[{name: a}]", "expected one of");
         check("[{name: a, prometheus: {}}]", "prometheus");

@@ -10,10 +10,10 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, Heade
 use http::{Method, Version, request};
 
 use super::headers::{HeaderList, is_framing};
+use super::message;
 use super::message::{
     Address, AttributeContext, CheckRequest, HttpRequest, Request, SocketAddress, Timestamp, TlsSession,
 };
-use super::message;
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -82,12 +82,9 @@ fn http(head: &request::Parts) -> HttpRequest {
         headers.insert(name.as_str().to_owned(), lines.join(between));
     }
     // Envoy has a request's first line among its headers, and policies of providers are written for it.
-    for (name, value) in [
-        (":method", head.method.as_str()),
-        (":path", &*path),
-        (":authority", &*host),
-        (":scheme", "http"),
-    ] {
+    for (name, value) in
+        [(":method", head.method.as_str()), (":path", &*path), (":authority", &*host), (":scheme", "http")]
+    {
         headers.insert(name.to_owned(), value.to_owned());
     }
     headers.remove(HOST.as_str());
@@ -115,7 +112,11 @@ fn protocol(version: Version) -> &'static str {
 fn shown(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => text.to_owned(),
-        Err(_) => value.as_bytes().iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '!' }).collect(),
+        Err(_) => value
+            .as_bytes()
+            .iter()
+            .map(|byte| if byte.is_ascii() { char::from(*byte) } else { '!' })
+            .collect(),
     }
 }
 
@@ -204,14 +205,20 @@ mod tests {
         let at = source.address.unwrap().socket_address.unwrap();
         assert_eq!((&*at.address, at.port_value), ("10.0.0.1", 1234));
         let destination = attributes.destination.unwrap();
-        assert_eq!((&*destination.principal, &*destination.address.unwrap().socket_address.unwrap().address), ("", "fd00::1"));
+        assert_eq!(
+            (&*destination.principal, &*destination.address.unwrap().socket_address.unwrap().address),
+            ("", "fd00::1")
+        );
         let request = attributes.request.unwrap();
         assert_eq!(request.time, Some(Timestamp { seconds: 5, nanos: 7 }));
         let http = request.http.unwrap();
         assert_eq!((&*http.method, &*http.path, &*http.host), ("POST", "/a%20b?q=1", "cart.shop"));
         assert_eq!((&*http.id, http.size, &*http.protocol), ("id", 12, "HTTP/1.1"));
         let got = |name: &str| http.headers.get(name).map(String::as_str);
-        assert_eq!((got(":path"), got(":authority"), got(":method")), (Some("/a%20b?q=1"), Some("cart.shop"), Some("POST")));
+        assert_eq!(
+            (got(":path"), got(":authority"), got(":method")),
+            (Some("/a%20b?q=1"), Some("cart.shop"), Some("POST"))
+        );
         assert_eq!((got("x-two"), got("cookie"), got("x-odd")), (Some("1,2"), Some("a=1; b=2"), Some("a!")));
         assert_eq!(got("host"), None);
     }
@@ -232,13 +239,23 @@ mod tests {
         let more = [(HeaderName::from_static("x-user"), HeaderValue::from_static("mesh"))];
         let request = head(
             "/p?q=1",
-            &[("host", b"h"), ("authorization", b"Bearer x"), ("x-user", b"a"), ("x-other", b"b"), ("connection", b"close"), ("content-length", b"9")],
+            &[
+                ("host", b"h"),
+                ("authorization", b"Bearer x"),
+                ("x-user", b"a"),
+                ("x-other", b"b"),
+                ("connection", b"close"),
+                ("content-length", b"9"),
+            ],
         );
         let (method, path, headers) = http_head(&request, "/check", &told, &[]).unwrap();
         assert_eq!((method.as_str(), &*path), ("POST", "/check/p?q=1"));
         let mut lines: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         lines.sort_unstable();
-        assert_eq!(lines, [("authorization", "Bearer x"), ("content-length", "0"), ("host", "h"), ("x-user", "a")]);
+        assert_eq!(
+            lines,
+            [("authorization", "Bearer x"), ("content-length", "0"), ("host", "h"), ("x-user", "a")]
+        );
         let (_, _, headers) = http_head(&request, "", &told, &more).unwrap();
         assert_eq!(headers.get_all("x-user").iter().collect::<Vec<_>>(), ["mesh"]);
         let mut connect = head("h:80", &[]);

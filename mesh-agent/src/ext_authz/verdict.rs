@@ -147,7 +147,9 @@ fn param(param: &QueryParameter) -> (String, String) {
         let mut out = String::with_capacity(text.len());
         for byte in text.bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    out.push(char::from(byte))
+                }
                 other => out.push_str(&format!("%{other:02X}")),
             }
         }
@@ -200,7 +202,8 @@ pub fn of_http(
     on_allow: &HeaderList,
 ) -> Verdict {
     let of = |has: &dyn Fn(&HeaderName) -> bool| -> Vec<_> {
-        let lines = headers.iter().filter(|(name, _)| !is_framing(name) && name.as_str() != TO_REMOVE && has(name));
+        let lines =
+            headers.iter().filter(|(name, _)| !is_framing(name) && name.as_str() != TO_REMOVE && has(name));
         lines.map(|(name, value)| (name.clone(), value.clone())).collect()
     };
     if status == StatusCode::OK {
@@ -222,7 +225,8 @@ pub fn of_http(
     if status.is_server_error() {
         return Verdict::Unanswered(format!("the provider answers {}", status.as_u16()).into());
     }
-    let always = |name: &HeaderName| matches!(name.as_str(), "location" | "www-authenticate" | "content-type");
+    let always =
+        |name: &HeaderName| matches!(name.as_str(), "location" | "www-authenticate" | "content-type");
     let headers = of(&|name| on_deny.is_empty() || on_deny.has(name) || always(name));
     Verdict::Denied(Box::new(Denied {
         status: if is_refusal(&status) { status } else { StatusCode::FORBIDDEN },

@@ -162,7 +162,12 @@ impl<'c: 'h, 'h> Forward<'_, 'c, '_, 'h> {
         if head.is_none() {
             match plan.departing().as_deref() {
                 Some(Admitted { head: Some(head), retargeted, .. }) => {
-                    write::put_request_as(request, head, request.retargeted || *retargeted, to_upstream.stage());
+                    write::put_request_as(
+                        request,
+                        head,
+                        request.retargeted || *retargeted,
+                        to_upstream.stage(),
+                    );
                 }
                 _ => write::put_request(request, to_upstream.stage()),
             }

@@ -4,8 +4,8 @@
 //! Lines that stay are copied in runs, so an untouched head is one copy. Comes after `message`, before `conn`'s writer.
 
 use bytes::{BufMut, BytesMut};
-use http::{Version, request};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Version, request};
 
 use super::head::{Field, Known, RawHead};
 use super::message::{RequestHead, ResponseHead};

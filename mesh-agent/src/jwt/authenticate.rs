@@ -83,7 +83,12 @@ impl Authentication {
     ///
     /// # Errors
     /// With why it is refused.
-    pub fn check(&self, head: &request::Parts, cache: &mut Cache, now: u64) -> Result<Authenticated, Refused<'_>> {
+    pub fn check(
+        &self,
+        head: &request::Parts,
+        cache: &mut Cache,
+        now: u64,
+    ) -> Result<Authenticated, Refused<'_>> {
         let mut edits = Edits::default();
         edits.strip(head, &self.outputs);
         // A browser asks without credentials whether it may send any; Istio lets such requests pass.
@@ -111,6 +116,17 @@ impl Authentication {
             verified.claims
         });
         Ok(Authenticated::new(claims, edits))
+    }
+
+    /// Judges one token as if it stood where the rules look for theirs: for questions, not for the data path.
+    ///
+    /// # Errors
+    /// With why it doesn't hold.
+    pub fn check_token(&self, token: &str, now: u64) -> Result<(Arc<Claims>, &Arc<Rule>), Refused<'_>> {
+        let places = self.rules.iter().filter_map(|rule| Some((rule, rule.locations.first()?)));
+        let found = Found { text: token, seen_by: places.collect() };
+        let (rule, verified) = accept(&found, &mut Cache::default(), now)?;
+        Ok((verified.claims, rule))
     }
 
     /// The tokens in a request. Rules that look at one place find the same.

@@ -29,7 +29,7 @@ use super::schedule;
 use crate::model::ObjectName;
 use crate::proxy::Stream;
 use crate::report;
-use crate::tls::{self, Alpn, TlsError, Trust};
+use crate::tls::{self, Alpn, TlsError};
 
 /// Key sets have a few kilobytes.
 const LARGEST: usize = 256 * 1024;

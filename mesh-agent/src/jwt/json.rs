@@ -118,7 +118,9 @@ mod tests {
         check(r#"{"a":1,"\u0061":1}"#, false);
         check(r#"{"x":{"a":1,"a":null}}"#, false);
         check(r#"{"x":[{"a":1,"a":2}]}"#, false);
-        for bad in ["", "[]", "1", "null", "{", "{} x", "{}{}", r#"{"a":1,}"#, r#"{"a":NaN}"#, "{\"a\":\"\u{1}\"}"] {
+        for bad in
+            ["", "[]", "1", "null", "{", "{} x", "{}{}", r#"{"a":1,}"#, r#"{"a":NaN}"#, "{\"a\":\"\u{1}\"}"]
+        {
             check(bad, false);
         }
     }

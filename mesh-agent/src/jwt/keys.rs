@@ -109,7 +109,8 @@ impl KeySet {
         signature: &[u8],
     ) -> Result<(), Refusal> {
         let mut refusal = Refusal::NoKey;
-        let candidates = self.keys.iter().filter(|key| key.may_be(kid)).filter_map(|key| key.verifier(algorithm));
+        let candidates =
+            self.keys.iter().filter(|key| key.may_be(kid)).filter_map(|key| key.verifier(algorithm));
         for key in candidates.take(MOST_TRIED) {
             if key.verify_sig(message, signature).is_ok() {
                 return Ok(());

@@ -4,8 +4,8 @@
 //! otherwise take a token that nobody verified. Tokens are found as they were sent; one that needs decoding isn't one.
 
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
 use http::request;
+use http::uri::{PathAndQuery, Uri};
 
 /// A place in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,7 +218,15 @@ mod tests {
         check(&location, "%61ccess%5ftoken=a", &["a"]);
         check(&location, "access_token", &[""]);
         check(&location, "access_token=a=b", &["a=b"]);
-        for none in ["", "access_token2=a", "Access_Token=a", "xaccess_token=a", "access+token=a", "%=a", "access%5=a"] {
+        for none in [
+            "",
+            "access_token2=a",
+            "Access_Token=a",
+            "xaccess_token=a",
+            "access+token=a",
+            "%=a",
+            "access%5=a",
+        ] {
             check(&location, none, &[]);
         }
         assert_eq!(at(&location, &head("/p", &[])), [""; 0]);

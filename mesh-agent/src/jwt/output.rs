@@ -25,7 +25,11 @@ impl Outputs {
     }
 
     /// The headers for these claims. A claim that isn't there, or can't be a header's value, makes none.
-    pub(super) fn headers(&self, claims: &Map<String, Value>, payload: &str) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn headers(
+        &self,
+        claims: &Map<String, Value>,
+        payload: &str,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = Vec::new();
         let mut put = |name: &HeaderName, value: &[u8]| {
             if let Ok(value) = HeaderValue::from_bytes(value) {

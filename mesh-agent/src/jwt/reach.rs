@@ -17,7 +17,9 @@ use crate::tls::Trust;
 pub(super) enum ReachError {
     #[error("{0} can't be resolved")]
     Unresolved(String, #[source] io::Error),
-    #[error("{0} has only addresses of the node itself or link-local ones, which aren't connected to for keys")]
+    #[error(
+        "{0} has only addresses of the node itself or link-local ones, which aren't connected to for keys"
+    )]
     Forbidden(String),
 }
 
@@ -97,7 +99,9 @@ mod tests {
     #[tokio::test]
     async fn the_node_itself_is_never_connected_to() {
         let reach = Reach::new(SnapshotHandle::default(), "cluster.local".to_owned());
-        for host in ["127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1", "::ffff:127.0.0.1", "localhost"] {
+        for host in
+            ["127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1", "::ffff:127.0.0.1", "localhost"]
+        {
             let got = reach.addresses(host, 80).await;
             assert!(matches!(got, Err(ReachError::Forbidden(_))), "{host}: {got:?}");
         }

@@ -113,7 +113,9 @@ pub(super) fn check(
     life.check(now)?;
     let audiences = audiences(claims)?;
     let wanted = &expected.audiences;
-    if !wanted.is_empty() && !audiences.iter().any(|own| wanted.iter().any(|wanted| bare(wanted) == bare(own))) {
+    if !wanted.is_empty()
+        && !audiences.iter().any(|own| wanted.iter().any(|wanted| bare(wanted) == bare(own)))
+    {
         return Err(Refusal::Audience);
     }
     keys.verify(token.algorithm, token.kid.as_deref(), token.signed.as_bytes(), &token.signature)?;

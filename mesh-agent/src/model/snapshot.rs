@@ -6,7 +6,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
-use super::{AppProtocol, Authentications, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload};
+use super::{
+    AppProtocol, Authentications, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort,
+    Workload,
+};
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Network, ObjectKey};

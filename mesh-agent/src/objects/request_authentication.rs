@@ -138,7 +138,8 @@ impl RequestAuthentication {
     /// True if the rule at `index` says all that it was meant to say: no field in it, or beside `jwtRules`, is unknown.
     pub fn is_understood(&self, index: usize) -> bool {
         let own = format!("spec.jwtRules[{index}].");
-        let within = |note: &FieldNote| note.field.starts_with(&own) || !note.field.starts_with("spec.jwtRules[");
+        let within =
+            |note: &FieldNote| note.field.starts_with(&own) || !note.field.starts_with("spec.jwtRules[");
         !self.stands_in && !self.notes.iter().any(within)
     }
 

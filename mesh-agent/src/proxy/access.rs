@@ -69,7 +69,10 @@ impl Connection {
     ///
     /// # Errors
     /// With the answer to give at once.
-    pub async fn admit_arrival(&self, head: &mut request::Parts) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
+    pub async fn admit_arrival(
+        &self,
+        head: &mut request::Parts,
+    ) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
         if self.direction == Direction::Outbound {
             return Ok(None);
         }
@@ -338,7 +341,11 @@ async fn ask_about_connection(conn: &Connection, arrival: &Arrival, rule: &Arc<R
 /// a workload, or everything is denied).
 fn provider_of<'c>(conn: &'c Connection, arrival: &Arrival, rule: &RuleName) -> Option<&'c Arc<Provider>> {
     let name = rule.provider.as_deref()?;
-    let custom = arrival.policies.policies().iter().filter(|policy| policy.action == Action::Custom && !policy.dry_run);
+    let custom = arrival
+        .policies
+        .policies()
+        .iter()
+        .filter(|policy| policy.action == Action::Custom && !policy.dry_run);
     let mut others = custom.flat_map(|policy| &policy.rules).filter_map(|rule| rule.name.provider.as_deref());
     if others.any(|other| other != name) {
         return None;

@@ -23,7 +23,8 @@ use crate::ext_authz::Providers;
 use crate::jwt;
 use crate::kernel::Flows;
 use crate::model::{
-    AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload, WorkloadTokens,
+    AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
+    WorkloadTokens,
 };
 use crate::objects::traffic_policy::Redis as RedisSpec;
 use crate::policy::traffic::TrafficPolicy;

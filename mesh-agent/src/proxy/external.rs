@@ -56,7 +56,14 @@ impl Connection {
                 ("error", Err(unanswered(provider.status_on_error)))
             }
         };
-        self.pod.worker.telemetry.metrics.agent().ext_authz.with_label_values(&[&provider.name, outcome]).inc();
+        self.pod
+            .worker
+            .telemetry
+            .metrics
+            .agent()
+            .ext_authz
+            .with_label_values(&[&provider.name, outcome])
+            .inc();
         result
     }
 
@@ -194,11 +201,15 @@ fn find(snapshot: &Snapshot, service: &str, port: u16) -> Option<Arc<ServicePort
         None => (None, service),
     };
     let found = match ObjectName::of_host(host, CLUSTER_DOMAIN) {
-        Some(name) if namespace.is_none_or(|namespace| namespace == name.namespace) => snapshot.services.get(&name),
+        Some(name) if namespace.is_none_or(|namespace| namespace == name.namespace) => {
+            snapshot.services.get(&name)
+        }
         _ => None,
     };
     let named = || snapshot.services.get(&ObjectName::new(namespace?, host));
-    let anywhere = || snapshot.services.values().find(|service| service.meta.host == host).filter(|_| namespace.is_none());
+    let anywhere = || {
+        snapshot.services.values().find(|service| service.meta.host == host).filter(|_| namespace.is_none())
+    };
     let service = found.or_else(named).or_else(anywhere)?;
     service.ports.iter().find(|own| own.port == port).cloned()
 }

@@ -19,9 +19,9 @@ use crate::history::{self, Text};
 use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
-    AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind, Known, Namespace, Node,
-    Object, ObjectKey, Pod, ReferenceGrant, RequestAuthentication, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute,
-    kind_of,
+    AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind,
+    Known, Namespace, Node, Object, ObjectKey, Pod, ReferenceGrant, RequestAuthentication, Service,
+    ServiceAccount, ServiceEntry, TcpRoute, TlsRoute, kind_of,
 };
 
 /// How a file is written.

@@ -41,7 +41,10 @@ fn a_grpc_answer_passes_only_with_status_ok() {
         Verdict::Denied(denied) => *denied,
         other => panic!("{other:?}"),
     };
-    assert_eq!(of_grpc(CheckResponse { status: status(0), http_response: None }), Verdict::Allowed(Box::default()));
+    assert_eq!(
+        of_grpc(CheckResponse { status: status(0), http_response: None }),
+        Verdict::Allowed(Box::default())
+    );
     assert!(matches!(of_grpc(CheckResponse::default()), Verdict::Unanswered(_)));
     for code in [1, 7, 16, -1, 99] {
         let plain = denied(CheckResponse { status: status(code), http_response: None });
@@ -57,12 +60,9 @@ fn a_grpc_answer_passes_only_with_status_ok() {
 #[test]
 fn a_refusal_has_the_providers_status_headers_and_body() {
     let answer = |code, headers| {
-        let denied = DeniedHttpResponse {
-            status: Some(HttpStatus { code }),
-            headers,
-            body: "log in".into(),
-        };
-        match of_grpc(CheckResponse { status: status(7), http_response: Some(HttpResponse::Denied(denied)) }) {
+        let denied = DeniedHttpResponse { status: Some(HttpStatus { code }), headers, body: "log in".into() };
+        match of_grpc(CheckResponse { status: status(7), http_response: Some(HttpResponse::Denied(denied)) })
+        {
             Verdict::Denied(denied) => *denied,
             other => panic!("{other:?}"),
         }
@@ -155,10 +155,27 @@ fn an_http_answer_passes_only_with_200() {
     }
     let judge = |code: u16, on_deny: &[&str]| {
         let status = StatusCode::from_u16(code).unwrap();
-        of_http(status, &headers, b"sorry", &list(&["x-user", "x-group", "connection"]), &list(on_deny), &list(&["x-other"]))
+        of_http(
+            status,
+            &headers,
+            b"sorry",
+            &list(&["x-user", "x-group", "connection"]),
+            &list(on_deny),
+            &list(&["x-other"]),
+        )
     };
     let Verdict::Allowed(allowed) = judge(200, &[]) else { panic!() };
-    let mut request = head("/", &[("host", "h"), ("x-user", "root"), ("x-group", "wheel"), ("x-gone", "1"), ("authorization", "x"), ("x-other", "mine")]);
+    let mut request = head(
+        "/",
+        &[
+            ("host", "h"),
+            ("x-user", "root"),
+            ("x-group", "wheel"),
+            ("x-gone", "1"),
+            ("authorization", "x"),
+            ("x-other", "mine"),
+        ],
+    );
     assert!(!allowed.apply(&mut request));
     let want = [("host", "h"), ("x-group", "a"), ("x-group", "b"), ("x-other", "mine"), ("x-user", "alice")];
     assert_eq!(lines(&request), texts(&want));

@@ -83,9 +83,7 @@ fn bearer(token: &str) -> request::Parts {
 /// The principal, or why it is refused.
 fn judge(authentication: &Authentication, head: &request::Parts) -> Result<Option<String>, Refusal> {
     let checked = authentication.check(head, &mut Cache::default(), NOW);
-    checked
-        .map(|passed| passed.claims.map(|claims| claims.principal.clone()))
-        .map_err(|refused| refused.why)
+    checked.map(|passed| passed.claims.map(|claims| claims.principal.clone())).map_err(|refused| refused.why)
 }
 
 #[test]
@@ -160,7 +158,9 @@ fn tokens_are_refused_until_keys_were_fetched_and_follow_them_afterwards() {
     let all = of(vec![Parts { keys: Keys::Remote(remote.clone()), ..a.rule() }]);
     let mut cache = Cache::default();
     let mut judge = |token: &str| {
-        all.check(&bearer(token), &mut cache, NOW).map(|passed| passed.claims.is_some()).map_err(|refused| refused.why)
+        all.check(&bearer(token), &mut cache, NOW)
+            .map(|passed| passed.claims.is_some())
+            .map_err(|refused| refused.why)
     };
     let token = a.token("x");
     assert_eq!(judge(&token), Err(Refusal::KeysUnavailable));
@@ -180,17 +180,26 @@ fn a_remembered_token_expires_all_the_same() {
     let mut cache = Cache::default();
     assert!(all.check(&request, &mut cache, NOW).is_ok());
     assert!(all.check(&request, &mut cache, NOW + 360).is_ok());
-    assert_eq!(all.check(&request, &mut cache, NOW + 361).map_err(|refused| refused.why).err(), Some(Refusal::Expired));
+    assert_eq!(
+        all.check(&request, &mut cache, NOW + 361).map_err(|refused| refused.why).err(),
+        Some(Refusal::Expired)
+    );
     // The same token under a rule that was changed.
     let stricter = of(vec![Parts { issuer: "b", ..a.rule() }]);
-    assert_eq!(stricter.check(&request, &mut cache, NOW).map_err(|refused| refused.why).err(), Some(Refusal::UnknownIssuer));
+    assert_eq!(
+        stricter.check(&request, &mut cache, NOW).map_err(|refused| refused.why).err(),
+        Some(Refusal::UnknownIssuer)
+    );
 }
 
 #[test]
 fn a_preflight_is_not_judged() {
     let a = Issuer::new("a");
     let all = of(vec![a.rule()]);
-    let mut request = head("/", &[("origin", "http://x"), ("access-control-request-method", "PUT"), ("authorization", "Bearer x")]);
+    let mut request = head(
+        "/",
+        &[("origin", "http://x"), ("access-control-request-method", "PUT"), ("authorization", "Bearer x")],
+    );
     assert_eq!(judge(&all, &request), Err(Refusal::Malformed));
     request.method = Method::OPTIONS;
     assert_eq!(judge(&all, &request), Ok(None));
@@ -250,10 +259,14 @@ fn claims_become_headers_and_nobody_else_can_send_them() {
     let a = Issuer::new("a");
     let outputs = Outputs {
         payload: Some(HeaderName::from_static("x-payload")),
-        claims: vec![(HeaderName::from_static("x-user"), "sub".into()), (HeaderName::from_static("x-none"), "none".into())],
+        claims: vec![
+            (HeaderName::from_static("x-user"), "sub".into()),
+            (HeaderName::from_static("x-none"), "none".into()),
+        ],
     };
     let all = of(vec![Parts { outputs, ..a.rule() }]);
-    let forged = [("x-user", "root"), ("X-User", "admin"), ("x-none", "1"), ("x-payload", "e30"), ("other", "1")];
+    let forged =
+        [("x-user", "root"), ("X-User", "admin"), ("x-none", "1"), ("x-payload", "e30"), ("other", "1")];
     // Without a token.
     assert_eq!(lines(&sent(&all, head("/", &forged))), [("other", "1")]);
     // With one.
@@ -265,7 +278,8 @@ fn claims_become_headers_and_nobody_else_can_send_them() {
     let payload = token.split('.').nth(1).unwrap();
     assert_eq!(lines(&got), [("other", "1"), ("x-payload", payload), ("x-user", "alice")]);
     // Of a preflight.
-    let mut preflight = head("/", &[("origin", "o"), ("access-control-request-method", "PUT"), ("x-user", "root")]);
+    let mut preflight =
+        head("/", &[("origin", "o"), ("access-control-request-method", "PUT"), ("x-user", "root")]);
     preflight.method = Method::OPTIONS;
     assert_eq!(lines(&sent(&all, preflight)), [("access-control-request-method", "PUT"), ("origin", "o")]);
 }
@@ -284,10 +298,13 @@ fn a_new_key_is_asked_for_when_a_token_names_one_that_is_not_there() {
     let a = Issuer::new("a");
     let source = Source::Keys("https://a/keys".parse().unwrap());
     let remote = Store::default().get(Spec { source, timeout: std::time::Duration::from_secs(1) });
-    let known = KeySet::parse(json!({"keys": [a.signer.jwk_with(json!({"kid": "old"}))]}).to_string().as_bytes()).unwrap();
+    let known =
+        KeySet::parse(json!({"keys": [a.signer.jwk_with(json!({"kid": "old"}))]}).to_string().as_bytes())
+            .unwrap();
     remote.learn(known);
     let all = of(vec![Parts { keys: Keys::Remote(remote.clone()), ..a.rule() }]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let hurried = || {
         runtime.block_on(async {
             tokio::time::timeout(std::time::Duration::from_secs(1), remote.hurried()).await.is_ok()

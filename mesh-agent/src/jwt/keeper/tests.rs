@@ -32,7 +32,11 @@ fn ok(body: &str) -> Answer {
 }
 
 fn with(status: u16, headers: &str) -> Answer {
-    Answer { status: StatusCode::from_u16(status).unwrap(), headers: format!("{headers}\r\n"), body: String::new() }
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: format!("{headers}\r\n"),
+        body: String::new(),
+    }
 }
 
 impl Server {
@@ -76,7 +80,8 @@ async fn serve(mut stream: TcpStream, answers: Rc<RefCell<Vec<Answer>>>, request
         if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
     };
     let Answer { status, headers, body } = answer;
-    let text = format!("HTTP/1.1 {} x\r\n{headers}content-length: {}\r\n\r\n{body}", status.as_u16(), body.len());
+    let text =
+        format!("HTTP/1.1 {} x\r\n{headers}content-length: {}\r\n\r\n{body}", status.as_u16(), body.len());
     let _ = stream.write_all(text.as_bytes()).await;
 }
 
@@ -118,7 +123,8 @@ impl Kept {
 }
 
 fn run_paused(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
 
@@ -129,7 +135,9 @@ fn key() -> String {
 #[test]
 fn keys_are_fetched_again_when_the_source_says_and_the_last_good_copy_stays() {
     run_paused(async {
-        let server = Server::new(vec![Answer { headers: "cache-control: max-age=600\r\n".into(), ..ok(&key()) }]).await;
+        let server =
+            Server::new(vec![Answer { headers: "cache-control: max-age=600\r\n".into(), ..ok(&key()) }])
+                .await;
         let kept = keep_fresh(server.spec());
         assert!(kept.remote.keys().is_none());
         let begun = Instant::now();
@@ -240,13 +248,18 @@ fn an_issuers_configuration_says_where_its_keys_are() {
         let server = Server::new(vec![ok("")]).await;
         let issuer = format!("http://{}/realm", server.address);
         let configuration = |issuer: &str| {
-            ok(&serde_json::json!({"issuer": issuer, "jwks_uri": format!("http://{}/k", server.address)}).to_string())
+            ok(&serde_json::json!({"issuer": issuer, "jwks_uri": format!("http://{}/k", server.address)})
+                .to_string())
         };
         let spec = Spec { source: Source::Issuer(issuer.parse().unwrap()), timeout: Duration::from_secs(5) };
         server.says(vec![configuration(&issuer), ok(&key())]);
         assert!(fetch::fetch(&spec, &reach()).await.is_ok());
-        let first_lines: Vec<_> =
-            server.requests.borrow().iter().map(|request| request.lines().next().unwrap().to_owned()).collect();
+        let first_lines: Vec<_> = server
+            .requests
+            .borrow()
+            .iter()
+            .map(|request| request.lines().next().unwrap().to_owned())
+            .collect();
         assert_eq!(first_lines, ["GET /realm/.well-known/openid-configuration HTTP/1.1", "GET /k HTTP/1.1"]);
         // Somebody else's configuration.
         server.says(vec![configuration("http://other"), ok(&key())]);

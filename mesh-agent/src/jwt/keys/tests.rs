@@ -68,7 +68,10 @@ fn weak_and_broken_rsa_keys_are_passed_over() {
     ] {
         assert!(matches!(one(&jwk), Err(KeySetError::NoUsableKey(_))), "{jwk}");
     }
-    let n = Signer::new("RS256").jwk()["n"].as_str().map(|n| BASE64URL_NOPAD.decode(n.as_bytes()).unwrap()).unwrap();
+    let n = Signer::new("RS256").jwk()["n"]
+        .as_str()
+        .map(|n| BASE64URL_NOPAD.decode(n.as_bytes()).unwrap())
+        .unwrap();
     let padded = [&[0][..], &n].concat();
     assert!(one(&json!({"kty": "RSA", "e": "AQAB", "n": BASE64URL_NOPAD.encode(&padded)})).is_ok());
 }

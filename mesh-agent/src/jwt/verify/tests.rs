@@ -126,7 +126,13 @@ fn the_issuer_is_the_rules() {
 fn a_principal_needs_issuer_and_subject() {
     let principal = |claims: Value| judge(&claims, &Expected::default()).unwrap().claims.principal.clone();
     assert_eq!(principal(json!({"iss": "i", "sub": "s"})), "i/s");
-    for claims in [json!({"iss": "i"}), json!({"sub": "s"}), json!({"iss": "", "sub": "s"}), json!({"iss": "i", "sub": ""}), json!({})] {
+    for claims in [
+        json!({"iss": "i"}),
+        json!({"sub": "s"}),
+        json!({"iss": "", "sub": "s"}),
+        json!({"iss": "i", "sub": ""}),
+        json!({}),
+    ] {
         assert_eq!(principal(claims.clone()), "", "{claims}");
     }
     for claims in [json!({"sub": 7}), json!({"sub": null}), json!({"azp": ["a"]})] {
@@ -187,15 +193,17 @@ fn times_hold_with_a_minute_of_skew() {
 
 #[test]
 fn lists_delimited_by_spaces_are_lists_for_policies_and_stay_for_headers() {
-    let outputs = Outputs {
-        payload: None,
-        claims: vec![(HeaderName::from_static("x-scope"), "scope".to_owned())],
-    };
-    let expected = Expected { space_delimited: vec!["scope".to_owned(), "n".to_owned()], outputs, ..expected() };
+    let outputs =
+        Outputs { payload: None, claims: vec![(HeaderName::from_static("x-scope"), "scope".to_owned())] };
+    let expected =
+        Expected { space_delimited: vec!["scope".to_owned(), "n".to_owned()], outputs, ..expected() };
     let verified = judge(&with(json!({"scope": "read  write", "n": 7, "other": "a b"})), &expected).unwrap();
     assert_eq!(verified.claims.all["scope"], json!(["read", "write"]));
     assert_eq!((&verified.claims.all["n"], &verified.claims.all["other"]), (&json!(7), &json!("a b")));
-    assert_eq!(verified.headers, [(HeaderName::from_static("x-scope"), HeaderValue::from_static("read  write"))]);
+    assert_eq!(
+        verified.headers,
+        [(HeaderName::from_static("x-scope"), HeaderValue::from_static("read  write"))]
+    );
 }
 
 /// One key and a token for each kind of it: making keys takes too long for every case.

@@ -23,7 +23,12 @@ const SPACE_DELIMITED: [&str; 2] = ["scope", "permission"];
 
 impl Builder {
     /// Notes that a policy comes, changes or goes.
-    pub(super) fn touch_authentication(&mut self, key: &ObjectKey, object: Option<&Object>, dirty: &mut Dirty) {
+    pub(super) fn touch_authentication(
+        &mut self,
+        key: &ObjectKey,
+        object: Option<&Object>,
+        dirty: &mut Dirty,
+    ) {
         if let Some(Object::RequestAuthentication(policy)) = object {
             self.note(key.clone(), advice::of(key, policy));
         }
@@ -107,7 +112,9 @@ fn selection(object: &RequestAuthentication) -> Selection {
     if targets.peek().is_none() {
         return Selection::Pods(object.labels().cloned().unwrap_or_default());
     }
-    Selection::Services(targets.filter(|target| target.is_service()).map(|target| target.name.clone()).collect())
+    Selection::Services(
+        targets.filter(|target| target.is_service()).map(|target| target.name.clone()).collect(),
+    )
 }
 
 fn keys(rule: &JwtRule, understood: bool, sources: &Store) -> Keys {
@@ -132,7 +139,10 @@ fn source(rule: &JwtRule) -> Option<Source> {
 
 fn locations(rule: &JwtRule) -> Vec<Location> {
     let headers = rule.from_headers.iter().filter_map(|header| {
-        Some(Location::Header { name: HeaderName::try_from(&header.name).ok()?, prefix: header.prefix.clone() })
+        Some(Location::Header {
+            name: HeaderName::try_from(&header.name).ok()?,
+            prefix: header.prefix.clone(),
+        })
     });
     let params = rule.from_params.iter().cloned().map(Location::Param);
     let cookies = rule.from_cookies.iter().cloned().map(Location::Cookie);

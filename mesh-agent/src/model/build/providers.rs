@@ -18,7 +18,9 @@ impl Builder {
             add(&key, Warning::new(code, &key, "spec.provider.name", message));
         };
         for policy in self.snapshot.authorization.policies.values() {
-            let Some(name) = provider(policy).filter(|name| !known.iter().any(|known| known == name)) else { continue };
+            let Some(name) = provider(policy).filter(|name| !known.iter().any(|known| known == name)) else {
+                continue;
+            };
             let has = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             let message = format!(
                 "{name:?} isn't among extensionProviders of the agent's configuration file, which has {has}: everything that its \

@@ -20,7 +20,9 @@ impl RequestAuthentication {
         let selector = field("selector")
             .and_then(|selector| serde_yaml_ng::from_value::<WorkloadSelector>(selector.clone()).ok());
         let target_refs = match field("targetRefs") {
-            Some(targets) if selector.is_none() => serde_yaml_ng::from_value(targets.clone()).unwrap_or_default(),
+            Some(targets) if selector.is_none() => {
+                serde_yaml_ng::from_value(targets.clone()).unwrap_or_default()
+            }
             _ => Vec::new(),
         };
         let written = field("jwtRules").and_then(Value::as_sequence).map(Vec::as_slice).unwrap_or_default();

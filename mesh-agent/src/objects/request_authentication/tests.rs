@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+const JWKS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
 fn read(spec: &str) -> RequestAuthentication {
     let text = format!("metadata: {{name: a}}\nspec:\n{spec}");
@@ -69,8 +70,14 @@ fn what_istio_refuses_is_refused_with_its_field() {
         check(&format!("  jwtRules: [{{issuer: a, jwks: '{jwks}'}}]"), Some("spec.jwtRules[0].jwks"));
     }
     check("  jwtRules: [{issuer: a, audiences: ['']}]", Some("spec.jwtRules[0].audiences[0]"));
-    check("  jwtRules: [{issuer: a, fromHeaders: [{name: ''}]}]", Some("spec.jwtRules[0].fromHeaders[0].name"));
-    check("  jwtRules: [{issuer: a, fromHeaders: [{name: Host}]}]", Some("spec.jwtRules[0].fromHeaders[0].name"));
+    check(
+        "  jwtRules: [{issuer: a, fromHeaders: [{name: ''}]}]",
+        Some("spec.jwtRules[0].fromHeaders[0].name"),
+    );
+    check(
+        "  jwtRules: [{issuer: a, fromHeaders: [{name: Host}]}]",
+        Some("spec.jwtRules[0].fromHeaders[0].name"),
+    );
     check("  jwtRules: [{issuer: a, fromParams: ['']}]", Some("spec.jwtRules[0].fromParams[0]"));
     check("  jwtRules: [{issuer: a, fromCookies: ['']}]", Some("spec.jwtRules[0].fromCookies[0]"));
     for header in ["content-length", "Transfer-Encoding", ":path", "a b"] {

@@ -44,7 +44,10 @@ pub(super) fn policy(spec: &RequestAuthenticationSpec) -> Checked {
     }
     for (label, value) in spec.selector.iter().flat_map(|selector| &selector.match_labels) {
         if label.is_empty() || label.contains('*') || value.contains('*') {
-            return refuse("spec.selector.matchLabels", "labels are written out: no empty key and no wildcard");
+            return refuse(
+                "spec.selector.matchLabels",
+                "labels are written out: no empty key and no wildcard",
+            );
         }
     }
     for (at, rule) in spec.jwt_rules.iter().enumerate() {
@@ -90,7 +93,8 @@ fn keys(rule: &JwtRule) -> Checked {
         return refuse("issuer", "is empty: only a rule with jwksUri is for tokens of any issuer");
     }
     if !rule.jwks_uri.is_empty() && url(&rule.jwks_uri).is_none() {
-        let message = format!("{:?} isn't a URL that keys can be fetched at: expected https or http", rule.jwks_uri);
+        let message =
+            format!("{:?} isn't a URL that keys can be fetched at: expected https or http", rule.jwks_uri);
         return refuse("jwksUri", &message);
     }
     if !rule.jwks.is_empty() {

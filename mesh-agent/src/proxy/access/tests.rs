@@ -1,6 +1,8 @@
 //! Who asks which policies, what a refused client is told, and what becomes of open connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod guards;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -9,7 +11,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::addr::{ClientAddr, OrigDst};
-use crate::authz::Policy;
+use crate::authz::{Policy, WorkloadPolicies};
 use crate::model::{ObjectName, Snapshot, Target};
 use crate::objects::AuthorizationPolicy;
 use crate::proxy::{Limits, Plan, testing};

@@ -14,7 +14,8 @@ pub(super) fn of(key: &ObjectKey, policy: &RequestAuthentication) -> Vec<Warning
         warnings.push(Warning::new(code, key, field, message));
     };
     if policy.stands_in {
-        let message = "has no valid version: until it has, no token holds where it would, for all that it may select";
+        let message =
+            "has no valid version: until it has, no token holds where it would, for all that it may select";
         warn(WarningCode::PolicyClosed, String::new(), message.into());
         return warnings;
     }
@@ -44,7 +45,9 @@ pub(super) fn of(key: &ObjectKey, policy: &RequestAuthentication) -> Vec<Warning
             warn(WarningCode::NoKeySource, field.clone(), message);
         }
         let before = policy.spec.jwt_rules[..at].iter();
-        if let Some(first) = before.enumerate().find(|(_, other)| other.issuer == rule.issuer).map(|(at, _)| at) {
+        if let Some(first) =
+            before.enumerate().find(|(_, other)| other.issuer == rule.issuer).map(|(at, _)| at)
+        {
             let message = format!(
                 "is the issuer of jwtRules[{first}] too: a token that holds by either is accepted; merge the two"
             );
@@ -64,7 +67,8 @@ pub(super) fn of(key: &ObjectKey, policy: &RequestAuthentication) -> Vec<Warning
 pub(super) fn of_all(snapshot: &Snapshot, mut add: impl FnMut(&ObjectKey, Warning)) {
     for policy in snapshot.authentication.policies.values() {
         let key = ObjectKey { kind: Kind::RequestAuthentication, name: policy.name.clone() };
-        let mut warn = |code, field: &str, message: String| add(&key, Warning::new(code, &key, field, message));
+        let mut warn =
+            |code, field: &str, message: String| add(&key, Warning::new(code, &key, field, message));
         match &policy.selection {
             Selection::Pods(_) if !snapshot.workloads.values().any(|workload| policy.selects(workload)) => {
                 let message = "selects no pod that the agent knows: it does nothing until there is one; check its namespace \
@@ -77,8 +81,10 @@ pub(super) fn of_all(snapshot: &Snapshot, mut add: impl FnMut(&ObjectKey, Warnin
                     !snapshot.services.contains_key(&ObjectName::new(&policy.name.namespace, name.as_str()))
                 });
                 for name in missing {
-                    let message =
-                        format!("there is no Service {}/{name}: the policy holds as soon as there is", policy.name.namespace);
+                    let message = format!(
+                        "there is no Service {}/{name}: the policy holds as soon as there is",
+                        policy.name.namespace
+                    );
                     warn(WarningCode::TargetNotFound, "spec.targetRefs", message);
                 }
             }
