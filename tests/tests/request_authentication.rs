@@ -292,10 +292,10 @@ fn authz_check_judges_a_token_as_the_data_path_does() {
         shop.agent.cli(&args).unwrap()
     };
     let good = check(&issuer.token("alice"));
-    assert_eq!(good.code, Some(0), "{}{}", good.stdout, good.stderr);
+    assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
     assert!(good.stdout.contains("https://check.test/alice"), "{}", good.stdout);
     let bad = check(&Issuer::new(issuer.name()).token("alice"));
-    assert_eq!(bad.code, Some(3), "{}{}", bad.stdout, bad.stderr);
+    assert_eq!(bad.code, 3, "{}{}", bad.stdout, bad.stderr);
     assert!(bad.stdout.contains("signature"), "{}", bad.stdout);
 }
 
