@@ -64,6 +64,8 @@ flags! {
     DelayInjected = "DI";
     /// Refused by authorization.
     Denied = "DENY";
+    /// Refused by an external authorization provider, or for want of its answer.
+    UnauthorizedExternal = "UAEX";
     /// The original destination isn't known: a dial of the agent's own port; closed.
     NoOriginalDestination = "NOD";
     /// A failure of the agent itself.

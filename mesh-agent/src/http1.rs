@@ -2,11 +2,12 @@
 //!
 //! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
 //! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
-//! to say, `hedge` is a try beside one that is slow, `mirror` sends copies of requests. `over_http2` stands in for `forward`
+//! to say, `hedge` is a try beside one that is slow, `mirror` sends copies of requests, `ask` the agent's own. `over_http2` stands in for `forward`
 //! where the endpoint is spoken to in HTTP/2. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
 //! repaired.
 
 mod answer;
+mod ask;
 mod body;
 mod chunk;
 mod conn;
@@ -23,6 +24,7 @@ mod timer;
 mod upload;
 mod write;
 
+pub use ask::ask;
 pub use conn::Conn;
 pub use mirror::Mirrored;
 pub use serve::serve;

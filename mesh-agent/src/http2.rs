@@ -3,11 +3,12 @@
 //! Comes after `proxy::carry` has seen the preface. `server` drives a client's connection and all of its streams in
 //! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
 //! `outgoing` is a stream there for what came over HTTP/1 (`crate::http1::over_http2` carries it); `copy` moves a body in one direction;
-//! `hedge` is a try beside one that is slow; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
+//! `hedge` is a try beside one that is slow; `mirror` sends a copy of a request, `ask` one of the agent's own; `guard` sits on each socket and counts what h2 doesn't limit.
 //! Never collects a body, never answers what only an endpoint can answer.
 
 mod allowance;
 mod answer;
+mod ask;
 mod clock;
 mod copy;
 mod frames;
@@ -29,6 +30,7 @@ mod unclaimed;
 mod upload;
 
 pub(crate) use answer::reset_code;
+pub use ask::{Answered, ask};
 pub use grpc::timeout_in as grpc_timeout;
 pub(crate) use link::Lease;
 pub use mirror::Mirrored;

@@ -13,6 +13,7 @@ pub mod demo;
 #[cfg(test)]
 mod docs;
 pub mod enrol;
+pub mod ext_authz;
 pub mod flags;
 pub mod health;
 pub mod heartbeat;

@@ -3,6 +3,7 @@
 //! `source` reads raw objects, `model::build` turns them into one [`Snapshot`], `kernel` and `enrol` follow its
 //! differences, and every connection resolves its destination in it. Nothing here does I/O.
 
+mod authentication;
 mod authorization;
 pub mod build;
 mod dump;
@@ -13,6 +14,7 @@ mod snapshot;
 mod warning;
 mod workload;
 
+pub use authentication::{Authentications, TokenPolicy, WorkloadTokens};
 pub use authorization::{Authorization, Selected};
 pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use policy_object::{PolicyObject, PolicyTarget};

@@ -18,6 +18,7 @@ mod node;
 mod pod;
 mod reference_grant;
 mod registry;
+mod request_authentication;
 mod service;
 mod service_account;
 mod service_entry;
@@ -56,6 +57,7 @@ pub use node::Node;
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use registry::{Known, kind_of};
+pub use request_authentication::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication};
 pub use service::{ClusterIp, Service, ServiceKind, ServicePortSpec, SessionAffinity, TrafficPolicy};
 pub use service_account::ServiceAccount;
 pub use service_entry::{EntryEndpoint, EntryPort, Location, Network, Resolution, ServiceEntry};
@@ -102,6 +104,8 @@ pub enum Kind {
     ServiceEntry,
     /// security.istio.io AuthorizationPolicy.
     AuthorizationPolicy,
+    /// security.istio.io RequestAuthentication.
+    RequestAuthentication,
 }
 
 impl Kind {
@@ -124,6 +128,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -208,6 +213,8 @@ pub enum Object {
     ServiceEntry(Box<ServiceEntry>),
     /// Who may call what.
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// Whose tokens count.
+    RequestAuthentication(Box<RequestAuthentication>),
 }
 
 impl Object {
@@ -230,6 +237,7 @@ impl Object {
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::RequestAuthentication(_) => Kind::RequestAuthentication,
         }
     }
 
@@ -252,6 +260,7 @@ impl Object {
             Self::DestinationRule(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
             Self::AuthorizationPolicy(o) => &o.metadata,
+            Self::RequestAuthentication(o) => &o.metadata,
         }
     }
 
@@ -278,6 +287,7 @@ impl Object {
             Self::DestinationRule(o) => o.validate(),
             Self::ServiceEntry(o) => o.validate(),
             Self::AuthorizationPolicy(o) => o.validate(),
+            Self::RequestAuthentication(o) => o.validate(),
         }
     }
 }

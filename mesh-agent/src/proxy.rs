@@ -8,6 +8,7 @@
 pub mod access;
 mod activation;
 pub mod answer;
+mod authenticate;
 pub mod backend;
 pub mod carry;
 pub mod ceiling;
@@ -16,6 +17,7 @@ pub mod detect;
 pub mod drain;
 pub mod error;
 pub mod exchange;
+mod external;
 pub mod gate;
 pub mod headers;
 pub mod hedge;

@@ -17,6 +17,7 @@ pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
 
 use self::layers::Layers;
 use crate::authz;
+use crate::ext_authz::ExtensionProvider;
 use crate::model::FailMode;
 use crate::model::build::BuildOptions;
 use crate::source::Source;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub path_normalization: authz::Normalization,
     /// Proxies before the client whose X-Forwarded-For is believed.
     pub trusted_hops: usize,
+    /// Whom AuthorizationPolicies with action CUSTOM may ask.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// Of SPIFFE identities.
     pub trust_domain: String,
     /// Who signs certificates.
@@ -191,6 +194,7 @@ impl Settings {
                 value::path_normalization,
             ),
             trusted_hops: layers.get("trustedHops", |a| &a.trusted_hops, || "0".into(), value::trusted_hops),
+            extension_providers: layers.providers(),
             trust_domain: layers.get(
                 "trustDomain",
                 |a| &a.trust_domain,
@@ -236,6 +240,7 @@ impl Settings {
                 normalization: self.path_normalization,
                 trusted_hops: self.trusted_hops,
             },
+            providers: Some(self.extension_providers.iter().map(|provider| provider.name.clone()).collect()),
             ..BuildOptions::default()
         }
     }

@@ -27,6 +27,7 @@ pub use validate::{Report, validate};
 pub use watch::SourceThread;
 
 use crate::history;
+use crate::jwt;
 use crate::model::build::{BuildOptions, Builder};
 use crate::model::{SnapshotHandle, Warning};
 use crate::names;
@@ -103,6 +104,8 @@ pub struct Published {
     pub noticed: Noticed,
     /// How often names were asked for.
     pub names: Arc<names::Stats>,
+    /// What became of fetches of keys for tokens.
+    pub jwks: Arc<jwt::Stats>,
     /// Generations before the newest. In memory only unless it was opened with a directory.
     pub history: history::Shared,
 }
@@ -117,6 +120,7 @@ impl Published {
             coverage: CoverageHandle::default(),
             noticed: Noticed::default(),
             names: Arc::default(),
+            jwks: Arc::default(),
             history: history::Shared::default(),
         }
     }

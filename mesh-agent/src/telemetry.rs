@@ -20,7 +20,8 @@ mod tcp;
 use std::sync::Arc;
 
 pub use access_log::{
-    AccessLog, AccessLogMode, ConnectionEntry, Format, Output, ParseModeError, Peers, RequestEntry, utc,
+    AccessLog, AccessLogMode, ConnectionEntry, Format, Output, ParseModeError, Peers, RequestEntry, redact,
+    utc,
 };
 pub use agent::AgentMetrics;
 pub use capped::Capped;

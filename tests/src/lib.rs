@@ -15,6 +15,7 @@ pub mod routes;
 pub mod server;
 pub mod shop;
 pub mod sockets;
+pub mod tokens;
 
 pub use mesh_agent::lab;
 

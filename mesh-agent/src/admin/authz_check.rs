@@ -48,9 +48,26 @@ pub fn answer(snapshot: &Snapshot, question: &AuthzQuestion) -> Result<AuthzAnsw
 }
 
 fn target(snapshot: &Snapshot, asked: &Asked, meant: &Meant) -> Result<AuthzTarget, Refusal> {
-    let Some(compiled) = policies(snapshot, &meant.workload, meant.address.port()) else {
+    let (port, mut token, mut claims) = (meant.address.port(), None, None);
+    match asked.token.as_ref().map(|token| token.judge(snapshot, &meant.workload, port)) {
+        None => {}
+        Some(token::Judged::Holds(said, words)) => (token, claims) = (Some(words), Some(said)),
+        Some(token::Judged::Ignored) => {
+            token = Some("no RequestAuthentication selects the pod: nobody looks at it".to_owned());
+        }
+        Some(token::Judged::Refused(words)) => {
+            return Ok(AuthzTarget {
+                allowed: false,
+                reason: "its token doesn't hold".to_owned(),
+                token: Some(words),
+                ..shown(meant, Verdict::Allowed(None), None, Vec::new())
+            });
+        }
+    }
+    let Some(compiled) = policies(snapshot, &meant.workload, port) else {
         return Ok(AuthzTarget {
             reason: "no policy selects it".to_owned(),
+            token,
             ..shown(meant, Verdict::Allowed(None), None, Vec::new())
         });
     };
@@ -68,7 +85,7 @@ fn target(snapshot: &Snapshot, asked: &Asked, meant: &Meant) -> Result<AuthzTarg
                 path: &readings,
                 headers: &head.headers,
                 remote: remote_address(&head.headers, asked.source, options.trusted_hops),
-                claims: asked.claims.as_ref(),
+                claims: claims.as_deref(),
             })
         }
     };
@@ -77,7 +94,7 @@ fn target(snapshot: &Snapshot, asked: &Asked, meant: &Meant) -> Result<AuthzTarg
     let facts = request.map_or(facts, |request| facts.asking(request));
     let judged = compiled.judge(&facts);
     let rules = compiled.explain(&facts);
-    Ok(shown(meant, judged.verdict, Some((&compiled, &judged)), rules))
+    Ok(AuthzTarget { token, ..shown(meant, judged.verdict, Some((&compiled, &judged)), rules) })
 }
 
 /// Those in force where the agent has compiled them, else as they would be.
@@ -115,6 +132,7 @@ fn shown(
         reason: reason(verdict, by.map(|(compiled, _)| &**compiled)),
         policy: verdict.rule().map(|rule| rule.policy.to_string()).unwrap_or_default(),
         rule: verdict.rule().map(|rule| rule.rule),
+        token: None,
         asks: custom.map(|rule| {
             let provider = rule.provider.as_deref().unwrap_or_default();
             format!("{provider}, by AuthorizationPolicy {}, rule {}", rule.policy, rule.rule)

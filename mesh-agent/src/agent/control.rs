@@ -18,6 +18,7 @@ use crate::clock;
 use crate::enrol::{Manager, PodState};
 use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
+use crate::jwt;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::names;
@@ -45,6 +46,7 @@ pub(super) struct Control {
     pub coverage: CoverageHandle,
     pub noticed: Noticed,
     pub names: Arc<names::Stats>,
+    pub jwks: Arc<jwt::Stats>,
     pub commands: mpsc::Receiver<Command>,
     pub admin: AdminState,
     pub drain_time: Duration,
@@ -183,6 +185,7 @@ impl Control {
         let warnings = self.admin.warnings.load();
         metrics.set_rollback(self.admin.history.with(|history| history.rolled_back()));
         metrics.set_name_lookups(self.names.counts());
+        metrics.set_jwks(&self.jwks);
         metrics.set_config(snapshot.generation, warnings.iter().map(|warning| warning.code.as_str()));
     }
 

@@ -19,6 +19,7 @@ use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
 use crate::enrol::{Capture, Manager};
+use crate::ext_authz::Providers;
 use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
 use crate::history;
@@ -175,6 +176,8 @@ fn assemble(
     }
     let adopted = !kernel.enrolled_cookies().is_empty();
     let registry_only = settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly;
+    // What is wrong with them was said when the settings were read.
+    let providers = Providers::new(&settings.extension_providers).unwrap_or_default();
     let flows = kernel.flows()?;
     let crowded = watch::Sender::new(0);
     let ceiling = Ceiling::for_descriptors(descriptors);
@@ -190,6 +193,7 @@ fn assemble(
                 ceiling: ceiling.clone(),
                 registry_only,
                 secrets_dir: settings.secrets_dir.as_path().into(),
+                providers: providers.clone(),
             };
             Ok(worker::spawn(id, parts)?)
         })
@@ -230,6 +234,7 @@ fn assemble(
         coverage: published.coverage.clone(),
         noticed: published.noticed.clone(),
         names: published.names.clone(),
+        jwks: published.jwks.clone(),
         commands,
         admin,
         drain_time: settings.drain_time,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::describe::section;
 use super::output::{Out, TextFormat, document, printable};
-use super::{AgentArgs, Exit, Outcome};
+use super::{AgentArgs, Exit, Failure, Outcome};
 use crate::admin::api::{AuthzAnswer, AuthzQuestion, AuthzRule, AuthzTarget};
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +40,7 @@ pub(super) struct CheckArgs {
     /// A header of a request; any number
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// A token that a request brings, or its claims as JSON; taken for valid
+    /// A token that a request brings, judged as the data path does; @FILE reads it; or claims as JSON, taken for valid
     #[arg(long, value_name = "TOKEN")]
     jwt: Option<String>,
     /// Output format
@@ -58,11 +58,21 @@ pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
         path: args.path.clone(),
         host: args.host.clone(),
         headers: args.headers.clone(),
-        jwt: args.jwt.clone(),
+        jwt: args.jwt.as_deref().map(token).transpose()?,
     };
     let answer: AuthzAnswer = args.agent.client()?.ask("/v1/authz/check", &question)?;
     out.data(&document(args.output, &answer, text)?)?;
     Ok(if answer.allowed { Exit::Ok } else { Exit::No })
+}
+
+/// The token, or that of `@FILE`: an argument is seen by whoever lists processes.
+fn token(text: &str) -> Result<String, Failure> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let read = std::fs::read_to_string(path);
+    let unreadable =
+        |error| Failure::message(Exit::BadInput, format!("can't read the token in {path}: {error}"));
+    let read = read.map_err(unreadable)?;
+    Ok(read.trim().to_owned())
 }
 
 fn text(answer: &AuthzAnswer) -> String {
@@ -92,6 +102,7 @@ fn target(target: &AuthzTarget) -> String {
     };
     line("To", &format!("pod {}, {}", target.workload, target.address));
     line("Verdict", &format!("{verdict}: {}", target.reason));
+    target.token.iter().for_each(|token| line("Token", token));
     target.asks.iter().for_each(|asks| line("Asks first", asks));
     target.dry_run.iter().for_each(|dry_run| line("Dry run", dry_run));
     let header = ["POLICY", "RULE", "ACTION", "RESULT"];

@@ -21,6 +21,7 @@ use super::mirror::Mirrored;
 use super::timer::Timer;
 use super::upload::{Flow, Sent, Upload};
 use super::write;
+use crate::proxy::access::Admitted;
 use crate::proxy::error::{ErrorKind, Hostile};
 use crate::proxy::hedge::Asking;
 use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadline};
@@ -159,7 +160,17 @@ impl<'c: 'h, 'h> Forward<'_, 'c, '_, 'h> {
         let (mut from_client, mut to_client) = down.split();
         let (mut from_upstream, mut to_upstream) = up.split();
         if head.is_none() {
-            write::put_request(request, to_upstream.stage());
+            match plan.departing().as_deref() {
+                Some(Admitted { head: Some(head), retargeted, .. }) => {
+                    write::put_request_as(
+                        request,
+                        head,
+                        request.retargeted || *retargeted,
+                        to_upstream.stage(),
+                    );
+                }
+                _ => write::put_request(request, to_upstream.stage()),
+            }
             upload.sent.put(to_upstream.stage());
         }
         let result = {

@@ -93,7 +93,8 @@ impl Mirrored {
     }
 }
 
-async fn final_head(from: &mut Reader<'_>, asked: Asked, limits: &Limits) -> Option<ResponseHead> {
+/// The head of the answer proper, past interim ones.
+pub(super) async fn final_head(from: &mut Reader<'_>, asked: Asked, limits: &Limits) -> Option<ResponseHead> {
     for _ in 0..=MAX_INTERIM {
         let bytes = loop {
             match from.take_head(limits.max_head_bytes).ok()? {

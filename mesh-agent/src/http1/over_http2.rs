@@ -26,7 +26,7 @@ use super::timer::Timer;
 use super::upload::Upload;
 use crate::http2::{self, Outgoing};
 use crate::proxy::Copied;
-use crate::proxy::{Connection, Picked, ProxyError};
+use crate::proxy::{Connection, Picked, Plan, ProxyError};
 
 pub(super) use self::chunks::whole;
 pub(super) use self::head::carries;
@@ -37,10 +37,13 @@ pub(super) const KEPT: usize = 64 * 1024;
 /// A stream for the request on a connection to the endpoint that was picked.
 pub(super) async fn open(
     request: &RequestHead,
+    plan: &Plan,
     picked: &Picked,
     conn: &Connection,
 ) -> Result<Outgoing, ProxyError> {
-    let head = head(request);
+    let departing = plan.departing();
+    let parts = departing.as_ref().and_then(|departing| departing.head.as_deref()).unwrap_or(&request.parts);
+    let head = head::request(parts);
     Outgoing::open(picked, conn, head, request.body.is_done()).await
 }
 

@@ -7,6 +7,7 @@ mod attempt;
 mod receive;
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use http::{StatusCode, Version, request};
 
@@ -18,6 +19,7 @@ use super::conn::Conn;
 use super::forward::{Failure, READ_AHEAD};
 use super::message::RequestHead;
 use super::timer::Timer;
+use crate::jwt::Claims;
 use crate::proxy::error::ErrorKind;
 use crate::proxy::tcp::{self, Early, Lifetime};
 use crate::proxy::upstream::reset;
@@ -91,11 +93,12 @@ async fn handle<'c>(
 ) -> After<'c> {
     let mut account = Exchange::begin(conn, &mut request.parts);
     // What few requests come to is on the heap, so that a connection makes no room for it.
-    if let Err(answer) = conn.admit_arrival(&request.parts).await {
-        return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await;
-    }
+    let arrived = match conn.admit_arrival(&mut request.parts).await {
+        Ok(arrived) => arrived,
+        Err(answer) => return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await,
+    };
     let plan = match conn.plan(&mut request.parts, &mut account) {
-        Ok(plan) => plan,
+        Ok(plan) => plan.with_arrival(arrived),
         Err(answer) => return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await,
     };
     if plan.may_wait()
@@ -107,7 +110,7 @@ async fn handle<'c>(
     match carry(down, conn, request, &plan, &mut account, timer).await {
         Ok(Carried::Switched(up, picked)) => {
             let head = request.parts.clone();
-            After::Switched(Box::new(Tunnel { account, up, picked, head }))
+            After::Switched(Box::new(Tunnel { account, up, picked, head, claims: plan.claims() }))
         }
         Ok(Carried::Settled(true)) => After::Next,
         Ok(Carried::Settled(false)) => After::Linger,
@@ -272,6 +275,8 @@ struct Tunnel<'c> {
     picked: Picked,
     /// As it was admitted.
     head: request::Parts,
+    /// Of its token.
+    claims: Option<Arc<Claims>>,
 }
 
 impl Tunnel<'_> {
@@ -299,7 +304,7 @@ impl Tunnel<'_> {
         let ended = tokio::select! {
             biased;
             ended = carrying => ended,
-            denied = conn.until_request_denied(&self.picked, &self.head) => Err(denied),
+            denied = conn.until_request_denied(&self.picked, &self.head, self.claims.as_deref()) => Err(denied),
         };
         if let Err(kind) = ended {
             if kind == ErrorKind::Denied {

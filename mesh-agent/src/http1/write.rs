@@ -4,8 +4,8 @@
 //! Lines that stay are copied in runs, so an untouched head is one copy. Comes after `message`, before `conn`'s writer.
 
 use bytes::{BufMut, BytesMut};
-use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Version, request};
 
 use super::head::{Field, Known, RawHead};
 use super::message::{RequestHead, ResponseHead};
@@ -13,12 +13,17 @@ use crate::route::HeaderEdits;
 
 /// Puts a request head for the upstream.
 pub fn put_request(request: &RequestHead, out: &mut BytesMut) {
-    if request.retargeted {
-        put_request_line(request, out);
+    put_request_as(request, &request.parts, request.retargeted, out);
+}
+
+/// Puts a request head for one endpoint, as it is for that one alone.
+pub fn put_request_as(request: &RequestHead, parts: &request::Parts, retargeted: bool, out: &mut BytesMut) {
+    if retargeted {
+        put_request_line(parts, out);
     }
-    let lines = Runs::of_request(request);
+    let lines = Runs::of_request(request, retargeted);
     let start = out.len();
-    let headers = &request.parts.headers;
+    let headers = &parts.headers;
     if !put_in_step(&request.raw, lines, headers, out) {
         out.truncate(start);
         put_by_name(&request.raw, lines, headers, out);
@@ -27,8 +32,7 @@ pub fn put_request(request: &RequestHead, out: &mut BytesMut) {
 }
 
 /// The request line with the target that a route gave it, in origin form (RFC 9112, 3.2.1).
-fn put_request_line(request: &RequestHead, out: &mut BytesMut) {
-    let parts = &request.parts;
+fn put_request_line(parts: &request::Parts, out: &mut BytesMut) {
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let version = if parts.version == Version::HTTP_10 { " HTTP/1.0\r\n" } else { " HTTP/1.1\r\n" };
     for part in [parts.method.as_str(), " ", target, version] {
@@ -157,8 +161,8 @@ impl<'a> Runs<'a> {
     }
 
     /// All of it, or all but the request line.
-    fn of_request(request: &'a RequestHead) -> Self {
-        let from = if request.retargeted { request.raw.line_end } else { 0 };
+    fn of_request(request: &'a RequestHead, retargeted: bool) -> Self {
+        let from = if retargeted { request.raw.line_end } else { 0 };
         Self { from, ..Self::new(&request.raw) }
     }
 

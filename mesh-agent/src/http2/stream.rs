@@ -63,8 +63,11 @@ pub(super) async fn serve(
     let mut exchange = Exchange::begin(shared.conn, &mut parts);
     let held = checked.and_then(|size| HeadBytes::take(&shared.head_bytes, size));
     let planned = match &held {
-        Ok(_) => match shared.conn.admit_arrival(&parts).await {
-            Ok(()) => shared.conn.plan(&mut parts, &mut exchange),
+        Ok(_) => match shared.conn.admit_arrival(&mut parts).await {
+            Ok(arrived) => {
+                let plan = shared.conn.plan(&mut parts, &mut exchange);
+                plan.map(|plan| plan.with_arrival(arrived))
+            }
             Err(answer) => Err(answer),
         },
         Err(_) => Ok(Plan::default()),
@@ -278,7 +281,9 @@ impl<'w> Way<'w, '_> {
                     }
                 }
             };
-            let head = grpc::telling(parts, self.plan.time_to_tell());
+            let departing = self.plan.departing();
+            let sent = departing.as_ref().and_then(|departing| departing.head.as_deref()).unwrap_or(parts);
+            let head = grpc::telling(sent, self.plan.time_to_tell());
             if let Some((response, send)) =
                 lease.send(Request::from_parts(head, ()), upload.is_empty()).await?
             {

@@ -59,7 +59,7 @@ impl Snapshot {
     }
 
     /// The pod's ports that are behind these Services.
-    fn ports_behind(&self, namespace: &str, names: &[String], workload: &Workload) -> Vec<u16> {
+    pub(super) fn ports_behind(&self, namespace: &str, names: &[String], workload: &Workload) -> Vec<u16> {
         if namespace != workload.name.namespace {
             return Vec::new();
         }

@@ -3,6 +3,7 @@
 //! Only the workloads and services that a change touches are built again; everything else keeps its `Arc`, so that
 //! followers see by pointer what changed and the balancer's figures live on. Does no I/O. Comes after `source`.
 
+mod authentication;
 mod authorization;
 mod endpoints;
 mod enrolment;
@@ -11,6 +12,7 @@ mod index;
 mod nodes;
 mod policies;
 mod ports;
+mod providers;
 mod routes;
 mod rules;
 mod services;
@@ -36,9 +38,13 @@ use super::{
 };
 use crate::addr::EndpointAddr;
 use crate::authz;
+use crate::jwt;
 use crate::objects::{Kind, Network, Object, ObjectKey};
 use crate::source::Changes;
 use crate::tls;
+
+/// Last part of service host names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What the builder must know besides the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub struct BuildOptions {
     pub resolv_conf: PathBuf,
     /// How AuthorizationPolicies are read.
     pub authorization: authz::Options,
+    /// Names of the providers that CUSTOM policies may ask; None where they aren't known.
+    pub providers: Option<Vec<String>>,
 }
 
 impl Default for BuildOptions {
@@ -62,10 +70,11 @@ impl Default for BuildOptions {
         Self {
             node: String::new(),
             fail_mode: FailMode::default(),
-            cluster_domain: "cluster.local".into(),
+            cluster_domain: CLUSTER_DOMAIN.into(),
             netns_annotation: true,
             resolv_conf: "/etc/resolv.conf".into(),
             authorization: authz::Options::default(),
+            providers: None,
         }
     }
 }
@@ -96,6 +105,8 @@ pub struct Builder {
     entries: entries::Entries,
     /// What DestinationRules wrap connections in.
     originations: Arc<tls::Store>,
+    /// Where keys for tokens are fetched.
+    key_sources: Arc<jwt::Store>,
     sessions: SessionIndex,
     authorizations: Authorizations,
     notes: BTreeMap<ObjectKey, Vec<Warning>>,
@@ -116,6 +127,8 @@ struct Dirty {
     policies: BTreeSet<ObjectKey>,
     /// AuthorizationPolicies.
     authorization: DirtyAuthorization,
+    /// RequestAuthentications.
+    authentication: Vec<ObjectName>,
 }
 
 impl Builder {
@@ -140,6 +153,7 @@ impl Builder {
             policies: PolicyIndex::default(),
             entries: entries::Entries::default(),
             originations: Arc::default(),
+            key_sources: Arc::default(),
             sessions: SessionIndex::default(),
             authorizations: Authorizations::default(),
             notes: BTreeMap::new(),
@@ -177,7 +191,9 @@ impl Builder {
         }
         changed |= self.build_routes(dirty.routes, &mut next);
         // Pods and services are in place, and changed if anything did so far.
-        changed |= self.build_authorization(dirty.authorization, changed, &mut next);
+        let others = changed;
+        changed |= self.build_authorization(dirty.authorization, others, &mut next);
+        changed |= self.build_authentication(dirty.authentication, others, &mut next);
         for key in dirty.policies {
             changed |= self.build_policy(&key, &mut next);
         }
@@ -258,6 +274,8 @@ impl Builder {
             add(&key, Warning::new(WarningCode::DuplicatePodAddress, &key, "status.podIPs", message));
         }
         self.authorization_warnings(&mut add);
+        self.authentication_warnings(&mut add);
+        self.provider_warnings(&mut add);
         self.rule_warnings(add);
         warnings
     }
@@ -289,6 +307,7 @@ impl Builder {
             Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
             Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
             Kind::AuthorizationPolicy => self.touch_authorization(key, object.as_deref(), dirty),
+            Kind::RequestAuthentication => self.touch_authentication(key, object.as_deref(), dirty),
             Kind::Node => self.touch_node(key, object.as_deref(), dirty),
             Kind::ServiceAccount => {}
         }

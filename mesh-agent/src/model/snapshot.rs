@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
 use super::{
-    AppProtocol, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload,
+    AppProtocol, Authentications, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort,
+    Workload,
 };
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
     /// Who may call what.
     pub authorization: Authorization,
+    /// Whose tokens count.
+    pub authentication: Authentications,
     /// TrafficPolicies by the route that they hold for.
     pub route_traffic: HashTrieMapSync<(TargetKind, ObjectName), Arc<RouteTraffic>>,
 }

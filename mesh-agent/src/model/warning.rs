@@ -70,13 +70,18 @@ codes! {
     TlsFileUnusable = "MESH0140", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
     HostConflict = "MESH0141", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
     NameUnresolved = "MESH0142", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
-    RuleClosed = "MESH0143", "A field or condition of an AuthorizationPolicy isn't known or supported; an ALLOW rule with it never matches, any other matches as if it weren't there.";
-    PolicyClosed = "MESH0144", "An AuthorizationPolicy has no valid version; it allows nothing, a DENY or CUSTOM denies all that it may select.";
-    SelectsNothing = "MESH0145", "An AuthorizationPolicy selects no pod that the agent knows; it does nothing until there is one.";
+    RuleClosed = "MESH0143", "A field or condition of an AuthorizationPolicy or RequestAuthentication isn't known or supported; an ALLOW rule with it never matches, any other matches as if it weren't there; by a JWT rule with it no token holds.";
+    PolicyClosed = "MESH0144", "An AuthorizationPolicy or RequestAuthentication has no valid version; it allows nothing, a DENY or CUSTOM denies all that it may select, and no token holds by it.";
+    SelectsNothing = "MESH0145", "An AuthorizationPolicy or RequestAuthentication selects no pod that the agent knows; it does nothing until there is one.";
     AllowsNothing = "MESH0146", "An AuthorizationPolicy with action ALLOW has no rules; what it selects is denied to everybody whom no other policy allows.";
     HttpOnBytes = "MESH0147", "A rule of an AuthorizationPolicy asks for what only requests have at a port that carries bytes; an ALLOW never matches there, a DENY matches as if that part weren't there.";
     AllowsAnonymous = "MESH0148", "An ALLOW rule excludes identities and asks for none; it lets in clients of which nothing proves who they are.";
     PathNotNormal = "MESH0149", "A path of an AuthorizationPolicy isn't written as paths of requests are judged; it may never match.";
+    NoKeySource = "MESH0150", "A JWT rule names no keys, and its issuer is no URL whose OpenID configuration could; no token of it holds.";
+    KeysNotFetched = "MESH0151", "The keys of a JWT rule can't be fetched; those fetched before stay in force, and without them no token of it holds.";
+    DuplicateIssuer = "MESH0152", "Two JWT rules that hold for the same pods have the same issuer; a token that holds by either is accepted.";
+    ProviderUnknown = "MESH0153", "An AuthorizationPolicy with action CUSTOM names a provider that the agent's configuration file doesn't have; what its rules match is refused.";
+    ProvidersConflict = "MESH0154", "AuthorizationPolicies with action CUSTOM that select one pod name different providers; what their rules match is refused there.";
 }
 
 /// How much a warning matters.
@@ -133,7 +138,11 @@ impl WarningCode {
             | Self::SessionAffinity
             | Self::TlsFileUnusable
             | Self::RuleClosed
-            | Self::PolicyClosed => Severity::Error,
+            | Self::PolicyClosed
+            | Self::NoKeySource
+            | Self::KeysNotFetched
+            | Self::ProviderUnknown
+            | Self::ProvidersConflict => Severity::Error,
             Self::SliceWithoutService | Self::FileNotClosed | Self::ForeignKind | Self::AllowsNothing => {
                 Severity::Info
             }

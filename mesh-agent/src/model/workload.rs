@@ -18,6 +18,16 @@ impl ObjectName {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
+
+    /// The Service that a host name may be of: `NAME.NAMESPACE`, `NAME.NAMESPACE.svc` or `NAME.NAMESPACE.svc.DOMAIN`.
+    pub fn of_host(host: &str, domain: &str) -> Option<Self> {
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        let host = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')).unwrap_or(host);
+        let (name, rest) = host.split_once('.')?;
+        let namespace = rest.strip_suffix(".svc").unwrap_or(rest);
+        (!namespace.contains('.')).then(|| Self::new(namespace, name))
+    }
 }
 
 impl fmt::Display for ObjectName {
@@ -94,5 +104,25 @@ impl Workload {
     /// True if an agent captures this pod.
     pub fn is_enrolled(&self) -> bool {
         self.enrolment == Enrolment::Enrolled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_services_are_known_in_every_spelling() {
+        fn check(host: &str, want: Option<(&str, &str)>) {
+            let want = want.map(|(namespace, name)| ObjectName::new(namespace, name));
+            assert_eq!(ObjectName::of_host(host, "cluster.local"), want, "{host}");
+        }
+        check("keys.auth", Some(("auth", "keys")));
+        check("keys.auth.svc", Some(("auth", "keys")));
+        check("Keys.auth.svc.cluster.local", Some(("auth", "keys")));
+        check("keys.auth.svc.cluster.local.", Some(("auth", "keys")));
+        for none in ["keys", "keys.auth.example.com", "keys.auth.svc.cluster.example", ""] {
+            check(none, None);
+        }
     }
 }

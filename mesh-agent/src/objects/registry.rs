@@ -42,8 +42,12 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
             "v1" | "v1beta1" => Known::Read(Kind::AuthorizationPolicy),
             _ => Known::OtherVersion("security.istio.io/v1"),
         },
-        ("security.istio.io", "AuthorizationPolicyList") => Known::List,
-        ("security.istio.io", "PeerAuthentication" | "RequestAuthentication") => Known::NotYet(SECURITY),
+        ("security.istio.io", "RequestAuthentication") => match version {
+            "v1" | "v1beta1" => Known::Read(Kind::RequestAuthentication),
+            _ => Known::OtherVersion("security.istio.io/v1"),
+        },
+        ("security.istio.io", "AuthorizationPolicyList" | "RequestAuthenticationList") => Known::List,
+        ("security.istio.io", "PeerAuthentication") => Known::NotYet(SECURITY),
         (GATEWAY, "HTTPRoute") => read_of(version, &["v1", "v1beta1"], Kind::HttpRoute),
         (GATEWAY, "GRPCRoute") => read_of(version, &["v1"], Kind::GrpcRoute),
         (GATEWAY, "TLSRoute") => read_of(version, &["v1", "v1alpha2", "v1alpha3"], Kind::TlsRoute),
@@ -131,6 +135,7 @@ mod tests {
         for version in ["v1", "v1beta1"] {
             let api_version = format!("security.istio.io/{version}");
             check(&api_version, "AuthorizationPolicy", Known::Read(Kind::AuthorizationPolicy));
+            check(&api_version, "RequestAuthentication", Known::Read(Kind::RequestAuthentication));
         }
         check("security.istio.io/v2", "AuthorizationPolicy", Known::OtherVersion("security.istio.io/v1"));
         check("security.istio.io/v1beta1", "PeerAuthentication", Known::NotYet(SECURITY));

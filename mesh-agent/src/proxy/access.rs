@@ -1,36 +1,47 @@
 //! Whether traffic may go where it arrives: AuthorizationPolicies asked about each request, and each connection that carries none.
 //!
 //! Asked on arrival in a pod (`inbound`), and by the client's agent for a pod of its own node once that is picked as the
-//! endpoint, since nobody else will see the traffic. Judging is `crate::authz`; here are the facts, who is asked besides, and
-//! what becomes of a refusal. `watch` asks again on open connections when the configuration changes, `report` tells.
+//! endpoint, since nobody else will see the traffic. Tokens come first (`authenticate`), then who is asked besides (`external`),
+//! then policies: judging is `crate::authz`, here are the facts, and what becomes of a refusal. `passing` is the request's head,
+//! which the first two may change. `watch` asks again on open connections when the configuration changes, `report` tells.
 
+mod passing;
 mod report;
 mod watch;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use http::header::HOST;
 use http::request;
 
+pub use self::passing::Admitted;
+use self::passing::Passing;
 use self::report::Subject;
 use super::answer::LocalAnswer;
 use super::backend::Picked;
-use super::context::{Connection, Direction};
+use super::context::{Connection, Direction, KnownPolicies};
 use super::error::{ErrorKind, Hostile};
 use crate::addr::EndpointAddr;
 use crate::authz::{
-    Compiled, Facts, HasNul, Judged, Options, Readings, RequestFacts, RuleName, Verdict, WorkloadPolicies,
-    remote_address,
+    Compiled, Facts, HasNul, Judged, Options, Readings, RequestFacts, RuleName, Verdict, remote_address,
 };
-use crate::jwt::Claims;
+use crate::ext_authz::{Allowed, Asked, Peer, Protocol, Provider};
+use crate::jwt::{Authenticated, Authentication, Claims};
 use crate::model::Workload;
+use crate::objects::Action;
+use crate::route::HeaderEdits;
 
 thread_local! {
     /// For the path of the request that is judged now.
     static READINGS: RefCell<Readings> = RefCell::default();
 }
+
+/// What holds where no policy does.
+static NO_POLICIES: LazyLock<Arc<Compiled>> = LazyLock::new(|| Arc::new(Compiled::new(Vec::new())));
 
 /// Where traffic arrives, and what holds there.
 pub struct Arrival {
@@ -40,6 +51,8 @@ pub struct Arrival {
     pub address: EndpointAddr,
     /// Its policies at that port.
     pub policies: Arc<Compiled>,
+    /// Whose tokens count there; None where nobody asks for any.
+    pub tokens: Option<Arc<Authentication>>,
     options: Arc<Options>,
 }
 
@@ -56,14 +69,17 @@ impl Connection {
     ///
     /// # Errors
     /// With the answer to give at once.
-    pub async fn admit_arrival(&self, head: &request::Parts) -> Result<(), LocalAnswer> {
+    pub async fn admit_arrival(
+        &self,
+        head: &mut request::Parts,
+    ) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
         if self.direction == Direction::Outbound {
-            return Ok(());
+            return Ok(None);
         }
         self.follow_configuration();
         match self.arrival(None) {
-            Some(arrival) => admit_request(self, &arrival, head).await,
-            None => Ok(()),
+            Some(arrival) => admit_request(self, &arrival, Passing::Own(head)).await,
+            None => Ok(None),
         }
     }
 
@@ -75,24 +91,30 @@ impl Connection {
         &self,
         picked: &Picked,
         head: &request::Parts,
-    ) -> Result<(), LocalAnswer> {
+    ) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
         if self.direction == Direction::Inbound {
-            return Ok(());
+            return Ok(None);
         }
         match self.arrival(Some(picked)) {
-            Some(arrival) => admit_request(self, &arrival, head).await,
-            None => Ok(()),
+            Some(arrival) => admit_request(self, &arrival, Passing::Shared(head, None)).await,
+            None => Ok(None),
         }
     }
 
-    /// True if a request may go to `picked` without anybody being asked: for copies and hedges, which wait for nobody.
+    /// True if a request may go to `picked` as it is, and without anybody being asked: for copies and hedges, which wait for
+    /// nobody.
     pub(super) fn admits_at_once(&self, picked: &Picked, head: &request::Parts) -> bool {
         let Some(arrival) = self.arrival(Some(picked)).filter(|_| self.direction == Direction::Outbound)
         else {
             return true;
         };
         let admits = |judged: Judged<'_>| judged.custom.is_none() && !judged.verdict.is_denied();
-        judge_request(self, &arrival, head, None, |judged| admits(judged)).unwrap_or(false)
+        let claims = match arrival.tokens.as_ref().map(|tokens| self.pod.worker.authenticate(tokens, head)) {
+            None => None,
+            Some(Ok(Authenticated { claims, edits: None })) => claims,
+            Some(_) => return false,
+        };
+        judge_request(self, &arrival, head, claims.as_deref(), |judged| admits(judged)).unwrap_or(false)
     }
 
     /// Lets a connection to `picked` in that isn't carried as requests. While it is being found out what the connection
@@ -167,7 +189,7 @@ impl Connection {
     /// it goes straight to. A probe of the node's that has to pass in every mode is told apart here.
     fn arrival(&self, picked: Option<&Picked>) -> Option<Arrival> {
         let snapshot = self.snapshot();
-        if snapshot.authorization.workloads.is_empty() {
+        if snapshot.authorization.workloads.is_empty() && snapshot.authentication.workloads.is_empty() {
             return None;
         }
         let (workload, address) = match (self.direction, picked) {
@@ -183,47 +205,77 @@ impl Connection {
             }
             (Direction::Outbound, None) => return None,
         };
-        let policies = self.policies_of(&workload)?.at(address.port()).clone();
-        Some(Arrival { workload, address, policies, options: snapshot.authorization.options.clone() })
+        let (_, policies, tokens) = self.guards_of(&workload);
+        if policies.is_none() && tokens.is_none() {
+            return None;
+        }
+        let port = address.port();
+        let policies = policies.map_or_else(|| NO_POLICIES.clone(), |policies| policies.at(port).clone());
+        let tokens = tokens.map(|tokens| tokens.at(port).clone());
+        Some(Arrival { workload, address, policies, tokens, options: snapshot.authorization.options.clone() })
     }
 
     /// Found by name once for this connection and configuration.
-    fn policies_of(&self, workload: &Arc<Workload>) -> Option<Arc<WorkloadPolicies>> {
+    fn guards_of(&self, workload: &Arc<Workload>) -> KnownPolicies {
         let mut known = self.policies.borrow_mut();
         let find = || {
-            let found = self.snapshot().authorization_of(workload).cloned();
+            let snapshot = self.snapshot();
+            let policies = snapshot.authorization_of(workload).cloned();
             // Kept with the pod, so that no other gets its address meanwhile.
-            (workload.clone(), found)
+            (workload.clone(), policies, snapshot.authentication_of(workload).cloned())
         };
-        known.entry(Arc::as_ptr(workload).addr()).or_insert_with(find).1.clone()
+        known.entry(Arc::as_ptr(workload).addr()).or_insert_with(find).clone()
     }
 }
 
-/// Lets a request in where it arrives, or says what it is answered.
+/// Lets a request in where it arrives, or says what it is answered. None: nothing of it changes, and nothing is known of it.
 ///
 /// # Errors
 /// With the answer to give at once.
 async fn admit_request(
     conn: &Connection,
     arrival: &Arrival,
-    head: &request::Parts,
-) -> Result<(), LocalAnswer> {
-    let subject = Subject { arrival, head: Some(head) };
-    let judged = judge_request(conn, arrival, head, None, |judged| {
-        report::noted(conn, &subject, &judged);
-        (judged.custom.cloned(), judged.verdict.is_denied().then(|| judged.verdict.rule().cloned()))
-    });
-    let Ok((custom, denied)) = judged else {
-        return Err(refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget)));
-    };
+    mut passing: Passing<'_>,
+) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
+    let mut admitted = Admitted::default();
+    if let Some(tokens) = &arrival.tokens {
+        let Authenticated { claims, edits } = conn.pod.worker.authenticate(tokens, passing.head())?;
+        admitted.claims = claims;
+        if let Some(edits) = edits {
+            admitted.retargeted |= edits.apply(passing.change());
+        }
+    }
+    let claims = admitted.claims.as_deref();
+    let (custom, mut denied) = judge_request(conn, arrival, passing.head(), claims, |judged| {
+        report::noted(conn, &Subject { arrival, head: Some(passing.head()) }, &judged);
+        (judged.custom.cloned(), denied_by(&judged))
+    })
+    .map_err(|HasNul| refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget)))?;
     if let Some(rule) = custom {
         // On the heap: few requests wait for somebody else.
-        Box::pin(ask_about_request(conn, arrival, head, &rule)).await?;
+        let allowed = Box::pin(ask_about_request(conn, arrival, passing.head(), &rule)).await?;
+        if !allowed.response.is_empty() {
+            let set = allowed.response.clone();
+            admitted.told = Some(Box::new(HeaderEdits { set, ..HeaderEdits::default() }));
+        }
+        if !allowed.is_empty() {
+            admitted.retargeted |= allowed.apply(passing.change());
+            // It has to be allowed as it was and as it is.
+            let again = judge_request(conn, arrival, passing.head(), claims, |judged| denied_by(&judged));
+            denied = denied.or(again.unwrap_or(Some(None)));
+        }
     }
-    match denied {
-        None => Ok(()),
-        Some(rule) => Err(deny(conn, &subject, Verdict::Denied(rule.as_ref()))),
+    if let Some(rule) = denied {
+        let subject = Subject { arrival, head: Some(passing.head()) };
+        return Err(deny(conn, &subject, Verdict::Denied(rule.as_ref())));
     }
+    admitted.head = passing.changed();
+    Ok((!admitted.is_empty()).then(|| Rc::new(admitted)))
+}
+
+/// Some if it is denied, with the rule that says so, if one does.
+fn denied_by(judged: &Judged<'_>) -> Option<Option<Arc<RuleName>>> {
+    judged.verdict.is_denied().then(|| judged.verdict.rule().cloned())
 }
 
 /// What becomes of a request. Nothing is waited for between its facts and their use.
@@ -259,18 +311,62 @@ fn remote_of(peer: IpAddr, head: &request::Parts, options: &Options) -> IpAddr {
 }
 
 /// Asks the provider of a CUSTOM rule. Without one that answers, what asks for it is denied.
+///
+/// # Errors
+/// With the answer to give at once.
 async fn ask_about_request(
     conn: &Connection,
     arrival: &Arrival,
     head: &request::Parts,
     rule: &Arc<RuleName>,
-) -> Result<(), LocalAnswer> {
-    Err(deny(conn, &Subject { arrival, head: Some(head) }, Verdict::Denied(Some(rule))))
+) -> Result<Box<Allowed>, LocalAnswer> {
+    let Some(provider) = provider_of(conn, arrival, rule) else {
+        return Err(deny(conn, &Subject { arrival, head: Some(head) }, Verdict::Denied(Some(rule))));
+    };
+    let destination = conn.pod.worker.telemetry.metrics.principal(&arrival.workload);
+    conn.ask_provider(provider, &asked(conn, arrival, &destination, Some(head), None)).await
 }
 
-/// The same of a connection.
-async fn ask_about_connection(_: &Connection, _: &Arrival, _: &Arc<RuleName>) -> Result<(), ()> {
-    Err(())
+/// The same of a connection. Only gRPC has a question about one.
+async fn ask_about_connection(conn: &Connection, arrival: &Arrival, rule: &Arc<RuleName>) -> Result<(), ()> {
+    let provider = provider_of(conn, arrival, rule).filter(|provider| provider.protocol == Protocol::Grpc);
+    let Some(provider) = provider else { return Err(()) };
+    let destination = conn.pod.worker.telemetry.metrics.principal(&arrival.workload);
+    let sni = conn.sni.borrow().clone();
+    let asked = asked(conn, arrival, &destination, None, sni.as_deref());
+    conn.ask_provider(provider, &asked).await.map(|_| ()).map_err(|_| ())
+}
+
+/// Whom the rule names, if the configuration file has it and the pod's other policies name nobody else (Istio: one provider for
+/// a workload, or everything is denied).
+fn provider_of<'c>(conn: &'c Connection, arrival: &Arrival, rule: &RuleName) -> Option<&'c Arc<Provider>> {
+    let name = rule.provider.as_deref()?;
+    let custom = arrival
+        .policies
+        .policies()
+        .iter()
+        .filter(|policy| policy.action == Action::Custom && !policy.dry_run);
+    let mut others = custom.flat_map(|policy| &policy.rules).filter_map(|rule| rule.name.provider.as_deref());
+    if others.any(|other| other != name) {
+        return None;
+    }
+    conn.pod.worker.providers.get(name)
+}
+
+fn asked<'a>(
+    conn: &'a Connection,
+    arrival: &Arrival,
+    destination: &'a str,
+    head: Option<&'a request::Parts>,
+    sni: Option<&'a str>,
+) -> Asked<'a> {
+    Asked {
+        source: Peer { address: conn.client.socket_addr(), identity: conn.proven_identity() },
+        destination: Peer { address: arrival.address.socket_addr(), identity: Some(destination) },
+        head,
+        sni,
+        time: SystemTime::now(),
+    }
 }
 
 /// Tells of a refusal, and what the client is told.

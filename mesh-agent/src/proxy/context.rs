@@ -20,9 +20,12 @@ use super::limits::Limits;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, OrigDst};
 use crate::authz::WorkloadPolicies;
+use crate::ext_authz::Providers;
+use crate::jwt;
 use crate::kernel::Flows;
 use crate::model::{
     AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
+    WorkloadTokens,
 };
 use crate::policy::traffic::TrafficPolicy;
 use crate::redis::{Redis, RedisOptions};
@@ -30,7 +33,7 @@ use crate::route::{Routes, StreamRule};
 use crate::telemetry::{ConnectionGuard, ConnectionInfo, L7, Peers, Reporter, Telemetry};
 
 /// A pod, and what holds for it.
-pub(super) type KnownPolicies = (Arc<Workload>, Option<Arc<WorkloadPolicies>>);
+pub(super) type KnownPolicies = (Arc<Workload>, Option<Arc<WorkloadPolicies>>, Option<Arc<WorkloadTokens>>);
 
 /// One data-path thread's state.
 pub struct Worker {
@@ -62,6 +65,10 @@ pub struct Worker {
     pub secrets_dir: Arc<Path>,
     /// Copies of requests on their way to mirrors.
     pub mirrors: Cell<usize>,
+    /// Tokens that held.
+    pub tokens: RefCell<jwt::Cache>,
+    /// Whom CUSTOM policies may ask.
+    pub providers: Providers,
     /// For bytes that are on their way from one socket to another within one poll.
     pub scratch: RefCell<Box<[u8]>>,
 }
@@ -136,7 +143,7 @@ pub struct Connection {
     pub(super) behind: RefCell<Option<Arc<ServicePort>>>,
     /// TrafficPolicies by the address of the rule or service port that they hold for, as far as they were asked for.
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
-    /// AuthorizationPolicies by the address of the pod that they hold for, as far as they were asked for.
+    /// What guards a pod by the address of the pod that they hold for, as far as they were asked for.
     pub(super) policies: RefCell<HashMap<usize, KnownPolicies>>,
     /// It was refused, which isn't told yet.
     pub(super) refused: RefCell<Option<Refused>>,

@@ -9,6 +9,7 @@ use std::fmt;
 use http::StatusCode;
 
 use crate::flags::Flag;
+use crate::jwt::Refusal;
 
 /// Who caused a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,12 @@ pub enum ErrorKind {
     FaultInjected,
     /// An AuthorizationPolicy doesn't let it in.
     Denied,
+    /// A token of the request doesn't hold.
+    Unauthenticated(Refusal),
+    /// An external authorization provider refused it.
+    ExternallyDenied,
+    /// An external authorization provider gave no answer.
+    AuthorizationUnavailable,
     /// The client closed the connection before its request or response was complete.
     DownstreamClosed,
     /// The client reset the stream with this code.
@@ -123,8 +130,11 @@ impl ErrorKind {
             | Self::NoOriginalDestination
             | Self::UnknownDestination
             | Self::Denied
+            | Self::Unauthenticated(_)
+            | Self::ExternallyDenied
             | Self::NoRoute => Side::Downstream,
             Self::NoBackend
+            | Self::AuthorizationUnavailable
             | Self::RateLimited
             | Self::CircuitOpen
             | Self::ConcurrencyLimit
@@ -155,7 +165,8 @@ impl ErrorKind {
             Self::UpstreamErrorStatus => Flag::None,
             Self::RateLimited => Flag::RateLimited,
             Self::FaultInjected => Flag::FaultInjected,
-            Self::Denied => Flag::Denied,
+            Self::Denied | Self::Unauthenticated(_) => Flag::Denied,
+            Self::ExternallyDenied | Self::AuthorizationUnavailable => Flag::UnauthorizedExternal,
             Self::NoOriginalDestination => Flag::NoOriginalDestination,
             Self::UnknownDestination | Self::NoBackend => Flag::NoCluster,
             Self::NoRoute => Flag::NoRoute,
@@ -195,7 +206,8 @@ impl ErrorKind {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::ExternallyDenied | Self::AuthorizationUnavailable => StatusCode::FORBIDDEN,
+            Self::Unauthenticated(why) => why.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DownstreamProtocol(hostile) => hostile.status(),
@@ -276,6 +288,9 @@ impl ErrorKind {
             Self::ConcurrencyLimit => "concurrency_limit",
             Self::FaultInjected => "fault_injected",
             Self::Denied => "rbac_access_denied",
+            Self::Unauthenticated(why) => why.details(),
+            Self::ExternallyDenied => "ext_authz_denied",
+            Self::AuthorizationUnavailable => "ext_authz_error",
             Self::DownstreamClosed => "downstream_closed",
             Self::DownstreamReset(_) => "downstream_reset",
             Self::DownstreamProtocol(_) => "downstream_protocol",

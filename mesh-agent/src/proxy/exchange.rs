@@ -22,7 +22,7 @@ use crate::balance::outlier::{self, Outcome};
 use crate::clock;
 use crate::flags::Flag;
 use crate::route::Rule;
-use crate::telemetry::{Protocol, RequestEntry, RequestReport};
+use crate::telemetry::{Protocol, RequestEntry, RequestReport, redact};
 
 /// One HTTP request on its way.
 pub struct Exchange<'c> {
@@ -340,7 +340,9 @@ impl<'c> Exchange<'c> {
         }
         let log = &self.conn.pod.worker.telemetry.access_log;
         if log.enabled() {
-            log.request(&self.entry(&report));
+            let path = self.about.uri.path_and_query().map_or("", |p| p.as_str());
+            let path = redact::tokens(path);
+            log.request(&RequestEntry { path: path.as_bytes(), ..self.entry(&report) });
         }
     }
 
@@ -353,7 +355,7 @@ impl<'c> Exchange<'c> {
             start: SystemTime::now() - report.duration,
             peers: self.conn.peers(self.upstream.as_ref().map(|u| &*u.endpoint)),
             method: self.about.method.as_str().as_bytes(),
-            path: self.about.uri.path_and_query().map_or("", |p| p.as_str()).as_bytes(),
+            path: &[],
             protocol: version_name(self.about.version),
             status: report.status,
             grpc_status: report.grpc_status,

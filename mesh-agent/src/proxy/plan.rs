@@ -8,6 +8,7 @@ mod decide;
 mod fallback;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,14 @@ use tokio::time::{Instant, sleep_until};
 use self::deadline::ClientDeadline;
 pub use self::deadline::TryDeadline;
 use self::fallback::Fallen;
+use super::access::Admitted;
 use super::answer::LocalAnswer;
 use super::backend::{Backends, Picked};
 use super::context::Connection;
 use super::error::ErrorKind;
 use super::gate;
 use super::session::Sticky;
+use crate::jwt::Claims;
 use crate::model::ServicePort;
 use crate::policy::breaker::State;
 use crate::policy::budget::Budget;
@@ -56,6 +59,12 @@ pub struct Plan {
     /// Where copies go as well; None for a mirror that isn't there.
     mirrors: Option<Box<RefCell<Mirrors>>>,
     policed: Option<Box<Policed>>,
+    /// What was found out where the request arrived in this connection's own pod.
+    arrived: Option<Rc<Admitted>>,
+    /// The same for the endpoint that was picked last.
+    departing: RefCell<Option<Rc<Admitted>>>,
+    /// What whoever was asked about it changes in the response; the first answer counts.
+    told: OnceCell<Box<HeaderEdits>>,
     /// What whoever guards the endpoint answers instead of it.
     refused: RefCell<Option<Box<LocalAnswer>>>,
     /// A cookie that keeps the client at its endpoint from here on, made when an endpoint was chosen by it.
@@ -145,7 +154,9 @@ impl Plan {
         let cors = self.routed.as_ref().and_then(|routed| routed.cors.as_deref());
         let told = self.session.as_deref().and_then(Sticky::told);
         let cookie = self.cookie.get().map(|cookie| &cookie.told);
-        of_rule.into_iter().flatten().chain(cors).chain(told).chain(cookie).filter(|edits| !edits.is_empty())
+        let of_guards = self.told.get().map(|edits| &**edits);
+        let edits = of_rule.into_iter().flatten().chain(of_guards).chain(cors).chain(told).chain(cookie);
+        edits.filter(|edits| !edits.is_empty())
     }
 
     /// Settles what the response's head says of the session, now that `picked` has answered.
@@ -228,6 +239,39 @@ impl Plan {
 
     fn fallback(&self) -> Option<&Arc<Fallback>> {
         self.policed.as_ref()?.layers.fallback()
+    }
+
+    /// Takes what was found out where the request arrived.
+    #[must_use]
+    pub fn with_arrival(mut self, arrived: Option<Rc<Admitted>>) -> Self {
+        self.retargeted |= arrived.as_ref().is_some_and(|arrived| arrived.retargeted);
+        self.note_told(arrived.as_ref());
+        self.arrived = arrived;
+        self
+    }
+
+    /// Takes what was found out about the request as it goes to the endpoint that was picked.
+    pub(super) fn departs(&self, departing: Option<Rc<Admitted>>) {
+        self.note_told(departing.as_ref());
+        self.departing.replace(departing);
+    }
+
+    fn note_told(&self, admitted: Option<&Rc<Admitted>>) {
+        if let Some(told) = admitted.and_then(|admitted| admitted.told.clone()) {
+            // The client gets one response: what was asked about it first is asked about the same request.
+            let _ = self.told.set(told);
+        }
+    }
+
+    /// What was found out about the request as it goes to the endpoint that was picked last; its head is for that one alone.
+    pub fn departing(&self) -> Option<Rc<Admitted>> {
+        self.departing.borrow().clone()
+    }
+
+    /// Of the token that the request came with.
+    pub fn claims(&self) -> Option<Arc<Claims>> {
+        let of = |admitted: &Rc<Admitted>| admitted.claims.clone();
+        self.arrived.as_ref().and_then(of).or_else(|| self.departing().as_ref().and_then(of))
     }
 
     /// Takes the answer of whoever guards an endpoint, and tells the kind of failure that it is.

@@ -110,11 +110,14 @@ impl<'p> Tries<'p> {
         let picked = self.next(head)?;
         self.last = Some(picked.upstream.endpoint.addr);
         // Before anything is counted: who may not come in uses up nobody's share.
-        if let Some(head) = head
-            && let Err(answer) = self.conn.admit_departure(&picked, head).await
-        {
-            self.refused_at = Some(picked.upstream);
-            return Err(self.plan.refused(answer));
+        if let Some(head) = head {
+            match self.conn.admit_departure(&picked, head).await {
+                Ok(admitted) => self.plan.departs(admitted),
+                Err(answer) => {
+                    self.refused_at = Some(picked.upstream);
+                    return Err(self.plan.refused(answer));
+                }
+            }
         }
         if let Some(head) = head.filter(|_| !self.counted) {
             self.counted = true;

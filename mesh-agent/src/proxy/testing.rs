@@ -17,6 +17,7 @@ use super::drain::Drain;
 use super::limits::Limits;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
+use crate::ext_authz::Providers;
 use crate::kernel::Flows;
 use crate::model::{
     Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
@@ -197,6 +198,8 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         redis: RefCell::default(),
         secrets_dir: Path::new("/nowhere").into(),
         mirrors: Cell::new(0),
+        tokens: RefCell::default(),
+        providers: Providers::default(),
         scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),
     })
 }

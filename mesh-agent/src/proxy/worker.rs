@@ -28,6 +28,7 @@ use super::limits::Limits;
 use super::listener;
 use super::upstream::SocketStock;
 use crate::clock;
+use crate::ext_authz::Providers;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub registry_only: bool,
     /// `secretsDir`.
     pub secrets_dir: Arc<Path>,
+    /// Whom AuthorizationPolicies with action CUSTOM may ask.
+    pub providers: Providers,
 }
 
 /// A pod as a worker is told of it.
@@ -136,6 +139,8 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             redis: RefCell::default(),
             secrets_dir: parts.secrets_dir,
             mirrors: Cell::new(0),
+            tokens: RefCell::default(),
+            providers: parts.providers,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
         });
         LocalSet::new().block_on(&runtime, run(worker, receiver, &shown));

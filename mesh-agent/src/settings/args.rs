@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
+use crate::ext_authz::ExtensionProvider;
+
 /// Flags of `run`. Each is also a key of the configuration file (camelCase) and an environment variable
 /// (MESH_AGENT_ and the flag in capitals): a flag beats the environment, the environment beats the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
@@ -100,6 +102,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
     pub access_log: Option<String>,
+
+    /// Providers of external authorization; in the file alone.
+    #[arg(skip)]
+    pub extension_providers: Vec<ExtensionProvider>,
 
     /// How long connections may go on after SIGTERM, such as 25s, 500ms or 1m [default: 25s]
     #[arg(long, value_name = "DURATION")]

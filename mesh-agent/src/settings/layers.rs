@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{BadValue, Ca, DEFAULT_CONFIG, OutboundTrafficPolicy, RunArgs, SameNode, SettingsError};
 use crate::authz::Normalization;
+use crate::ext_authz::{ExtensionProvider, Providers};
 use crate::model::FailMode;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
@@ -95,6 +96,17 @@ impl<'a> Layers<'a> {
     ) -> Option<T> {
         let (text, origin) = self.find(key, field)?;
         parse(&text).map_err(|message| self.bad.push(BadValue { key, origin, message })).ok()
+    }
+
+    /// The file's providers of external authorization, which no flag can give.
+    pub fn providers(&mut self) -> Vec<ExtensionProvider> {
+        const KEY: &str = "extensionProviders";
+        let list = self.file.extension_providers.clone();
+        if let Err(message) = Providers::new(&list) {
+            let origin = Origin::File(KEY.to_owned(), self.path.clone().unwrap_or_default());
+            self.bad.push(BadValue { key: KEY, origin, message });
+        }
+        list
     }
 
     /// Notes what is wrong between keys.

@@ -20,8 +20,8 @@ use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
     AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind,
-    Known, Namespace, Node, Object, ObjectKey, Pod, ReferenceGrant, Service, ServiceAccount, ServiceEntry,
-    TcpRoute, TlsRoute, kind_of,
+    Known, Namespace, Node, Object, ObjectKey, Pod, ReferenceGrant, RequestAuthentication, Service,
+    ServiceAccount, ServiceEntry, TcpRoute, TlsRoute, kind_of,
 };
 
 /// How a file is written.
@@ -177,17 +177,23 @@ impl Parsed {
     fn refuse(&mut self, key: ObjectKey, failure: &Failure, input: Input<'_>, line: u32) {
         let message = format!("{}; {LAST_VALID}", failure.message);
         let warning = Warning::new(failure.code(), &key, failure.field.clone(), message);
-        if key.kind == Kind::AuthorizationPolicy {
-            self.stand_in(&input.read().unwrap_or_default(), line);
-        }
+        self.stand_in(key.kind, &input.read().unwrap_or_default(), line);
         self.broken.push(Broken::Key(key));
         self.report(warning, failure.line.unwrap_or(line));
     }
 
-    /// A policy that isn't valid allows nothing, unless a valid version of it is in force.
-    fn stand_in(&mut self, document: &Value, line: u32) {
-        let stand_in = AuthorizationPolicy::stand_in(document).map(Box::new);
-        self.stand_ins.extend(stand_in.map(|policy| (Arc::new(Object::AuthorizationPolicy(policy)), line)));
+    /// A policy that isn't valid allows nothing, and lets no token hold, unless a valid version of it is in force.
+    fn stand_in(&mut self, kind: Kind, document: &Value, line: u32) {
+        let stand_in = match kind {
+            Kind::AuthorizationPolicy => {
+                AuthorizationPolicy::stand_in(document).map(Box::new).map(Object::AuthorizationPolicy)
+            }
+            Kind::RequestAuthentication => {
+                RequestAuthentication::stand_in(document).map(Box::new).map(Object::RequestAuthentication)
+            }
+            _ => None,
+        };
+        self.stand_ins.extend(stand_in.map(|policy| (Arc::new(policy), line)));
     }
 
     fn not_an_object(&mut self, wanted: &str, header: &Header, line: u32) {
@@ -209,8 +215,8 @@ impl Parsed {
         let key = guess::key(text);
         let shown = key.as_ref().map(ToString::to_string).unwrap_or_default();
         let message = format!("{}; the rest of the file is used, and {LAST_VALID}", failure.message);
-        if let Some(key) = key.as_ref().filter(|key| key.kind == Kind::AuthorizationPolicy) {
-            self.stand_in(&named_only(key), line);
+        if let Some(key) = &key {
+            self.stand_in(key.kind, &named_only(key), line);
         }
         self.broken.push(key.map_or(Broken::Unknown, Broken::Key));
         self.report(
@@ -292,6 +298,11 @@ impl Input<'_> {
                 let mut policy = self.read::<AuthorizationPolicy>()?;
                 policy.note_fields(&self.read()?);
                 Object::AuthorizationPolicy(Box::new(policy))
+            }
+            Kind::RequestAuthentication => {
+                let mut policy = self.read::<RequestAuthentication>()?;
+                policy.note_fields(&self.read()?);
+                Object::RequestAuthentication(Box::new(policy))
             }
             Kind::ServiceEntry => {
                 let mut entry = self.read::<ServiceEntry>()?;

@@ -19,6 +19,7 @@ use self::publish::{Look, Publisher};
 use super::directory::{Directory, Touched};
 use super::{Changes, Published};
 use crate::history;
+use crate::jwt::Keeper;
 use crate::model::Warning;
 use crate::model::build::Builder;
 use crate::names::{Answer, Names};
@@ -56,8 +57,11 @@ impl SourceThread {
         let operator = send.clone();
         published.history.serve(move |request| operator.send(Message::Operator(request)).is_ok());
         let names = Names::new(builder.options().resolv_conf.clone(), published.names.clone());
+        let domain = builder.options().cluster_domain.clone();
+        let keys = Keeper::new(published.snapshot.clone(), domain, published.jwks.clone());
         let follower = Follower {
             names,
+            keys,
             told: send.clone(),
             watches: Watches { watcher, directory: None, parent: None },
             directory: Directory::new(path).told_of_closes(),
@@ -86,6 +90,7 @@ struct Follower {
     publisher: Publisher,
     pending: Pending,
     names: Names,
+    keys: Keeper,
     told: Sender<Message>,
 }
 
@@ -156,6 +161,9 @@ impl Follower {
         });
         if let Err(error) = follow {
             tracing::warn!(%error, "names of ServiceEntries can't be resolved, trying again");
+        }
+        if let Err(error) = self.keys.follow(self.publisher.key_sources()) {
+            tracing::warn!(%error, "keys for tokens can't be fetched, trying again");
         }
     }
 

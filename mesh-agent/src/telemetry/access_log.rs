@@ -8,6 +8,7 @@ mod entry;
 mod escape;
 mod json;
 mod mode;
+pub mod redact;
 mod text;
 mod writer;
 

@@ -120,6 +120,18 @@ agent_metrics! {
     /// `allowed`, `denied`.
     authorization_dry_run: IntCounterVec = "mesh_agent_authorization_dry_run_total" ["policy", "rule", "verdict"],
         "What would become of requests and connections if AuthorizationPolicies in dry run were enforced.";
+    /// `none`, `accepted`, or [`crate::jwt::Refusal::label`].
+    jwt_authentications: IntCounterVec = "mesh_agent_jwt_authentications_total" ["outcome"],
+        "Requests to pods with RequestAuthentications, by what came of their tokens.";
+    /// See [`AgentMetrics::set_jwks`].
+    jwks_fetches: IntCounterVec = "mesh_agent_jwks_fetches_total" ["outcome"],
+        "Fetches of keys for tokens, by what came of them.";
+    /// See [`AgentMetrics::set_jwks`].
+    jwks_age: IntGaugeVec = "mesh_agent_jwks_age_seconds" ["source"],
+        "Age of the keys fetched from a source; -1 where none were fetched so far.";
+    /// `allowed`, `denied`, `error`, `failed_open`.
+    ext_authz: IntCounterVec = "mesh_agent_ext_authz_total" ["provider", "outcome"],
+        "Requests and connections that an authorization provider was asked about, by what came of it.";
     /// `sent`, `too_large`, `no_endpoint`, `denied`, `overflow`, `failed`.
     mirrored_requests: IntCounterVec = "mesh_agent_mirrored_requests_total" ["outcome"],
         "Copies of requests for mirrors, by what became of them.";
@@ -199,6 +211,19 @@ impl AgentMetrics {
         for (result, count) in counts {
             let counter = self.name_lookups.with_label_values(&[result]);
             counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over what the thread that fetches keys has done, and how old the copies are.
+    pub fn set_jwks(&self, stats: &crate::jwt::Stats) {
+        for (outcome, count) in stats.fetches() {
+            let counter = self.jwks_fetches.with_label_values(&[outcome]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.jwks_age.reset();
+        for (source, age) in stats.ages() {
+            let seconds = age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+            self.jwks_age.with_label_values(&[&source]).set(seconds);
         }
     }
 

@@ -24,7 +24,7 @@ views! {
         /// A request's headers, `NAME: VALUE`.
         #[serde(default)]
         headers: Vec<String>,
-        /// A request's token, or the claims of one as JSON.
+        /// A request's token, judged as the data path does, or claims as JSON, taken for true.
         #[serde(default)]
         jwt: Option<String>,
     }
@@ -63,6 +63,9 @@ views! {
         /// Which of its rules.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rule: Option<usize>,
+        /// What the pod makes of the token, where one was given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
         /// The provider that is asked first, by the rule of action CUSTOM that says so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         asks: Option<String>,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request};
 
-use super::{Refusal, token};
+use super::Refusal;
+use super::token::Token;
 use crate::admin::api::AuthzQuestion;
-use crate::jwt::Claims;
 use crate::model::{ObjectName, ServicePort, Snapshot, Workload};
 
 /// A question that makes sense.
@@ -25,7 +25,7 @@ pub struct Asked {
     /// The request's host.
     pub host: Option<String>,
     /// The request's token.
-    pub claims: Option<Claims>,
+    pub token: Option<Token>,
     /// What is asked for, in words.
     pub shown: String,
     /// The pods.
@@ -66,15 +66,16 @@ impl Asked {
         let usual = usual_host(&question.to);
         let host = question.host.clone().or(usual).filter(|_| !opaque);
         let head = (!opaque).then(|| head(question, host.as_deref())).transpose()?;
-        let claims = question.jwt.as_deref().map(token::claims).transpose().map_err(Refusal::Question)?;
-        if claims.is_some() {
-            notes.push("the token is taken for valid: nobody has verified it here".to_owned());
+        let token = question.jwt.as_deref().map(Token::new).transpose().map_err(Refusal::Question)?;
+        if matches!(token, Some(Token::Claims(_))) {
+            notes
+                .push("the claims are taken for those of a valid token: nobody has verified them".to_owned());
         }
         let shown = match &head {
             Some(head) => format!("{} {} of {}", head.method, head.uri, host.as_deref().unwrap_or("no host")),
             None => "a connection that carries no requests".to_owned(),
         };
-        Ok(Self { from, identity, source, head, host, claims, shown, meant, notes })
+        Ok(Self { from, identity, source, head, host, token, shown, meant, notes })
     }
 }
 

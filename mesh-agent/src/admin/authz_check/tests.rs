@@ -150,5 +150,5 @@ fn questions_that_make_no_sense_are_refused() {
     assert!(bad(|it| it.method = Some("G E T".into())));
     assert!(bad(|it| it.headers = vec!["x".into()]));
     assert!(bad(|it| it.path = Some("/%00".into())));
-    assert!(bad(|it| it.jwt = Some("x".into())));
+    assert!(bad(|it| it.jwt = Some("{x".into())));
 }

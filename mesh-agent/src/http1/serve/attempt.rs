@@ -427,7 +427,7 @@ async fn stream_to(
     if plan.retry().is_none() && upload.sent.is_untouched() && !request.body.is_done() {
         upload.sent.keep_at_least(over_http2::KEPT);
     }
-    Ok(Way::Http2(Box::new(over_http2::open(request, picked, conn).await?)))
+    Ok(Way::Http2(Box::new(over_http2::open(request, plan, picked, conn).await?)))
 }
 
 /// A connection for a hedge, which waits for no turn. True if it isn't new.

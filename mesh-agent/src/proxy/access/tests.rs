@@ -1,6 +1,8 @@
 //! Who asks which policies, what a refused client is told, and what becomes of open connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod guards;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -9,7 +11,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::addr::{ClientAddr, OrigDst};
-use crate::authz::Policy;
+use crate::authz::{Policy, WorkloadPolicies};
 use crate::model::{ObjectName, Snapshot, Target};
 use crate::objects::AuthorizationPolicy;
 use crate::proxy::{Limits, Plan, testing};
@@ -82,7 +84,7 @@ fn head(method: &str, path: &str) -> request::Parts {
 
 fn departs(conn: &Connection, head: &request::Parts) -> Result<(), LocalAnswer> {
     let picked = conn.pick(&Plan::default(), &[], None).unwrap();
-    conn.admit_departure(&picked, head).now_or_never().unwrap()
+    conn.admit_departure(&picked, head).now_or_never().unwrap().map(|_| ())
 }
 
 fn denials(conn: &Connection) -> u64 {
@@ -128,9 +130,9 @@ fn whoever_comes_from_elsewhere_is_nobody_whatever_it_says() {
     let claims = "By=spiffe://cluster.local/ns/test/sa/server;URI=spiffe://cluster.local/ns/test/sa/default";
     head.headers.insert("x-forwarded-client-cert", claims.parse().unwrap());
     head.headers.insert("x-forwarded-for", "127.0.0.1".parse().unwrap());
-    assert!(conn.admit_arrival(&head).now_or_never().unwrap().is_err());
+    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_err());
     let anybody = inbound(&["{rules: [{to: [{operation: {methods: [GET]}}]}]}"]);
-    assert!(anybody.admit_arrival(&head).now_or_never().unwrap().is_ok());
+    assert!(anybody.admit_arrival(&mut head).now_or_never().unwrap().is_ok());
 }
 
 #[test]
@@ -139,17 +141,17 @@ fn a_header_says_who_the_client_is_only_behind_trusted_proxies() {
     let conn = inbound(&[spec]);
     let mut head = head("GET", "/");
     head.headers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
-    assert!(conn.admit_arrival(&head).now_or_never().unwrap().is_err());
+    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_err());
     let mut snapshot = Snapshot::clone(&conn.snapshot());
     snapshot.authorization.options = Arc::new(Options { trusted_hops: 1, ..Options::default() });
     conn.pod.worker.snapshot.store(Arc::new(snapshot));
-    assert!(conn.admit_arrival(&head).now_or_never().unwrap().is_ok());
+    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_ok());
 }
 
 #[test]
 fn a_path_with_a_nul_is_no_request() {
     let conn = inbound(&[DENY_ADMIN]);
-    let answer = conn.admit_arrival(&head("GET", "/x%00")).now_or_never().unwrap().unwrap_err();
+    let answer = conn.admit_arrival(&mut head("GET", "/x%00")).now_or_never().unwrap().unwrap_err();
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
 
@@ -200,7 +202,7 @@ async fn what_a_request_has_switched_to_ends_with_the_policy_that_let_it_in() {
     let conn = Rc::new(outbound("node", &[GET_BY_CLIENT]));
     let picked = conn.pick(&Plan::default(), &[], None).unwrap();
     let head = head("GET", "/socket");
-    let mut ends = Box::pin(conn.until_request_denied(&picked, &head));
+    let mut ends = Box::pin(conn.until_request_denied(&picked, &head, None));
     assert!(ends.as_mut().now_or_never().is_none());
     publish(
         &conn,

@@ -7,6 +7,7 @@ use std::future::pending;
 use http::request;
 
 use super::{Refused, judge_request};
+use crate::jwt::Claims;
 use crate::proxy::backend::Picked;
 use crate::proxy::context::Connection;
 use crate::proxy::error::ErrorKind;
@@ -24,11 +25,16 @@ impl Connection {
         .await
     }
 
-    /// The same of a connection that a request with this `head` made of two.
-    pub async fn until_request_denied(&self, picked: &Picked, head: &request::Parts) -> ErrorKind {
+    /// The same of a connection that a request with this `head` and token made of two.
+    pub async fn until_request_denied(
+        &self,
+        picked: &Picked,
+        head: &request::Parts,
+        claims: Option<&Claims>,
+    ) -> ErrorKind {
         self.until(|| {
             let arrival = self.arrival(Some(picked))?;
-            let denied = judge_request(self, &arrival, head, None, |judged| {
+            let denied = judge_request(self, &arrival, head, claims, |judged| {
                 judged.verdict.is_denied().then(|| judged.verdict.rule().cloned())
             });
             let rule = denied.ok()??;

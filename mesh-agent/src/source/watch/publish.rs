@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::history::{Entry, History, is_kept};
+use crate::jwt;
 use crate::model::Warning;
 use crate::model::build::Builder;
 use crate::names::Answer;
@@ -67,6 +68,11 @@ impl Publisher {
     /// Names that have to be resolved for what is in force.
     pub fn wanted_names(&self) -> BTreeSet<String> {
         self.builder.wanted_names()
+    }
+
+    /// Where keys for tokens are fetched.
+    pub fn key_sources(&self) -> &jwt::Store {
+        self.builder.key_sources()
     }
 
     /// When the history wants to be written.
