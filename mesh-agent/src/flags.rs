@@ -60,7 +60,7 @@ flags! {
     RateLimited = "RL";
     /// A fault was injected.
     FaultInjected = "FI";
-    /// Refused by authorization.
+    /// Refused by authorization, or plain text where mutual TLS is required.
     Denied = "DENY";
     /// The original destination isn't known: a dial of the agent's own port; closed.
     NoOriginalDestination = "NOD";

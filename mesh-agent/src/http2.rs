@@ -2,7 +2,8 @@
 //!
 //! Comes after `proxy::carry` has seen the preface. `server` drives a client's connection and all of its streams in
 //! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
-//! `outgoing` is a stream there for what came over HTTP/1 (`crate::http1::over_http2` carries it); `copy` moves a body in one direction;
+//! `outgoing` is a stream there for what came over HTTP/1 (`crate::http1::over_http2` carries it), `over_http1` makes HTTP/1 again of what
+//! another agent carried so; `copy` moves a body in one direction;
 //! `hedge` is a try beside one that is slow; `mirror` sends a copy of a request; `guard` sits on each socket and counts what h2 doesn't limit.
 //! Never collects a body, never answers what only an endpoint can answer.
 
@@ -17,6 +18,7 @@ mod hedge;
 mod link;
 mod mirror;
 mod outgoing;
+mod over_http1;
 mod pass;
 mod pool;
 mod request;

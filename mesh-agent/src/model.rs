@@ -6,7 +6,9 @@
 pub mod build;
 mod dump;
 mod policy_object;
+mod probe;
 mod route_status;
+pub mod security;
 mod service;
 mod snapshot;
 mod warning;
@@ -14,7 +16,9 @@ mod workload;
 
 pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use policy_object::{PolicyObject, PolicyTarget};
+pub use probe::{PortProbe, Probe};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
+pub use security::{Decided, Modes, MtlsMode, Scopes, Security};
 pub use service::{
     AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,
     Service, ServiceMeta, ServicePort, Subset, Variant,

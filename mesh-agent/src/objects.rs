@@ -14,6 +14,7 @@ mod http_route;
 mod metadata;
 mod namespace;
 mod node;
+mod peer_authentication;
 mod pod;
 mod reference_grant;
 mod registry;
@@ -48,6 +49,7 @@ pub use http_route::{
 pub use metadata::{Metadata, OwnerReference};
 pub use namespace::Namespace;
 pub use node::Node;
+pub use peer_authentication::{MutualTls, PeerAuthentication, PodSelector, TlsModeSpec};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use registry::{Known, kind_of};
@@ -95,6 +97,8 @@ pub enum Kind {
     DestinationRule,
     /// networking.istio.io ServiceEntry.
     ServiceEntry,
+    /// security.istio.io PeerAuthentication.
+    PeerAuthentication,
 }
 
 impl Kind {
@@ -116,6 +120,7 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
+            Self::PeerAuthentication => "PeerAuthentication",
         }
     }
 
@@ -198,6 +203,8 @@ pub enum Object {
     DestinationRule(Box<DestinationRule>),
     /// Services outside.
     ServiceEntry(Box<ServiceEntry>),
+    /// Which connections to pods have to be mutual TLS.
+    PeerAuthentication(Box<PeerAuthentication>),
 }
 
 impl Object {
@@ -219,6 +226,7 @@ impl Object {
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
     }
 
@@ -240,6 +248,7 @@ impl Object {
             Self::TrafficPolicy(o) => &o.metadata,
             Self::DestinationRule(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
+            Self::PeerAuthentication(o) => &o.metadata,
         }
     }
 
@@ -265,6 +274,7 @@ impl Object {
             Self::TrafficPolicy(o) => o.validate(),
             Self::DestinationRule(o) => o.validate(),
             Self::ServiceEntry(o) => o.validate(),
+            Self::PeerAuthentication(o) => o.validate(),
         }
     }
 }

@@ -17,7 +17,7 @@ pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
 
 use self::layers::Layers;
 use crate::model::FailMode;
-use crate::model::build::BuildOptions;
+use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
 
@@ -55,6 +55,8 @@ pub struct Settings {
     pub resolv_conf: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
+    /// Whose policies are the mesh's.
+    pub root_namespace: String,
     /// Of SPIFFE identities.
     pub trust_domain: String,
     /// Who signs certificates.
@@ -171,6 +173,12 @@ impl Settings {
                 value::absolute,
             ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
+            root_namespace: layers.get(
+                "rootNamespace",
+                |a| &a.root_namespace,
+                || ROOT_NAMESPACE.into(),
+                value::namespace,
+            ),
             trust_domain: layers.get(
                 "trustDomain",
                 |a| &a.trust_domain,
@@ -209,6 +217,7 @@ impl Settings {
         BuildOptions {
             node: self.node_name.clone(),
             fail_mode: self.fail_mode,
+            root_namespace: self.root_namespace.clone(),
             netns_annotation: matches!(self.source, Source::Dir(_)),
             resolv_conf: self.resolv_conf.clone(),
             ..BuildOptions::default()

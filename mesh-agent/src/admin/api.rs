@@ -167,6 +167,12 @@ views! {
         /// Path of its network namespace, where the source names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         netns: Option<String>,
+        /// Which connections its ports accept, by PeerAuthentications; empty where none says anything.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mtls: Vec<PortMode>,
+        /// `PORT PROBE`: what kubelet may send in plain text to any port.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        probes: Vec<String>,
     }
     /// One service: `GET /v1/services`.
     Service {
@@ -413,7 +419,7 @@ views! {
 mod policies;
 mod routes;
 
-pub use policies::{InForce, Policy, PolicyState, PortPolicy};
+pub use policies::{InForce, Policy, PolicyState, PortMode, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,
     RouteRule,

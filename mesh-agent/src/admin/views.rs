@@ -17,6 +17,7 @@ use crate::clock;
 use crate::enrol::PodState;
 use crate::history::{self, Cause, History};
 use crate::model::{self, Enrolment, FailMode, LoadBalancer, ObjectName, ProtocolFrom, Snapshot};
+use crate::objects::Kind;
 use crate::policy::chance::Chance;
 use crate::policy::traffic::HealthCheck;
 use crate::telemetry::{ConnectionView, Connections, Reporter};
@@ -147,13 +148,13 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
 }
 
 pub(super) fn workloads(snapshot: &Snapshot, pods: &Pods) -> Vec<api::Workload> {
-    let mut views: Vec<_> = snapshot.workloads.values().map(|w| workload(w, &snapshot.node, pods)).collect();
+    let mut views: Vec<_> = snapshot.workloads.values().map(|w| workload(w, snapshot, pods)).collect();
     views.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     views
 }
 
-fn workload(w: &model::Workload, node: &str, pods: &Pods) -> api::Workload {
-    let (capture, reason) = capture(w, node, pods.get(&w.name));
+fn workload(w: &model::Workload, snapshot: &Snapshot, pods: &Pods) -> api::Workload {
+    let (capture, reason) = capture(w, &snapshot.node, pods.get(&w.name));
     api::Workload {
         namespace: w.name.namespace.clone(),
         name: w.name.name.clone(),
@@ -170,7 +171,23 @@ fn workload(w: &model::Workload, node: &str, pods: &Pods) -> api::Workload {
             FailMode::Open => "open".to_owned(),
         },
         netns: w.netns.as_ref().map(|path| path.display().to_string()),
+        mtls: snapshot.security.get(&w.name).map(|security| mtls(&security.peers)).unwrap_or_default(),
+        probes: w.probes.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn mtls(modes: &model::Modes) -> Vec<api::PortMode> {
+    let view = |port: Option<u16>, decided: &model::Decided| api::PortMode {
+        port,
+        mode: decided.mode.label().to_owned(),
+        from: decided
+            .by
+            .as_ref()
+            .map(|by| format!("{} {by}", Kind::PeerAuthentication.name()))
+            .unwrap_or_default(),
+    };
+    let ports = modes.ports.iter().map(|(port, decided)| view(Some(*port), decided));
+    std::iter::once(view(None, &modes.all)).chain(ports).collect()
 }
 
 fn capture(w: &model::Workload, node: &str, state: Option<&PodState>) -> (Capture, String) {

@@ -21,6 +21,7 @@ use crate::heartbeat::Heartbeat;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::names;
+use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker;
 use crate::source::{Coverage, CoverageHandle, Noticed};
 
@@ -38,6 +39,7 @@ pub(super) struct Control {
     pub kernel: Kernel,
     pub manager: Manager,
     pub workers: Vec<worker::Handle>,
+    pub node: NodeAddresses,
     pub heartbeat: Heartbeat,
     pub checks: Checks,
     pub snapshot: SnapshotHandle,
@@ -80,6 +82,7 @@ impl Control {
                     Err(_) => return Err(std::io::Error::other("the configuration source ended")),
                 },
                 _ = tick.tick() => {
+                    self.node.refresh();
                     self.follow();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TIDY_EVERY) {

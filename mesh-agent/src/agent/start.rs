@@ -25,6 +25,7 @@ use crate::history;
 use crate::kernel::{self, Kernel, KernelError, Ports};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
+use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
 use crate::settings::{OutboundTrafficPolicy, Settings};
 use crate::source::{self, Published};
@@ -178,6 +179,8 @@ fn assemble(
     let flows = kernel.flows()?;
     let crowded = watch::Sender::new(0);
     let ceiling = Ceiling::for_descriptors(descriptors);
+    let node = NodeAddresses::default();
+    node.refresh();
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
@@ -188,6 +191,7 @@ fn assemble(
                 flows: kernel.flows()?,
                 limits: Limits::default(),
                 ceiling: ceiling.clone(),
+                node: node.clone(),
                 registry_only,
             };
             Ok(worker::spawn(id, parts)?)
@@ -222,6 +226,7 @@ fn assemble(
             handed.map(|handed| handed.pods).unwrap_or_default(),
         ),
         workers,
+        node,
         heartbeat,
         checks,
         snapshot: published.snapshot.clone(),

@@ -10,8 +10,8 @@ use std::pin::pin;
 
 use http::{StatusCode, Version};
 
-pub(super) use self::attempt::connection_to;
 use self::attempt::{Carried, carry};
+pub(crate) use self::attempt::{connection_to, keep};
 use self::receive::next_request;
 use super::answer;
 use super::conn::Conn;
@@ -89,8 +89,9 @@ async fn handle<'c>(
     timer: &mut Timer,
 ) -> After<'c> {
     let mut account = Exchange::begin(conn, &mut request.parts);
+    let admitted = conn.admit_plain_text(&request.parts, request.body.is_done());
     // What few requests come to is on the heap, so that a connection makes no room for it.
-    let plan = match conn.plan(&mut request.parts, &mut account) {
+    let plan = match admitted.and_then(|()| conn.plan(&mut request.parts, &mut account)) {
         Ok(plan) => plan,
         Err(answer) => return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await,
     };
@@ -186,7 +187,8 @@ async fn not_sent<'c>(
     if let Some(kind) = answer.why {
         account.fail(kind);
     }
-    let keep = answer::is_skippable(request) && stays(conn, request);
+    let refused = answer.why == Some(ErrorKind::PlainTextRefused);
+    let keep = answer::is_skippable(request) && stays(conn, request) && !refused;
     let after = tell(down, account, Some(answer), !keep, request.asked().head, timer).await;
     past_body(down, request, after, timer).await
 }

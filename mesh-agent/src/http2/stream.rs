@@ -23,7 +23,8 @@ use super::mirror::Mirrored;
 use super::pass::{Fault, Pass, Passed, ToEndpoint};
 use super::stall::{Stall, Ticks};
 use super::upload::{Opened, Upload};
-use super::{answer, grpc, hedge, pool, request as head};
+use super::{answer, grpc, hedge, over_http1, pool, request as head};
+use crate::http1::mark::MARK;
 use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::{Connection, Copied, ErrorKind, Exchange, Plan, Side, Tries};
 
@@ -59,11 +60,20 @@ pub(super) async fn serve(
     stall: Rc<Stall>,
 ) -> End {
     let (mut parts, body) = request.into_parts();
+    // Nobody but another agent is believed.
+    if let Some(mark) = parts.headers.remove(MARK)
+        && shared.conn.is_from_agent()
+    {
+        return Box::pin(over_http1::serve(shared, parts, &mark, body, respond, &stall)).await;
+    }
     let checked = head::check(&mut parts, shared.conn.limits());
     let mut exchange = Exchange::begin(shared.conn, &mut parts);
     let held = checked.and_then(|size| HeadBytes::take(&shared.head_bytes, size));
     let planned = match &held {
-        Ok(_) => shared.conn.plan(&mut parts, &mut exchange),
+        Ok(_) => {
+            let admitted = shared.conn.admit_plain_text(&parts, body.is_end_stream());
+            admitted.and_then(|()| shared.conn.plan(&mut parts, &mut exchange))
+        }
         Err(_) => Ok(Plan::default()),
     };
     let plan = match planned {
@@ -101,13 +111,13 @@ pub(super) async fn serve(
 }
 
 /// A head's share of what one connection may hold.
-struct HeadBytes<'a> {
+pub(super) struct HeadBytes<'a> {
     total: &'a Cell<usize>,
     size: usize,
 }
 
 impl<'a> HeadBytes<'a> {
-    fn take(total: &'a Cell<usize>, size: usize) -> Result<Self, ErrorKind> {
+    pub(super) fn take(total: &'a Cell<usize>, size: usize) -> Result<Self, ErrorKind> {
         if total.get() + size > MOST_HEAD_BYTES {
             return Err(ErrorKind::Overflow);
         }
@@ -353,7 +363,7 @@ impl<'w> Way<'w, '_> {
 }
 
 /// Ends early if the client takes the request back.
-async fn unless_reset<T>(
+pub(super) async fn unless_reset<T>(
     respond: &mut SendResponse<Bytes>,
     work: impl Future<Output = T>,
 ) -> Result<T, ErrorKind> {

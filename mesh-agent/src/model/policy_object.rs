@@ -3,12 +3,13 @@
 //! Kept beside what is compiled of it, which names the policy where it holds; `admin::views` puts the two together for
 //! `get policies`. Made by `model::build`, never asked by the data path.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{ObjectName, ServiceMeta};
-use crate::objects::{DestinationRule, Kind, Object};
+use super::{ObjectName, ServiceMeta, Workload};
+use crate::objects::{DestinationRule, Kind, Object, PeerAuthentication, TlsModeSpec};
 
-/// A TrafficPolicy, XBackendTrafficPolicy or DestinationRule in force.
+/// A TrafficPolicy, XBackendTrafficPolicy, DestinationRule or PeerAuthentication in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
     /// Which of them.
@@ -35,11 +36,19 @@ pub enum PolicyTarget {
     },
     /// Services by their host name, which may begin with a wildcard.
     Host(String),
+    /// Pods by their labels.
+    Pods {
+        /// None for the whole mesh.
+        namespace: Option<String>,
+        /// All of which they have.
+        labels: BTreeMap<String, String>,
+    },
 }
 
 impl PolicyObject {
-    /// None for objects that are no policies. `cluster_domain` is the end of services' host names.
-    pub fn of(object: &Object, cluster_domain: &str) -> Option<Self> {
+    /// None for objects that are no policies. `cluster_domain` is the end of services' host names, `root` the namespace whose
+    /// policies are the mesh's.
+    pub fn of(object: &Object, cluster_domain: &str, root: &str) -> Option<Self> {
         let key = object.key();
         let namespace = key.name.namespace.clone();
         let target = |kind: &str, name: &str, section: Option<&String>| PolicyTarget::Object {
@@ -64,6 +73,12 @@ impl PolicyObject {
             Object::DestinationRule(rule) => {
                 (vec![PolicyTarget::Host(rule.host(cluster_domain))], rule_groups(rule))
             }
+            Object::PeerAuthentication(policy) => {
+                let labels = policy.selector().cloned().unwrap_or_default();
+                let is_mesh = namespace == root && labels.is_empty();
+                let target = PolicyTarget::Pods { namespace: (!is_mesh).then(|| namespace.clone()), labels };
+                (vec![target], peer_groups(policy))
+            }
             _ => return None,
         };
         Some(Self { kind: key.kind, name: key.name, targets, groups })
@@ -71,6 +86,13 @@ impl PolicyObject {
 }
 
 impl PolicyTarget {
+    /// True if this pod is one of those that it names by their labels.
+    pub fn selects(&self, pod: &Workload) -> bool {
+        let Self::Pods { namespace, labels } = self else { return false };
+        namespace.as_ref().is_none_or(|namespace| *namespace == pod.name.namespace)
+            && labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+
     /// True if it is this Service, a part of it, or a host of its.
     pub fn is_of(&self, service: &ServiceMeta) -> bool {
         match self {
@@ -79,6 +101,7 @@ impl PolicyTarget {
                 Some(end) => service.host.ends_with(end),
                 None => *host == service.host,
             },
+            Self::Pods { .. } => false,
         }
     }
 }
@@ -89,12 +112,27 @@ impl fmt::Display for PolicyTarget {
             Self::Object { kind, name, section: None } => write!(f, "{kind} {name}"),
             Self::Object { kind, name, section: Some(section) } => write!(f, "{kind} {name}:{section}"),
             Self::Host(host) => write!(f, "host {host}"),
+            Self::Pods { namespace, labels } => {
+                write!(f, "pods of {}", namespace.as_deref().unwrap_or("the mesh"))?;
+                for (at, (key, value)) in labels.iter().enumerate() {
+                    write!(f, "{}{key}={value}", if at == 0 { " with " } else { "," })?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 fn given(groups: &[(&'static str, bool)]) -> Vec<&'static str> {
     groups.iter().filter(|(_, given)| *given).map(|(field, _)| *field).collect()
+}
+
+/// What it leaves unset it doesn't give.
+fn peer_groups(policy: &PeerAuthentication) -> Vec<&'static str> {
+    given(&[
+        ("mtls", policy.spec.mtls.mode != TlsModeSpec::Unset),
+        ("portLevelMtls", !policy.spec.port_level_mtls.is_empty()),
+    ])
 }
 
 /// Of the whole host and of its ports.

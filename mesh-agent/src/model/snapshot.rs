@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
-use super::{AppProtocol, ObjectName, PolicyObject, RouteStatus, Service, ServicePort, Workload};
+use super::{
+    AppProtocol, MtlsMode, ObjectName, PolicyObject, RouteStatus, Security, Service, ServicePort, Workload,
+};
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Network, ObjectKey};
@@ -44,6 +46,10 @@ pub struct Snapshot {
     pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
     /// TrafficPolicies by the route that they hold for.
     pub route_traffic: HashTrieMapSync<(TargetKind, ObjectName), Arc<RouteTraffic>>,
+    /// What holds for connections to a pod, by its name; nothing for pods that have the defaults.
+    pub security: HashTrieMapSync<ObjectName, Arc<Security>>,
+    /// `status.addresses` of this agent's node.
+    pub node_addresses: Arc<[IpAddr]>,
 }
 
 /// What an original destination stands for.
@@ -130,6 +136,14 @@ impl Snapshot {
             rule: rule.and_then(|rule| self.rule_traffic(rule)).cloned(),
             service: port.and_then(|port| self.traffic_of(port)).cloned(),
         }
+    }
+
+    /// Which connections `port` of a pod accepts. Looks up by name: a connection asks once.
+    pub fn mtls_mode(&self, pod: &ObjectName, port: u16) -> MtlsMode {
+        if self.security.is_empty() {
+            return MtlsMode::default();
+        }
+        self.security.get(pod).map(|security| security.peers.mode(port)).unwrap_or_default()
     }
 
     /// Pods of this node that are to be captured.

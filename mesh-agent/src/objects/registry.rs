@@ -38,9 +38,12 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
         ("discovery.k8s.io", "EndpointSlice") => Known::OtherVersion("discovery.k8s.io/v1"),
         ("", "List" | "NamespaceList" | "NodeList" | "ServiceAccountList" | "PodList" | "ServiceList")
         | ("discovery.k8s.io", "EndpointSliceList") => Known::List,
-        ("security.istio.io", "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication") => {
-            Known::NotYet(SECURITY)
-        }
+        ("security.istio.io", "AuthorizationPolicy" | "RequestAuthentication") => Known::NotYet(SECURITY),
+        ("security.istio.io", "PeerAuthentication") => match version {
+            "v1" | "v1beta1" => Known::Read(Kind::PeerAuthentication),
+            _ => Known::OtherVersion("security.istio.io/v1"),
+        },
+        ("security.istio.io", "PeerAuthenticationList") => Known::List,
         (GATEWAY, "HTTPRoute") => read_of(version, &["v1", "v1beta1"], Kind::HttpRoute),
         (GATEWAY, "GRPCRoute") => read_of(version, &["v1"], Kind::GrpcRoute),
         (GATEWAY, "TLSRoute") => read_of(version, &["v1", "v1alpha2", "v1alpha3"], Kind::TlsRoute),
@@ -126,6 +129,9 @@ mod tests {
             check("gateway.networking.k8s.io/v1", kind, Known::Foreign("a Gateway's own controller"));
         }
         check("security.istio.io/v1", "AuthorizationPolicy", Known::NotYet(SECURITY));
-        check("security.istio.io/v1beta1", "PeerAuthentication", Known::NotYet(SECURITY));
+        for version in ["v1", "v1beta1"] {
+            let api_version = format!("security.istio.io/{version}");
+            check(&api_version, "PeerAuthentication", Known::Read(Kind::PeerAuthentication));
+        }
     }
 }

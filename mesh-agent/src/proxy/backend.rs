@@ -139,6 +139,12 @@ impl Picked {
         self.port.as_ref().is_some_and(|port| port.policy.over_http2)
     }
 
+    /// True if requests of HTTP/1 go to another agent, which makes HTTP/1 of them again. What a rule wants over HTTP/2 stays
+    /// that.
+    pub fn restores_http1(&self) -> bool {
+        self.upstream.is_agent() && !self.is_over_http2()
+    }
+
     /// Tells the log of an endpoint that takes connections and doesn't answer in HTTP/2, where a rule wants it.
     pub fn has_no_http2(&self, why: &ProxyError) {
         let Some(port) = self.port.as_ref().filter(|port| port.policy.over_http2) else { return };

@@ -63,7 +63,7 @@ async fn tls(conn: &Connection, mut client: TcpStream) {
     }
 }
 
-async fn through(
+pub(super) async fn through(
     conn: &Connection,
     client: TcpStream,
     prefix: Bytes,
@@ -167,12 +167,12 @@ async fn speaks_first(conn: &Connection, server: &Stream) {
     }
 }
 
-async fn serve_http1(conn: &Connection, client: TcpStream, first: BytesMut) {
+pub(super) async fn serve_http1(conn: &Connection, client: TcpStream, first: BytesMut) {
     conn.detected(L7::Http1);
     http1::serve(http1::Conn::new(client, first), conn).await;
 }
 
-async fn serve_http2(conn: &Connection, client: TcpStream, first: BytesMut) {
+pub(super) async fn serve_http2(conn: &Connection, client: TcpStream, first: BytesMut) {
     conn.detected(L7::Http2);
     http2::serve(client, first, conn).await;
 }

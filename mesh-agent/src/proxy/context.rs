@@ -15,6 +15,8 @@ use super::ceiling::{self, Ceiling, PodShare};
 use super::drain::Drain;
 use super::error::Hostile;
 use super::limits::Limits;
+use super::node::NodeAddresses;
+use super::probe::PlainText;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, OrigDst};
 use crate::kernel::Flows;
@@ -45,6 +47,8 @@ pub struct Worker {
     pub limits: Limits,
     /// How many connections there may be, over all workers.
     pub ceiling: Arc<Ceiling>,
+    /// The node's own.
+    pub node: NodeAddresses,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
     /// Begins when the agent is told to stop.
@@ -131,6 +135,8 @@ pub struct Connection {
     pub(super) traffic: RefCell<HashMap<usize, Option<Arc<TrafficPolicy>>>>,
     /// See `identity`.
     pub(super) identity: OnceCell<Option<Box<str>>>,
+    /// What of plain text is let in, and in which version of the configuration. See `probe`.
+    pub(super) admits: Cell<Option<(u64, PlainText)>>,
     pub(super) first: Cell<Option<Picked>>,
     /// The way to where the client meant to go, for the service under whose policy that was asked for.
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
@@ -254,6 +260,7 @@ impl Connection {
             behind: RefCell::new(behind),
             traffic: RefCell::default(),
             identity: OnceCell::new(),
+            admits: Cell::new(None),
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),

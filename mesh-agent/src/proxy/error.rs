@@ -54,6 +54,8 @@ pub enum ErrorKind {
     TlsNotOriginated,
     /// Nothing knows the destination and `registryOnly` is set.
     UnknownDestination,
+    /// Plain text to a port that accepts mutual TLS alone, by a PeerAuthentication.
+    PlainTextRefused,
     /// The service has routes, and none of them matches.
     NoRoute,
     /// The route's backend doesn't exist, may not be used, or there is none with a weight.
@@ -120,6 +122,7 @@ impl ErrorKind {
             | Self::BodyTimeout
             | Self::NoOriginalDestination
             | Self::UnknownDestination
+            | Self::PlainTextRefused
             | Self::NoRoute => Side::Downstream,
             Self::NoBackend
             | Self::RateLimited
@@ -154,6 +157,7 @@ impl ErrorKind {
             Self::FaultInjected => Flag::FaultInjected,
             Self::NoOriginalDestination => Flag::NoOriginalDestination,
             Self::UnknownDestination | Self::NoBackend => Flag::NoCluster,
+            Self::PlainTextRefused => Flag::Denied,
             Self::NoRoute => Flag::NoRoute,
             Self::DownstreamClosed => Flag::DownstreamConnectionTermination,
             Self::DownstreamReset(_) => Flag::DownstreamRemoteReset,
@@ -191,6 +195,7 @@ impl ErrorKind {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::PlainTextRefused => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DownstreamProtocol(hostile) => hostile.status(),
@@ -261,6 +266,7 @@ impl ErrorKind {
             Self::NoOriginalDestination => "no_original_destination",
             Self::TlsNotOriginated => "tls_not_originated",
             Self::UnknownDestination => "unknown_destination",
+            Self::PlainTextRefused => "plain_text_refused",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::RequestTimeout => "request_timeout",

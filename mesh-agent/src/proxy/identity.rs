@@ -11,6 +11,11 @@ use super::context::{Connection, Direction};
 pub const UNPROVEN: &str = "unproven";
 
 impl Connection {
+    /// True if another agent is at the other end, as its certificate says: of a pod that it serves.
+    pub fn is_from_agent(&self) -> bool {
+        self.direction == Direction::Inbound && self.proven_identity().is_some()
+    }
+
     /// SPIFFE id of the connection's client. None: nothing proves who it is. Made once for a connection, when first asked.
     pub(super) fn proven_identity(&self) -> Option<&str> {
         let identity = self.identity.get_or_init(|| match self.direction {

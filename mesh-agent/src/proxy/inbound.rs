@@ -1,5 +1,6 @@
 //! Connections that are opened to a pod. Reads in the order of the way: the socket's own name is the original
-//! destination, the application behind it is the only backend, then `carry`.
+//! destination, the application behind it is the only backend, `probe` says whether plain text is accepted there, then
+//! `carry`.
 //!
 //! The application is connected to inside the pod, at the address and port that the client dialled, and is shown the
 //! client's address by the kernel hook.
@@ -13,6 +14,7 @@ use super::backend::Backends;
 use super::carry;
 use super::context::{Connection, Direction, Pod};
 use super::error::ErrorKind;
+use super::probe::{self, PlainText};
 use super::upstream::{Edges, Upstream, reset};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::model::{ServicePort, Target};
@@ -26,11 +28,21 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
         let conn = Connection::open(&pod, Direction::Inbound, from, dst, &Target::Unknown);
         return carry::refuse(&conn, client, ErrorKind::NoOriginalDestination);
     }
+    serve_at(pod, client, from, dst).await;
+}
+
+/// Handles a connection that was made to `dst`.
+pub(super) async fn serve_at(pod: Rc<Pod>, client: TcpStream, from: ClientAddr, dst: OrigDst) {
     let (conn, port) = open(&pod, from, dst);
     let edges = Edges::inbound(&conn, port.as_ref().map(|p| &p.service));
     let upstream = Upstream::paired(EndpointAddr::from(dst), Some(pod.workload()), edges);
     conn.set_backends(Backends::Single(Rc::new(upstream)));
-    carry::serve(&conn, client).await;
+    match conn.plain_text() {
+        PlainText::All => carry::serve(&conn, client).await,
+        // Boxed: few connections are probes, and all would carry what one takes.
+        PlainText::Probes => Box::pin(probe::serve(&conn, client)).await,
+        PlainText::Nothing => probe::refuse(&conn, client),
+    }
 }
 
 /// Resets a connection that its pod has no place for.

@@ -14,6 +14,7 @@ use super::ceiling::Ceiling;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
+use super::node::NodeAddresses;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::kernel::Flows;
@@ -41,6 +42,17 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let conn = Connection::open(&pod, Direction::Outbound, client, OrigDst::from(endpoint), &Target::Unknown);
     let edges = Edges::outbound(&conn, None, None);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
+    conn
+}
+
+/// A connection of another agent to a pod whose application is at `endpoint`.
+pub fn from_agent(endpoint: SocketAddr, limits: Limits) -> Connection {
+    let pod = pod(limits, Telemetry::quiet());
+    let client = ClientAddr::from(SocketAddr::from(([127, 0, 0, 1], 40001)));
+    let conn = Connection::open(&pod, Direction::Inbound, client, OrigDst::from(endpoint), &Target::Unknown);
+    let edges = Edges::inbound(&conn, None);
+    conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
+    let _ = conn.identity.set(Some("spiffe://cluster.local/ns/test/sa/client".into()));
     conn
 }
 
@@ -190,6 +202,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         flows: Flows::detached(),
         limits,
         ceiling,
+        node: NodeAddresses::default(),
         registry_only: false,
         drain: Drain::default(),
         idle_shown: Cell::new(0),
@@ -217,5 +230,6 @@ pub fn workload() -> Workload {
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: Vec::new(),
+        probes: Vec::new(),
     }
 }

@@ -55,6 +55,8 @@ pub struct Upstream {
     /// What its connections are wrapped in. An upstream never changes that: connections in plain text and such that
     /// aren't are never kept together.
     tls: Option<Arc<Origination>>,
+    /// Another agent is at its end.
+    is_agent: bool,
 }
 
 struct Idle {
@@ -148,12 +150,23 @@ impl Upstream {
             used_at: Cell::new(clock::now_ns()),
             limits: Cell::default(),
             tls: None,
+            is_agent: false,
         }
     }
 
     /// The same, with its connections wrapped.
     pub fn over_tls(self, tls: Option<Arc<Origination>>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same, to the agent that the endpoint is behind.
+    pub fn to_agent(self) -> Self {
+        Self { is_agent: true, ..self }
+    }
+
+    /// True if another agent is at the end of its connections.
+    pub fn is_agent(&self) -> bool {
+        self.is_agent
     }
 
     /// What its connections are wrapped in.

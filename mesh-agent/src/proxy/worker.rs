@@ -25,6 +25,7 @@ use super::context::{Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
 use super::listener;
+use super::node::NodeAddresses;
 use super::upstream::SocketStock;
 use crate::clock;
 use crate::kernel::Flows;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub limits: Limits,
     /// How many connections there may be; all workers share it.
     pub ceiling: Arc<Ceiling>,
+    /// The node's own addresses.
+    pub node: NodeAddresses,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
 }
@@ -127,6 +130,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             flows: parts.flows,
             limits: parts.limits,
             ceiling: parts.ceiling,
+            node: parts.node,
             registry_only: parts.registry_only,
             drain: Drain::default(),
             idle_shown: Cell::new(0),

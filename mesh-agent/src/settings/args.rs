@@ -71,6 +71,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub same_node: Option<String>,
 
+    /// Namespace whose policies are the mesh's, as in Istio's meshConfig [default: istio-system]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub root_namespace: Option<String>,
+
     /// Trust domain of SPIFFE identities [default: cluster.local]
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]

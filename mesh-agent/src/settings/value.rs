@@ -49,6 +49,16 @@ pub fn node_name(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+pub fn namespace(text: &str) -> Parsed<String> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| *b != b'-');
+    let bytes = text.as_bytes();
+    if bytes.len() > 63 || !bytes.iter().all(|b| inner(*b)) || !edge(bytes.first()) || !edge(bytes.last()) {
+        return Err(format!("{text:?} isn't a namespace: expected at most 63 of a-z, 0-9 and '-'"));
+    }
+    Ok(text.to_owned())
+}
+
 /// `kube` inside a cluster; outside there is none.
 pub fn default_source(in_cluster: bool) -> String {
     if in_cluster { "kube".into() } else { String::new() }

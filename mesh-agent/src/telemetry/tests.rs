@@ -27,6 +27,7 @@ fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: vec![],
+        probes: vec![],
     })
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod entries;
+mod peers;
 mod rules;
 mod subsets;
 
