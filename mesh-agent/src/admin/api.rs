@@ -308,6 +308,9 @@ views! {
         /// Name in the ClientHello.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         server_name: String,
+        /// SPIFFE id of the pod at the other end, where mutual TLS proved it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        peer: String,
         /// Since when.
         since: SystemTime,
         /// Requests so far.

@@ -341,6 +341,7 @@ fn connection(view: ConnectionView) -> api::Connection {
         endpoint: view.endpoint,
         protocol: view.protocol.label().to_owned(),
         server_name: view.server_name,
+        peer: view.peer,
         since: view.since,
         requests: view.requests,
         sent_bytes: view.sent,

@@ -26,7 +26,7 @@ use crate::kernel::{self, Kernel, KernelError, Ports};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::worker::{self, Parts};
-use crate::settings::{OutboundTrafficPolicy, Settings};
+use crate::settings::{OutboundTrafficPolicy, SameNode, Settings};
 use crate::source::{self, Published};
 use crate::telemetry::{self, Telemetry};
 
@@ -189,6 +189,7 @@ fn assemble(
                 limits: Limits::default(),
                 ceiling: ceiling.clone(),
                 registry_only,
+                same_node_mtls: settings.same_node == SameNode::Mtls,
             };
             Ok(worker::spawn(id, parts)?)
         })

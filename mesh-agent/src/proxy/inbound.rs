@@ -1,19 +1,25 @@
 //! Connections that are opened to a pod. Reads in the order of the way: the socket's own name is the original
-//! destination, the application behind it is the only backend, then `carry`.
+//! destination, another agent is told from a client in plain text, the application is the only backend, then `carry`.
 //!
 //! The application is connected to inside the pod, at the address and port that the client dialled, and is shown the
-//! client's address by the kernel hook.
+//! client's address by the kernel hook. What other agents send is `agents`' to take.
+
+mod agents;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
+pub use self::agents::{serve_agent, serve_tunnel};
 use super::backend::Backends;
 use super::carry;
 use super::context::{Connection, Direction, Pod};
+use super::edges::Edges;
 use super::error::ErrorKind;
-use super::upstream::{Edges, Upstream, reset};
+use super::stream::Stream;
+use super::upstream::{Upstream, reset};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::model::{ServicePort, Target};
 
@@ -27,10 +33,17 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
         return carry::refuse(&conn, client, ErrorKind::NoOriginalDestination);
     }
     let (conn, port) = open(&pod, from, dst);
-    let edges = Edges::inbound(&conn, port.as_ref().map(|p| &p.service));
-    let upstream = Upstream::paired(EndpointAddr::from(dst), Some(pod.workload()), edges);
-    conn.set_backends(Backends::Single(Rc::new(upstream)));
-    carry::serve(&conn, client).await;
+    let mut client = Stream::from(client);
+    let mut first = BytesMut::new();
+    if agents::is_expected(&conn) {
+        if agents::hello(&conn, &mut client, &mut first).await {
+            return agents::serve_agent(&conn, client, first).await;
+        }
+    }
+    // Whoever comes this far has shown that it isn't an agent, or still may: `carry` looks at the first bytes of all others
+    // before the application sees any of them. Plain text is let in here or not at all.
+    conn.set_backends(application(&conn, port.as_ref()));
+    carry::serve(&conn, client, first).await;
 }
 
 /// Resets a connection that its pod has no place for.
@@ -44,4 +57,11 @@ fn open(pod: &Rc<Pod>, from: ClientAddr, dst: OrigDst) -> (Connection, Option<Ar
     let port = pod.worker.snapshot.load().by_endpoint.get(&EndpointAddr::from(dst)).cloned();
     let target = Target::Workload(pod.workload(), port.clone());
     (Connection::open(pod, Direction::Inbound, from, dst, &target), port)
+}
+
+/// The application at the address that was dialled.
+fn application(conn: &Connection, port: Option<&Arc<ServicePort>>) -> Backends {
+    let edges = Edges::inbound(conn, port.map(|port| &port.service));
+    let upstream = Upstream::paired(EndpointAddr::from(conn.dst), Some(conn.pod.workload()), edges);
+    Backends::Single(Rc::new(upstream))
 }

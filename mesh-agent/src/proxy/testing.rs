@@ -13,8 +13,11 @@ use super::backend::Backends;
 use super::ceiling::Ceiling;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
+use super::edges::Edges;
 use super::limits::Limits;
-use super::upstream::{Edges, SocketStock, Upstream};
+use super::reach::Reach;
+use super::sockets::SocketStock;
+use super::upstream::Upstream;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::kernel::Flows;
 use crate::model::{
@@ -39,7 +42,7 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let pod = pod(limits, Telemetry::quiet());
     let client = ClientAddr::from(SocketAddr::from(([127, 0, 0, 1], 40000)));
     let conn = Connection::open(&pod, Direction::Outbound, client, OrigDst::from(endpoint), &Target::Unknown);
-    let edges = Edges::outbound(&conn, None, None);
+    let edges = Edges::outbound(&conn, None, None, &Reach::Plain);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
     conn
 }
@@ -175,6 +178,9 @@ pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
         sockets: SocketStock::default(),
         share: Arc::default(),
         upstreams: RefCell::default(),
+        direct: RefCell::default(),
+        arrivals: RefCell::default(),
+        told_at: Cell::new(0),
         connections: Cell::new(0),
     })
 }
@@ -191,6 +197,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         limits,
         ceiling,
         registry_only: false,
+        same_node_mtls: false,
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),

@@ -25,7 +25,7 @@ use super::context::{Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
 use super::listener;
-use super::upstream::SocketStock;
+use super::sockets::SocketStock;
 use crate::clock;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
@@ -55,6 +55,8 @@ pub struct Parts {
     pub ceiling: Arc<Ceiling>,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// `sameNode: mtls`.
+    pub same_node_mtls: bool,
 }
 
 /// A pod as a worker is told of it.
@@ -128,6 +130,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             limits: parts.limits,
             ceiling: parts.ceiling,
             registry_only: parts.registry_only,
+            same_node_mtls: parts.same_node_mtls,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
@@ -176,7 +179,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
                     if let Some((pod, _)) = pods.get(&cookie) {
                         pod.workload.replace(workload);
                         // Labels of the series may have changed with it.
-                        pod.upstreams.borrow_mut().clear();
+                        pod.forget_upstreams();
                     }
                 }
                 Some(Command::Remove(cookie)) => {
@@ -206,6 +209,9 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
         share: spec.share,
         sockets: SocketStock::default(),
         upstreams: RefCell::default(),
+        direct: RefCell::default(),
+        arrivals: RefCell::default(),
+        told_at: Cell::new(0),
         connections: Cell::new(0),
     });
     let stop = Drain::default();
@@ -228,7 +234,8 @@ fn sweep(worker: &Worker, pods: &Pods) {
     let mut idle = 0;
     for (pod, _) in pods.values() {
         pod.sweep();
-        idle += pod.upstreams.borrow().values().map(|upstream| upstream.idle_count()).sum::<usize>();
+        let (balanced, direct) = (pod.upstreams.borrow(), pod.direct.borrow());
+        idle += balanced.values().chain(direct.values()).map(|upstream| upstream.idle_count()).sum::<usize>();
     }
     // Each worker adds what changed with itself, so that the gauge is their sum.
     let change = idle as i64 - worker.idle_shown.replace(idle) as i64;

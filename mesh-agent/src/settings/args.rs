@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub resolv_conf: Option<String>,
 
-    /// Between pods of this node: direct (mtls is not supported by this version) [default: direct]
+    /// Between pods of this node: direct (the agent stands between, in plain text) or mtls [default: direct]
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "scalar")]
     pub same_node: Option<String>,

@@ -138,8 +138,8 @@ fn complaints_name_the_key_its_origin_and_what_was_expected() {
     check(
         &dir,
         &[],
-        "sameNode: mtls\nca: files:/x\n",
-        &["sameNode in DIR", "mtls is not supported", "ca in DIR", "files: is not supported"],
+        "sameNode: tls\nca: files:/x\n",
+        &["sameNode in DIR", "direct or mtls", "ca in DIR", "files: is not supported"],
     );
     check(&dir, &[], "ca: vault\n", &["expected dev"]);
     check(&dir, &[], "log: \"a=b=c=d\"\n", &["log in DIR", "isn't a log filter"]);

@@ -28,6 +28,8 @@ pub enum SameNode {
     /// In plain text across the node's own links.
     #[default]
     Direct,
+    /// As between nodes: through the agent twice, in mutual TLS.
+    Mtls,
 }
 
 /// Who signs certificates.
@@ -106,8 +108,8 @@ pub fn outbound_traffic_policy(text: &str) -> Parsed<OutboundTrafficPolicy> {
 pub fn same_node(text: &str) -> Parsed<SameNode> {
     match text {
         "direct" => Ok(SameNode::Direct),
-        "mtls" => Err(later("mtls", "only direct is; pods of one node would talk in plain text")),
-        _ => Err(unknown(text, "direct")),
+        "mtls" => Ok(SameNode::Mtls),
+        _ => Err(unknown(text, "direct or mtls")),
     }
 }
 

@@ -43,6 +43,7 @@ fn key(reporter: Reporter) -> EdgeKey {
         service: Some(cart()),
         fallback_service: "unknown",
         security: Security::None,
+        proven: None,
     }
 }
 
@@ -361,6 +362,7 @@ fn peers<'a>(source: &'a Workload, destination: &'a Workload, service: &'a Servi
         service: Some(service),
         endpoint: Some(EndpointAddr::from("[fd00::7]:8080".parse::<std::net::SocketAddr>().unwrap())),
         destination_workload: Some(destination),
+        principals: None,
     }
 }
 
@@ -400,7 +402,7 @@ fn logged(format: &str) -> String {
         details: "no_healthy_upstream",
         upstream_time: None,
         attempts: 0,
-        peers: Peers { source: None, endpoint: None, destination_workload: None, ..good.peers },
+        peers: Peers { source: None, endpoint: None, destination_workload: None, principals: None, ..good.peers },
         ..good
     };
     telemetry.access_log.request(&good);
