@@ -23,10 +23,11 @@ pub(super) async fn serve(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let dialled = request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+    let authority = request.uri().authority();
+    let dialled: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
     let client = client_of(request.headers(), conn.client);
     let tunnel = Tunnel::incoming(request.into_body(), respond);
-    if dialled.map(|addr: SocketAddr| OrigDst::from(addr)) != Some(conn.dst) {
+    if dialled.map(OrigDst::from) != Some(conn.dst) {
         conn.pod.worker.count_hostile(Hostile::WrongAuthority);
         return tunnel.refuse(StatusCode::BAD_REQUEST);
     }
@@ -43,7 +44,7 @@ fn client_of(headers: &HeaderMap, peer: ClientAddr) -> ClientAddr {
 /// The only element's `for`, if it is an address with a port (RFC 7239, 6).
 fn forwarded_for(value: &str) -> Option<ClientAddr> {
     let node = value.strip_prefix("for=\"")?.strip_suffix('"')?;
-    node.parse().ok().map(|addr: SocketAddr| ClientAddr::from(addr))
+    node.parse::<SocketAddr>().ok().map(ClientAddr::from)
 }
 
 #[cfg(test)]
