@@ -17,6 +17,7 @@ use super::error::Hostile;
 use super::limits::Limits;
 use super::upstream::{Edges, SocketStock, Upstream};
 use crate::addr::{ClientAddr, OrigDst};
+use crate::identity::{Identities, Identity};
 use crate::kernel::Flows;
 use crate::model::{
     AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
@@ -41,6 +42,8 @@ pub struct Worker {
     pub telemetry: Arc<Telemetry>,
     /// Original destinations, and the marks of the agent's own sockets.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be, over all workers.
@@ -65,6 +68,8 @@ pub struct Pod {
     pub worker: Rc<Worker>,
     /// The pod; replaced when its object changes.
     pub workload: RefCell<Arc<Workload>>,
+    /// Its certificate; replaced when its service account changes.
+    pub identity: RefCell<Identity>,
     /// SO_NETNS_COOKIE of its network namespace.
     pub cookie: u64,
     /// Its network namespace.
