@@ -31,6 +31,7 @@ pub(super) fn status(state: &AdminState, kernel: Option<api::Kernel>) -> api::St
         config: config(state, &snapshot),
         pods: pods.iter().map(|(name, state)| pod(name, state)).collect(),
         kernel,
+        identity: Some(state.identities.status()),
         traffic: traffic(state),
     }
 }
@@ -59,7 +60,7 @@ pub(super) fn config(state: &AdminState, snapshot: &Snapshot) -> api::Config {
         workloads: snapshot.workloads.size(),
         services: snapshot.services.size(),
         endpoints: ports.map(|p| p.endpoints.all.len()).sum(),
-        warnings: state.warnings.load().len(),
+        warnings: state.all_warnings().len(),
         rollback: state.history.with(rollback),
     }
 }
@@ -142,7 +143,7 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
         route_rules: rules::list(&snapshot),
         policies: policies::list(&snapshot, &state.warnings.load()),
         port_policies: in_force::list(&snapshot),
-        warnings: state.warnings.load().to_vec(),
+        warnings: state.all_warnings(),
     }
 }
 

@@ -20,7 +20,7 @@ use super::reach::Reach;
 use super::sockets::SocketStock;
 use super::upstream::Upstream;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
-use crate::identity::SpiffeId;
+use crate::identity::{Identities, Identity, SpiffeId};
 use crate::kernel::Flows;
 use crate::model::{
     AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
@@ -45,6 +45,8 @@ pub struct Worker {
     pub telemetry: Arc<Telemetry>,
     /// Original destinations, and the marks of the agent's own sockets.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be, over all workers.
@@ -71,6 +73,8 @@ pub struct Pod {
     pub worker: Rc<Worker>,
     /// The pod; replaced when its object changes.
     pub workload: RefCell<Arc<Workload>>,
+    /// Its certificate; replaced when its service account changes.
+    pub identity: RefCell<Identity>,
     /// SO_NETNS_COOKIE of its network namespace.
     pub cookie: u64,
     /// Its network namespace.

@@ -19,6 +19,7 @@ use super::reach::Reach;
 use super::sockets::SocketStock;
 use super::upstream::Upstream;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
+use crate::identity;
 use crate::kernel::Flows;
 use crate::model::{
     Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
@@ -170,8 +171,10 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
 /// A pod in this process's network namespace, on a worker of its own.
 #[expect(clippy::unwrap_used, reason = "test support")]
 pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
+    let worker = worker(limits, telemetry, Ceiling::for_descriptors(1 << 20));
     Rc::new(Pod {
-        worker: worker(limits, telemetry, Ceiling::for_descriptors(1 << 20)),
+        identity: RefCell::new(worker.identities.of_pod(&workload())),
+        worker,
         workload: RefCell::new(Arc::new(workload())),
         cookie: 0,
         netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
@@ -194,6 +197,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         crowded: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
+        identities: identity::testing::Root::shared().identities(),
         limits,
         ceiling,
         registry_only: false,

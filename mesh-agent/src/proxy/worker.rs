@@ -27,6 +27,7 @@ use super::limits::Limits;
 use super::listener;
 use super::sockets::SocketStock;
 use crate::clock;
+use crate::identity::Identities;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub telemetry: Arc<Telemetry>,
     /// Kernel maps of the data path.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be; all workers share it.
@@ -127,6 +130,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             crowded: parts.crowded,
             telemetry: parts.telemetry,
             flows: parts.flows,
+            identities: parts.identities,
             limits: parts.limits,
             ceiling: parts.ceiling,
             registry_only: parts.registry_only,
@@ -177,6 +181,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
                 Some(Command::Add(spec)) => add(&worker, &mut pods, spec),
                 Some(Command::Update(cookie, workload)) => {
                     if let Some((pod, _)) = pods.get(&cookie) {
+                        pod.identity.replace(worker.identities.of_pod(&workload));
                         pod.workload.replace(workload);
                         // Labels of the series may have changed with it.
                         pod.forget_upstreams();
@@ -203,6 +208,7 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
 fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
     let pod = Rc::new(Pod {
         worker: worker.clone(),
+        identity: RefCell::new(worker.identities.of_pod(&spec.workload)),
         workload: RefCell::new(spec.workload),
         cookie: spec.cookie,
         netns: spec.netns,
