@@ -5,7 +5,7 @@
 //! `cli`.
 
 pub mod api;
-mod http;
+pub(crate) mod http;
 mod log;
 mod metrics;
 mod readiness;
@@ -33,6 +33,7 @@ pub use socket::{
 
 use crate::enrol::{PodState, Set};
 use crate::history;
+use crate::identity::Identities;
 use crate::model::{ObjectName, SnapshotHandle};
 use crate::telemetry::Telemetry;
 
@@ -45,6 +46,8 @@ pub struct AdminState {
     pub telemetry: Arc<Telemetry>,
     /// What is wrong with the configuration now. The source stores into it.
     pub warnings: Arc<ArcSwap<Vec<api::Warning>>>,
+    /// Certificates.
+    pub identities: Identities,
     /// Configuration generations, and who puts one back.
     pub history: history::Shared,
     /// How each pod that asks to be captured stands. [`crate::enrol::Manager::states`] says it.
@@ -97,6 +100,13 @@ pub enum Command {
 }
 
 impl AdminState {
+    /// What is wrong with the configuration and with certificates now.
+    pub fn all_warnings(&self) -> Vec<api::Warning> {
+        let mut all = self.warnings.load().to_vec();
+        all.extend(self.identities.warnings());
+        all
+    }
+
     /// Asks the control loop for the kernel's state; `None` where it doesn't answer within `limit`.
     async fn kernel(&self, limit: std::time::Duration) -> Option<api::Kernel> {
         let (answer, answered) = oneshot::channel();

@@ -3,9 +3,9 @@
 //! Every setting is text until it is resolved, whichever way it came, so that one parser judges all three and every
 //! complaint names the key and where its value came from.
 
-mod args;
-mod layers;
-mod value;
+pub(crate) mod args;
+pub(crate) mod layers;
+pub(crate) mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -59,8 +59,20 @@ pub struct Settings {
     pub root_namespace: String,
     /// Of SPIFFE identities.
     pub trust_domain: String,
+    /// Trust domains that count as the own one.
+    pub trust_domain_aliases: Vec<String>,
     /// Who signs certificates.
+    #[serde(serialize_with = "value::as_text")]
     pub ca: Ca,
+    /// For how long certificates are asked.
+    #[serde(serialize_with = "value::as_duration")]
+    pub certificate_lifetime: Duration,
+    /// `ca: istio:`, the node's token.
+    pub istio_token_file: PathBuf,
+    /// `ca: istio:`, who may have signed the server's certificate.
+    pub istio_root_cert_file: PathBuf,
+    /// `ca: istio:`, the cluster's name.
+    pub istio_cluster_id: String,
     /// Access log.
     pub access_log: AccessLogMode,
     /// How long connections may go on after SIGTERM.
@@ -138,11 +150,11 @@ impl Settings {
         flags: &RunArgs,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let mut layers = Layers::read(flags, &env)?;
+        let mut layers: Layers<'_, RunArgs> = Layers::read(flags, &env)?;
         let in_cluster = env("KUBERNETES_SERVICE_HOST").is_some();
         let settings = Self {
             config: layers.config(),
-            node_name: layers.get("nodeName", |a| &a.node_name, host_name, value::node_name),
+            node_name: layers.get("nodeName", |a| &a.node_name, value::host_name, value::node_name),
             source: layers.get("source", |a| &a.source, || value::default_source(in_cluster), value::source),
             state_dir: layers.get("stateDir", |a| &a.state_dir, || DEFAULT_STATE_DIR.into(), value::absolute),
             bpffs_dir: layers.get(
@@ -185,7 +197,37 @@ impl Settings {
                 || "cluster.local".into(),
                 value::trust_domain,
             ),
+            trust_domain_aliases: layers.get(
+                "trustDomainAliases",
+                |a| &a.trust_domain_aliases,
+                String::new,
+                value::trust_domains,
+            ),
             ca: layers.get("ca", |a| &a.ca, || "dev".into(), value::ca),
+            certificate_lifetime: layers.get(
+                "certificateLifetime",
+                |a| &a.certificate_lifetime,
+                || "24h".into(),
+                value::lifetime,
+            ),
+            istio_token_file: layers.get(
+                "istioTokenFile",
+                |a| &a.istio_token_file,
+                || "/var/run/secrets/tokens/istio-token".into(),
+                value::absolute,
+            ),
+            istio_root_cert_file: layers.get(
+                "istioRootCertFile",
+                |a| &a.istio_root_cert_file,
+                || "/var/run/secrets/istio/root-cert.pem".into(),
+                value::absolute,
+            ),
+            istio_cluster_id: layers.get(
+                "istioClusterId",
+                |a| &a.istio_cluster_id,
+                || "Kubernetes".into(),
+                value::cluster_id,
+            ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             log: layers.get("log", |a| &a.log, || "info".into(), value::log_filter),
@@ -238,10 +280,6 @@ impl Settings {
             }
         }
     }
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 fn default_workers() -> String {

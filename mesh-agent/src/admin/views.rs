@@ -32,6 +32,7 @@ pub(super) fn status(state: &AdminState, kernel: Option<api::Kernel>) -> api::St
         config: config(state, &snapshot),
         pods: pods.iter().map(|(name, state)| pod(name, state)).collect(),
         kernel,
+        identity: Some(state.identities.status()),
         traffic: traffic(state),
     }
 }
@@ -60,7 +61,7 @@ pub(super) fn config(state: &AdminState, snapshot: &Snapshot) -> api::Config {
         workloads: snapshot.workloads.size(),
         services: snapshot.services.size(),
         endpoints: ports.map(|p| p.endpoints.all.len()).sum(),
-        warnings: state.warnings.load().len(),
+        warnings: state.all_warnings().len(),
         rollback: state.history.with(rollback),
     }
 }
@@ -143,7 +144,7 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
         route_rules: rules::list(&snapshot),
         policies: policies::list(&snapshot, &state.warnings.load()),
         port_policies: in_force::list(&snapshot),
-        warnings: state.warnings.load().to_vec(),
+        warnings: state.all_warnings(),
     }
 }
 
@@ -358,6 +359,7 @@ fn connection(view: ConnectionView) -> api::Connection {
         endpoint: view.endpoint,
         protocol: view.protocol.label().to_owned(),
         server_name: view.server_name,
+        peer: view.peer,
         since: view.since,
         requests: view.requests,
         sent_bytes: view.sent,

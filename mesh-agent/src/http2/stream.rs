@@ -37,6 +37,8 @@ const MOST_HEAD_BYTES: usize = 4 * 1024 * 1024;
 /// What the streams of one connection share.
 pub(super) struct Shared<'c> {
     pub(super) conn: &'c Connection,
+    /// Another agent is at the other end.
+    pub(super) agent: bool,
     pub(super) ticks: Ticks,
     pub(super) head_bytes: Cell<usize>,
     /// PROTOCOL_ERROR resets of ours that only carry an endpoint's.
@@ -62,7 +64,7 @@ pub(super) async fn serve(
     let (mut parts, body) = request.into_parts();
     // Nobody but another agent is believed.
     if let Some(mark) = parts.headers.remove(MARK)
-        && shared.conn.is_from_agent()
+        && shared.agent
     {
         return Box::pin(over_http1::serve(shared, parts, &mark, body, respond, &stall)).await;
     }

@@ -70,6 +70,9 @@ codes! {
     TlsFileUnusable = "MESH0140", "A certificate or key file that a DestinationRule names can't be read or used; those read before stay in force, else connections are refused.";
     HostConflict = "MESH0141", "Two objects of a namespace make a service of the same host; a Service, then the oldest ServiceEntry, then the first by name, is used.";
     NameUnresolved = "MESH0142", "A ServiceEntry's host or endpoint can't be resolved; the last good answer stays in force, and without one it has no endpoint.";
+    IssuerUnusable = "MESH0201", "The issuer of certificates can't be used as the settings have it: a file, a root or a socket is missing or wrong; certificates that were issued serve until they expire.";
+    CertificateNotRenewed = "MESH0202", "Half of a certificate's remaining life is over and its renewal fails; it serves until it expires, then connections are refused.";
+    NoCertificate = "MESH0203", "A service account with pods on this node has no certificate, or an expired one; its connections between nodes are refused, never sent in plain text.";
 }
 
 /// How much a warning matters.
@@ -124,7 +127,9 @@ impl WarningCode {
             | Self::UnsupportedReference
             | Self::RouteKindConflict
             | Self::SessionAffinity
-            | Self::TlsFileUnusable => Severity::Error,
+            | Self::TlsFileUnusable
+            | Self::IssuerUnusable
+            | Self::NoCertificate => Severity::Error,
             Self::SliceWithoutService | Self::FileNotClosed | Self::ForeignKind => Severity::Info,
             _ => Severity::Warning,
         }
@@ -204,8 +209,12 @@ mod tests {
 
     #[test]
     fn codes_are_unique_numbered_in_order_and_documented() {
-        for (i, code) in WarningCode::ALL.iter().enumerate() {
-            assert_eq!(code.code(), format!("MESH01{:02}", i + 1));
+        let mut next = [1, 1];
+        for code in WarningCode::ALL {
+            // 01: of objects; 02: of certificates.
+            let block = if code.code().starts_with("MESH01") { 0 } else { 1 };
+            assert_eq!(code.code(), format!("MESH{:02}{:02}", block + 1, next[block]));
+            next[block] += 1;
             assert!(code.doc().ends_with('.'), "{}", code.code());
         }
     }

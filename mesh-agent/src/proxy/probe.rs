@@ -9,7 +9,6 @@ use bytes::BytesMut;
 use http::header::UPGRADE;
 use http::{Method, Version, request};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::LocalAnswer;
@@ -17,6 +16,7 @@ use super::carry;
 use super::context::{Connection, Direction};
 use super::detect::{self, Verdict};
 use super::error::ErrorKind;
+use super::stream::Stream;
 use crate::model::{MtlsMode, Probe};
 
 /// The method that kubelet calls (grpc/grpc, doc/health-checking.md).
@@ -115,8 +115,8 @@ impl Connection {
 }
 
 /// Carries a connection of which only probes are let in.
-pub(super) async fn serve(conn: &Connection, mut client: TcpStream) {
-    let mut first = BytesMut::new();
+/// `first` was read from it already.
+pub(super) async fn serve(conn: &Connection, mut client: Stream, mut first: BytesMut) {
     match first_words(conn, &mut client, &mut first).await {
         // A probe of the port: the connection was made, and that is all that it was for.
         Ok(None) => {}
@@ -127,15 +127,15 @@ pub(super) async fn serve(conn: &Connection, mut client: TcpStream) {
             carry::serve_http2(conn, client, first).await;
         }
         // What is asked within can't be seen: the widest of the exemptions.
-        Ok(Some(Verdict::Tls(sni))) if conn.has_probe(|probe| matches!(probe, Probe::Https)) => {
-            carry::through(conn, client, first.freeze(), sni, None).await;
+        Ok(Some(Verdict::Tls(hello))) if conn.has_probe(|probe| matches!(probe, Probe::Https)) => {
+            carry::through(conn, client, first.freeze(), hello.server_name, None).await;
         }
         Ok(Some(_)) | Err(()) => refuse(conn, client),
     }
 }
 
 /// Resets a connection that comes in plain text to where that isn't accepted.
-pub(super) fn refuse(conn: &Connection, client: TcpStream) {
+pub(super) fn refuse(conn: &Connection, client: Stream) {
     let why = ErrorKind::PlainTextRefused;
     conn.pod.worker.count_refused(why.label());
     carry::refuse(conn, client, why);
@@ -145,20 +145,20 @@ pub(super) fn refuse(conn: &Connection, client: TcpStream) {
 /// than a probe would.
 async fn first_words(
     conn: &Connection,
-    client: &mut TcpStream,
+    client: &mut Stream,
     first: &mut BytesMut,
 ) -> Result<Option<Verdict>, ()> {
     let deadline = Instant::now() + conn.limits().head_timeout;
     loop {
+        match detect::classify(first) {
+            Verdict::Unclear if first.len() < detect::MAX_PEEK => {}
+            verdict => return Ok(Some(verdict)),
+        }
         match timeout_at(deadline, client.read_buf(first)).await {
             Err(_) => return Err(()),
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) if first.is_empty() => return Ok(None),
             Ok(Ok(0) | Err(_)) => return Err(()),
-        }
-        match detect::classify(first) {
-            Verdict::Unclear if first.len() < detect::MAX_PEEK => {}
-            verdict => return Ok(Some(verdict)),
         }
     }
 }

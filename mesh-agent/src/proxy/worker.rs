@@ -26,8 +26,9 @@ use super::drain::Drain;
 use super::limits::Limits;
 use super::listener;
 use super::node::NodeAddresses;
-use super::upstream::SocketStock;
+use super::sockets::SocketStock;
 use crate::clock;
+use crate::identity::Identities;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub telemetry: Arc<Telemetry>,
     /// Kernel maps of the data path.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be; all workers share it.
@@ -58,6 +61,8 @@ pub struct Parts {
     pub node: NodeAddresses,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// `sameNode: mtls`.
+    pub same_node_mtls: bool,
 }
 
 /// A pod as a worker is told of it.
@@ -128,10 +133,12 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             crowded: parts.crowded,
             telemetry: parts.telemetry,
             flows: parts.flows,
+            identities: parts.identities,
             limits: parts.limits,
             ceiling: parts.ceiling,
             node: parts.node,
             registry_only: parts.registry_only,
+            same_node_mtls: parts.same_node_mtls,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
@@ -178,9 +185,10 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
                 Some(Command::Add(spec)) => add(&worker, &mut pods, spec),
                 Some(Command::Update(cookie, workload)) => {
                     if let Some((pod, _)) = pods.get(&cookie) {
+                        pod.identity.replace(worker.identities.of_pod(&workload));
                         pod.workload.replace(workload);
                         // Labels of the series may have changed with it.
-                        pod.upstreams.borrow_mut().clear();
+                        pod.forget_upstreams();
                     }
                 }
                 Some(Command::Remove(cookie)) => {
@@ -204,12 +212,16 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
 fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
     let pod = Rc::new(Pod {
         worker: worker.clone(),
+        identity: RefCell::new(worker.identities.of_pod(&spec.workload)),
         workload: RefCell::new(spec.workload),
         cookie: spec.cookie,
         netns: spec.netns,
         share: spec.share,
         sockets: SocketStock::default(),
         upstreams: RefCell::default(),
+        direct: RefCell::default(),
+        arrivals: RefCell::default(),
+        told_at: Cell::new(0),
         connections: Cell::new(0),
     });
     let stop = Drain::default();
@@ -232,7 +244,8 @@ fn sweep(worker: &Worker, pods: &Pods) {
     let mut idle = 0;
     for (pod, _) in pods.values() {
         pod.sweep();
-        idle += pod.upstreams.borrow().values().map(|upstream| upstream.idle_count()).sum::<usize>();
+        let (balanced, direct) = (pod.upstreams.borrow(), pod.direct.borrow());
+        idle += balanced.values().chain(direct.values()).map(|upstream| upstream.idle_count()).sum::<usize>();
     }
     // Each worker adds what changed with itself, so that the gauge is their sum.
     let change = idle as i64 - worker.idle_shown.replace(idle) as i64;

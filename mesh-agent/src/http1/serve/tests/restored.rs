@@ -2,10 +2,18 @@
 
 use std::cell::RefCell;
 
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
 use super::*;
-use crate::http2;
-use crate::proxy::upstream::{Edges, Upstream};
-use crate::proxy::{Backends, Limits};
+use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
+use crate::identity::SpiffeId;
+use crate::identity::testing::Root;
+use crate::model::Target;
+use crate::proxy::detect::TLS_HANDSHAKE;
+use crate::proxy::edges::Edges;
+use crate::proxy::{Backends, Direction, Limits, Pod, Reach, Upstream, inbound};
+use crate::telemetry::Telemetry;
 
 mod ends;
 mod streams;
@@ -13,10 +21,16 @@ mod streams;
 /// A client, the agent of its node, the agent of the application's node, the application.
 struct Mesh {
     client: TcpStream,
-    application: TcpListener,
+    application: Mutex<UnboundedReceiver<TcpStream>>,
     source: Rc<Connection>,
     /// Connections between the agents, as the second one has them.
     between: Rc<RefCell<Vec<Rc<Connection>>>>,
+}
+
+fn pod(limits: &Limits) -> Rc<Pod> {
+    let pod = testing::pod(limits.clone(), Telemetry::quiet());
+    pod.identity.replace(Root::shared().identities().of_pod(&testing::workload()));
+    pod
 }
 
 impl Mesh {
@@ -25,25 +39,55 @@ impl Mesh {
     }
 
     async fn with(limits: Limits) -> Self {
-        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::of(&limits, true).await
+    }
+
+    /// The application listens where its agent is dialled, or nowhere.
+    async fn of(limits: &Limits, listens: bool) -> Self {
         let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (addr, gate_addr) = (application.local_addr().unwrap(), gate.local_addr().unwrap());
+        let addr = gate.local_addr().unwrap();
         let between: Rc<RefCell<Vec<Rc<Connection>>>> = Rc::default();
-        let (made, bounds) = (between.clone(), limits.clone());
+        let (made, far) = (between.clone(), pod(limits));
+        let (to_application, application) = unbounded_channel();
         spawn_local(async move {
-            while let Ok((stream, _)) = gate.accept().await {
+            while let Ok((stream, from)) = gate.accept().await {
                 stream.set_nodelay(true).unwrap();
-                let conn = Rc::new(testing::from_agent(addr, bounds.clone()));
-                made.borrow_mut().push(conn.clone());
-                spawn_local(async move { http2::serve(stream, BytesMut::new(), &conn).await });
+                let (made, far, to_application) = (made.clone(), far.clone(), to_application.clone());
+                spawn_local(async move {
+                    // Whoever speaks TLS is the near agent; the far one dials from within this process too.
+                    let mut byte = [0];
+                    if stream.peek(&mut byte).await.is_err() || byte[0] != TLS_HANDSHAKE {
+                        return to_application.send(stream).unwrap_or(());
+                    }
+                    let mut dst = stream.local_addr().unwrap();
+                    if !listens {
+                        dst.set_port(1);
+                    }
+                    let from = ClientAddr::from(from);
+                    let conn = Connection::open(
+                        &far,
+                        Direction::Inbound,
+                        from,
+                        OrigDst::from(dst),
+                        &Target::Unknown,
+                    );
+                    let conn = Rc::new(conn);
+                    made.borrow_mut().push(conn.clone());
+                    inbound::serve_agent(&conn, stream.into(), BytesMut::new()).await;
+                });
             }
         });
-        let conn = testing::connection_with(gate_addr, limits);
-        let upstream =
-            Upstream::paired(gate_addr.into(), None, Edges::outbound(&conn, None, None)).to_agent();
-        conn.set_backends(Backends::Single(Rc::new(upstream)));
+        let near = pod(limits);
+        let client = ClientAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], 40000)));
+        let conn =
+            Connection::open(&near, Direction::Outbound, client, OrigDst::from(addr), &Target::Unknown);
+        let reach = Reach::Mesh(SpiffeId::new("cluster.local", "test", "default"));
+        let endpoint =
+            Upstream::endpoint_at(EndpointAddr::from(addr), Some(std::sync::Arc::new(testing::workload())));
+        let edges = Edges::outbound(&conn, None, None, &reach);
+        conn.set_backends(Backends::Single(Rc::new(Upstream::pooled(endpoint, edges, reach))));
         let lab = lab_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), conn).await;
-        Self { client: lab.client, application, source: lab.conn, between }
+        Self { client: lab.client, application: Mutex::new(application), source: lab.conn, between }
     }
 
     async fn send(&mut self, text: &str) {
@@ -51,7 +95,7 @@ impl Mesh {
     }
 
     async fn accept(&self) -> TcpStream {
-        self.application.accept().await.unwrap().0
+        self.application.lock().await.recv().await.unwrap()
     }
 
     /// Another client of the same pod.
@@ -274,5 +318,26 @@ fn a_request_is_accounted_by_both_agents() {
         while active(&mesh.source) + active(&second) > 0 {
             tokio::task::yield_now().await;
         }
+    });
+}
+
+#[test]
+fn what_leaves_http_behind_goes_through_a_tunnel_as_it_is() {
+    run(async {
+        let mut mesh = Mesh::new().await;
+        let asks =
+            "GET /ws HTTP/1.1\r\nHost: a\r\nUPGRADE: websocket\r\nX-b: 1\r\nConnection: Upgrade\r\n\r\n";
+        mesh.send(asks).await;
+        let mut server = mesh.accept().await;
+        head_of(&mut server, asks).await;
+        let said = "HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        server.write_all(said.as_bytes()).await.unwrap();
+        expect(&mut mesh.client, said).await;
+        mesh.send("bytes\0there").await;
+        expect(&mut server, "bytes\0there").await;
+        server.write_all(b"and back").await.unwrap();
+        expect(&mut mesh.client, "and back").await;
+        mesh.client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut server).await.unwrap(), "");
     });
 }

@@ -123,9 +123,7 @@ fn a_broken_chunk_is_never_the_end_of_a_request() {
 #[test]
 fn an_application_that_cannot_be_reached_is_a_503() {
     run(async {
-        let mut mesh = Mesh::new().await;
-        let taken = std::mem::replace(&mut mesh.application, TcpListener::bind("127.0.0.1:0").await.unwrap());
-        drop(taken);
+        let mut mesh = Mesh::of(&Limits::default(), false).await;
         mesh.send(GET).await;
         assert!(head(&mut mesh.client).await.starts_with("HTTP/1.1 503 "));
         expect(&mut mesh.client, "connect failed\n").await;
