@@ -6,7 +6,7 @@
 
 pub mod api;
 pub mod authz_check;
-mod http;
+pub(crate) mod http;
 mod log;
 mod metrics;
 mod readiness;
@@ -34,6 +34,7 @@ pub use socket::{
 
 use crate::enrol::{PodState, Set};
 use crate::history;
+use crate::identity::Identities;
 use crate::model::{ObjectName, SnapshotHandle};
 use crate::telemetry::Telemetry;
 
@@ -46,6 +47,8 @@ pub struct AdminState {
     pub telemetry: Arc<Telemetry>,
     /// What is wrong with the configuration now. The source stores into it.
     pub warnings: Arc<ArcSwap<Vec<api::Warning>>>,
+    /// Certificates.
+    pub identities: Identities,
     /// Configuration generations, and who puts one back.
     pub history: history::Shared,
     /// How each pod that asks to be captured stands. [`crate::enrol::Manager::states`] says it.
@@ -98,6 +101,13 @@ pub enum Command {
 }
 
 impl AdminState {
+    /// What is wrong with the configuration and with certificates now.
+    pub fn all_warnings(&self) -> Vec<api::Warning> {
+        let mut all = self.warnings.load().to_vec();
+        all.extend(self.identities.warnings());
+        all
+    }
+
     /// Asks the control loop for the kernel's state; `None` where it doesn't answer within `limit`.
     async fn kernel(&self, limit: std::time::Duration) -> Option<api::Kernel> {
         let (answer, answered) = oneshot::channel();

@@ -10,6 +10,7 @@ mod bpf;
 mod check;
 mod client;
 mod config;
+mod controller;
 mod describe;
 mod error;
 mod exit;
@@ -37,6 +38,7 @@ pub use exit::Exit;
 use output::Out;
 use style::{ColorChoice, Style};
 
+use crate::controller::ControllerArgs;
 use crate::demo::{self, DemoArgs};
 use crate::settings::RunArgs;
 
@@ -60,6 +62,8 @@ struct Cli {
 enum Command {
     /// Run the agent of a node until it is told to stop
     Run(Box<RunArgs>),
+    /// Sign certificates for the agents of a cluster, for the pods of their own nodes
+    Controller(Box<ControllerArgs>),
     /// Show interception, balancing and fail modes on this machine: no cluster, one command
     Demo(DemoArgs),
     #[command(hide = true)]
@@ -129,6 +133,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
 fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
     match command {
         Command::Run(args) => run::run(&args),
+        Command::Controller(args) => controller::run(&args),
         Command::Demo(args) => demonstrated(demo::run(args)),
         Command::DemoServer(args) => demonstrated(demo::server(args)),
         Command::DemoClient(args) => demonstrated(demo::client(&args)),

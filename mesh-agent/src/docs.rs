@@ -4,6 +4,7 @@
 
 mod destination_rules;
 mod examples;
+mod identity;
 
 use std::path::Path;
 

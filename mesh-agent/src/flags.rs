@@ -62,7 +62,7 @@ flags! {
     FaultInjected = "FI";
     /// A delay was injected, and nothing went wrong after it.
     DelayInjected = "DI";
-    /// Refused by authorization.
+    /// Refused by authorization, or plain text where mutual TLS is required.
     Denied = "DENY";
     /// Refused by an external authorization provider, or for want of its answer.
     UnauthorizedExternal = "UAEX";

@@ -3,28 +3,30 @@
 //! `serve` reads a request (`conn`, `head`, `message`, `target`), finds it an upstream connection and lets `forward`
 //! move both bodies (`body`, `chunk`); `write` sends heads on as they were spelled, `answer` is what the agent itself has
 //! to say, `hedge` is a try beside one that is slow, `mirror` sends copies of requests, `ask` the agent's own. `over_http2` stands in for `forward`
-//! where the endpoint is spoken to in HTTP/2. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
+//! where the endpoint is spoken to in HTTP/2, `mark` says to another agent what that leaves out. Comes after `proxy::carry`; switched protocols go on in `proxy::tcp`. Ambiguous framing is refused, never
 //! repaired.
 
 mod answer;
 mod ask;
-mod body;
+pub(crate) mod body;
 mod chunk;
-mod conn;
-mod forward;
-mod head;
+pub(crate) mod conn;
+pub(crate) mod forward;
+pub(crate) mod head;
 mod hedge;
-mod message;
+pub(crate) mod mark;
+pub(crate) mod message;
 mod mirror;
-mod over_http2;
+pub(crate) mod over_http2;
 mod pool;
 mod serve;
 mod target;
 mod timer;
 mod upload;
-mod write;
+pub(crate) mod write;
 
 pub use ask::ask;
 pub use conn::Conn;
 pub use mirror::Mirrored;
 pub use serve::serve;
+pub(crate) use serve::{connection_to, keep};

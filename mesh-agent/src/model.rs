@@ -8,7 +8,9 @@ mod authorization;
 pub mod build;
 mod dump;
 mod policy_object;
+mod probe;
 mod route_status;
+pub mod security;
 mod service;
 mod snapshot;
 mod warning;
@@ -18,7 +20,9 @@ pub use authentication::{Authentications, TokenPolicy, WorkloadTokens};
 pub use authorization::{Authorization, Selected};
 pub use dump::{Dump, DumpEndpoint, DumpPort, DumpService};
 pub use policy_object::{PolicyObject, PolicyTarget};
+pub use probe::{PortProbe, Probe};
 pub use route_status::{Condition, ParentStatus, RouteStatus};
+pub use security::{Decided, Modes, MtlsMode, Scopes, Security};
 pub use service::{
     AppProtocol, Endpoint, EndpointSet, External, LoadBalancer, LoadState, ProtocolFrom, RetryAllowance,
     Service, ServiceMeta, ServicePort, Subset, Variant,

@@ -15,6 +15,7 @@ mod http_route;
 mod metadata;
 mod namespace;
 mod node;
+mod peer_authentication;
 mod pod;
 mod reference_grant;
 mod registry;
@@ -54,6 +55,7 @@ pub use http_route::{
 pub use metadata::{Metadata, OwnerReference};
 pub use namespace::Namespace;
 pub use node::Node;
+pub use peer_authentication::{MutualTls, PeerAuthentication, PodSelector, TlsModeSpec};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use registry::{Known, kind_of};
@@ -106,6 +108,8 @@ pub enum Kind {
     AuthorizationPolicy,
     /// security.istio.io RequestAuthentication.
     RequestAuthentication,
+    /// security.istio.io PeerAuthentication.
+    PeerAuthentication,
 }
 
 impl Kind {
@@ -129,6 +133,7 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::PeerAuthentication => "PeerAuthentication",
         }
     }
 
@@ -215,6 +220,8 @@ pub enum Object {
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// Whose tokens count.
     RequestAuthentication(Box<RequestAuthentication>),
+    /// Which connections to pods have to be mutual TLS.
+    PeerAuthentication(Box<PeerAuthentication>),
 }
 
 impl Object {
@@ -238,6 +245,7 @@ impl Object {
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
     }
 
@@ -261,6 +269,7 @@ impl Object {
             Self::ServiceEntry(o) => &o.metadata,
             Self::AuthorizationPolicy(o) => &o.metadata,
             Self::RequestAuthentication(o) => &o.metadata,
+            Self::PeerAuthentication(o) => &o.metadata,
         }
     }
 
@@ -288,6 +297,7 @@ impl Object {
             Self::ServiceEntry(o) => o.validate(),
             Self::AuthorizationPolicy(o) => o.validate(),
             Self::RequestAuthentication(o) => o.validate(),
+            Self::PeerAuthentication(o) => o.validate(),
         }
     }
 }

@@ -58,10 +58,24 @@ pub struct ClusterPolicy {
     pub limits: PoolLimits,
     /// What connections are wrapped in.
     pub tls: Option<Arc<Origination>>,
+    /// Whether the mesh's own mutual TLS is used, where `tls` isn't given.
+    pub mesh_tls: MeshTls,
     /// Requests of HTTP/1 go to endpoints over HTTP/2.
     pub over_http2: bool,
     /// Connections must not be made: why.
     pub unusable: Option<Unusable>,
+}
+
+/// What a rule says of the mesh's own mutual TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MeshTls {
+    /// Nothing: it is used where an agent stands before the endpoint (Istio, automatic mutual TLS).
+    #[default]
+    Auto,
+    /// `DISABLE`.
+    Never,
+    /// `ISTIO_MUTUAL`: nothing else will do.
+    Always,
 }
 
 /// Why connections are refused.

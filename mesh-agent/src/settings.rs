@@ -3,9 +3,9 @@
 //! Every setting is text until it is resolved, whichever way it came, so that one parser judges all three and every
 //! complaint names the key and where its value came from.
 
-mod args;
-mod layers;
-mod value;
+pub(crate) mod args;
+pub(crate) mod layers;
+pub(crate) mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use self::layers::Layers;
 use crate::authz;
 use crate::ext_authz::ExtensionProvider;
 use crate::model::FailMode;
-use crate::model::build::BuildOptions;
+use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
 
@@ -59,6 +59,8 @@ pub struct Settings {
     pub secrets_dir: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
+    /// Whose policies are the mesh's.
+    pub root_namespace: String,
     /// What Istio's own reading of a path undoes, for AuthorizationPolicies.
     pub path_normalization: authz::Normalization,
     /// Proxies before the client whose X-Forwarded-For is believed.
@@ -67,8 +69,20 @@ pub struct Settings {
     pub extension_providers: Vec<ExtensionProvider>,
     /// Of SPIFFE identities.
     pub trust_domain: String,
+    /// Trust domains that count as the own one.
+    pub trust_domain_aliases: Vec<String>,
     /// Who signs certificates.
+    #[serde(serialize_with = "value::as_text")]
     pub ca: Ca,
+    /// For how long certificates are asked.
+    #[serde(serialize_with = "value::as_duration")]
+    pub certificate_lifetime: Duration,
+    /// `ca: istio:`, the node's token.
+    pub istio_token_file: PathBuf,
+    /// `ca: istio:`, who may have signed the server's certificate.
+    pub istio_root_cert_file: PathBuf,
+    /// `ca: istio:`, the cluster's name.
+    pub istio_cluster_id: String,
     /// Access log.
     pub access_log: AccessLogMode,
     /// How long connections may go on after SIGTERM.
@@ -146,11 +160,11 @@ impl Settings {
         flags: &RunArgs,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingsError> {
-        let mut layers = Layers::read(flags, &env)?;
+        let mut layers: Layers<'_, RunArgs> = Layers::read(flags, &env)?;
         let in_cluster = env("KUBERNETES_SERVICE_HOST").is_some();
         let settings = Self {
             config: layers.config(),
-            node_name: layers.get("nodeName", |a| &a.node_name, host_name, value::node_name),
+            node_name: layers.get("nodeName", |a| &a.node_name, value::host_name, value::node_name),
             source: layers.get("source", |a| &a.source, || value::default_source(in_cluster), value::source),
             state_dir: layers.get("stateDir", |a| &a.state_dir, || DEFAULT_STATE_DIR.into(), value::absolute),
             bpffs_dir: layers.get(
@@ -187,6 +201,12 @@ impl Settings {
                 value::absolute,
             ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
+            root_namespace: layers.get(
+                "rootNamespace",
+                |a| &a.root_namespace,
+                || ROOT_NAMESPACE.into(),
+                value::namespace,
+            ),
             path_normalization: layers.get(
                 "pathNormalization",
                 |a| &a.path_normalization,
@@ -201,7 +221,37 @@ impl Settings {
                 || "cluster.local".into(),
                 value::trust_domain,
             ),
+            trust_domain_aliases: layers.get(
+                "trustDomainAliases",
+                |a| &a.trust_domain_aliases,
+                String::new,
+                value::trust_domains,
+            ),
             ca: layers.get("ca", |a| &a.ca, || "dev".into(), value::ca),
+            certificate_lifetime: layers.get(
+                "certificateLifetime",
+                |a| &a.certificate_lifetime,
+                || "24h".into(),
+                value::lifetime,
+            ),
+            istio_token_file: layers.get(
+                "istioTokenFile",
+                |a| &a.istio_token_file,
+                || "/var/run/secrets/tokens/istio-token".into(),
+                value::absolute,
+            ),
+            istio_root_cert_file: layers.get(
+                "istioRootCertFile",
+                |a| &a.istio_root_cert_file,
+                || "/var/run/secrets/istio/root-cert.pem".into(),
+                value::absolute,
+            ),
+            istio_cluster_id: layers.get(
+                "istioClusterId",
+                |a| &a.istio_cluster_id,
+                || "Kubernetes".into(),
+                value::cluster_id,
+            ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             log: layers.get("log", |a| &a.log, || "info".into(), value::log_filter),
@@ -233,12 +283,14 @@ impl Settings {
         BuildOptions {
             node: self.node_name.clone(),
             fail_mode: self.fail_mode,
+            root_namespace: self.root_namespace.clone(),
             netns_annotation: matches!(self.source, Source::Dir(_)),
             resolv_conf: self.resolv_conf.clone(),
             authorization: authz::Options {
-                trust_domains: vec![self.trust_domain.clone()],
+                trust_domains: [&self.trust_domain].into_iter().chain(&self.trust_domain_aliases).cloned().collect(),
                 normalization: self.path_normalization,
                 trusted_hops: self.trusted_hops,
+                root: self.root_namespace.clone(),
             },
             providers: Some(self.extension_providers.iter().map(|provider| provider.name.clone()).collect()),
             ..BuildOptions::default()
@@ -259,10 +311,6 @@ impl Settings {
             }
         }
     }
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 fn default_workers() -> String {

@@ -4,7 +4,7 @@
 //! judges the peer's certificate, `stream` carries bytes once `originate` has shaken hands. Used by `proxy::upstream`, which
 //! connects; knows nothing of requests, routes or directions.
 
-mod files;
+pub(crate) mod files;
 mod originate;
 mod spec;
 mod store;
@@ -26,7 +26,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 /// The cryptography that everything here uses. Never installed as the process's default, so that nothing depends on who
 /// came first.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }

@@ -8,6 +8,7 @@ pub mod dns;
 pub mod h2raw;
 pub mod http1;
 pub mod http2;
+pub mod nodes;
 pub mod peers;
 pub mod pki;
 pub mod policy;

@@ -53,3 +53,23 @@ impl Authority {
         Ok(Signed { certificate: at("crt"), key: at("key") })
     }
 }
+
+/// An authority that may sign, in `DIR` as cert-manager has it: `tls.crt`, `tls.key`, `ca.crt`. Takes the place of another.
+pub fn signing_authority(dir: &Path, name: &str) -> Result<()> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    fs::create_dir_all(dir)?;
+    let files =
+        [("tls.key", key.serialize_pem()), ("tls.crt", certificate.pem()), ("ca.crt", certificate.pem())];
+    for (file, text) in files {
+        // Whole or not at all, as a Secret's files change.
+        let new = dir.join("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, dir.join(file))?;
+    }
+    Ok(())
+}

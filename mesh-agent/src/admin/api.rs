@@ -26,6 +26,9 @@ views! {
         pods: Vec<Pod>,
         /// `None` where the control loop didn't answer in time.
         kernel: Option<Kernel>,
+        /// Certificates and who signs them. An older agent has none.
+        #[serde(default)]
+        identity: Option<Identity>,
         /// What is being carried.
         traffic: Traffic,
     }
@@ -128,6 +131,67 @@ views! {
         #[serde(flatten)]
         state: PodState,
     }
+    /// Certificates and who signs them.
+    Identity {
+        /// Of the identities.
+        trust_domain: String,
+        /// Trust domains that count as the own one.
+        aliases: Vec<String>,
+        /// `--ca`.
+        issuer: String,
+        /// It is the development root.
+        development: bool,
+        /// What its configuration lacks.
+        problem: Option<String>,
+        /// When it last issued a certificate.
+        last_issued: Option<SystemTime>,
+        /// When the last request failed, if the last one did.
+        last_failure: Option<SystemTime>,
+        /// And why.
+        last_error: Option<String>,
+        /// Whose signatures count.
+        roots: Vec<Root>,
+        /// Identities in use.
+        certificates: usize,
+        /// Those with a certificate that is renewed in time.
+        valid: usize,
+        /// Service accounts that have none, or an expired one.
+        without: Vec<String>,
+    }
+    /// One root of the trust bundle.
+    Root {
+        /// Its name.
+        subject: String,
+        /// Hexadecimal.
+        serial: String,
+        /// Its end.
+        not_after: SystemTime,
+    }
+    /// One service account's certificate: `GET /v1/certificates`.
+    Certificate {
+        /// Of the service account.
+        namespace: String,
+        /// Of the service account.
+        name: String,
+        /// SPIFFE id.
+        id: String,
+        /// How it stands.
+        state: CertificateState,
+        /// Hexadecimal; empty without a certificate.
+        serial: String,
+        /// First moment of its life.
+        not_before: Option<SystemTime>,
+        /// Last moment of its life.
+        not_after: Option<SystemTime>,
+        /// When it is requested next; none while it is being requested.
+        next_renewal: Option<SystemTime>,
+        /// `--ca`.
+        issuer: String,
+        /// Name of the root that it is signed under.
+        root: String,
+        /// Why the last request failed, if it did.
+        reason: String,
+    }
     /// What is being carried.
     Traffic {
         /// Open connections that pods opened.
@@ -167,6 +231,12 @@ views! {
         /// Path of its network namespace, where the source names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         netns: Option<String>,
+        /// Which connections its ports accept, by PeerAuthentications; empty where none says anything.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mtls: Vec<PortMode>,
+        /// `PORT PROBE`: what kubelet may send in plain text to any port.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        probes: Vec<String>,
     }
     /// One service: `GET /v1/services`.
     Service {
@@ -308,6 +378,9 @@ views! {
         /// Name in the ClientHello.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         server_name: String,
+        /// SPIFFE id of the pod at the other end, where mutual TLS proved it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        peer: String,
         /// Since when.
         since: SystemTime,
         /// Requests so far.
@@ -415,7 +488,7 @@ mod policies;
 mod routes;
 
 pub use authz::{AuthzAnswer, AuthzQuestion, AuthzRule, AuthzTarget};
-pub use policies::{InForce, Policy, PolicyState, PortPolicy};
+pub use policies::{InForce, Policy, PolicyState, PortMode, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,
     RouteRule,
@@ -424,6 +497,35 @@ pub use routes::{
 /// A condition of a route.
 pub use crate::model::Condition;
 /// One configuration warning: `GET /v1/warnings`.
+/// How a certificate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateState {
+    /// It serves, and will be renewed in time.
+    Valid,
+    /// It serves, but half of its remaining life is over and its renewal fails.
+    Late,
+    /// There is none yet.
+    Pending,
+    /// The issuer refuses one.
+    Refused,
+    /// It is over, and connections are refused.
+    Expired,
+}
+
+impl CertificateState {
+    /// The word for tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Late => "late",
+            Self::Pending => "pending",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 pub use crate::model::Warning;
 
 /// How a pod that asks to be captured stands.

@@ -27,7 +27,7 @@ const LIFE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Body of an answer.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// All at once.
     Whole(Option<Bytes>),
     /// Metrics, piece by piece.
@@ -51,7 +51,7 @@ impl Body for Answer {
 }
 
 /// Serves one connection until it is done or out of time.
-pub(super) async fn serve<F, Fut>(stream: impl AsyncRead + AsyncWrite + Unpin, answer: F)
+pub(crate) async fn serve<F, Fut>(stream: impl AsyncRead + AsyncWrite + Unpin, answer: F)
 where
     F: Fn(Request<Incoming>) -> Fut,
     Fut: Future<Output = Response<Answer>>,
@@ -97,7 +97,7 @@ pub(super) fn problem(status: StatusCode, error: impl Into<String>) -> Response<
 }
 
 /// A line of text.
-pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Response<Answer> {
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response<Answer> {
     answer(status, "text/plain; charset=utf-8", body.into() + "\n")
 }
 

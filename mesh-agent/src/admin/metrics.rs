@@ -54,7 +54,7 @@ async fn route(state: &AdminState, method: &Method, path: &str) -> Response<Answ
         "/metrics" | "/stats/prometheus" => {
             // The answer itself isn't needed: to ask is what brings the kernel's figures up to date.
             drop(state.kernel(REFRESH).await);
-            let warnings = state.warnings.load();
+            let warnings = state.all_warnings();
             let codes = warnings.iter().map(|warning| warning.code.as_str());
             let metrics = state.telemetry.metrics.agent();
             metrics.set_rollback(state.history.with(|history| history.rolled_back()));

@@ -37,7 +37,8 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/config" if get => json(&views::dump(&state)),
         "/v1/config/history" if get => json(&views::history(&state.history.get())),
         "/v1/config/rollback" if request.method() == Method::PUT => roll_back(&state, request).await,
-        "/v1/warnings" if get => json(&**state.warnings.load()),
+        "/v1/warnings" if get => json(&state.all_warnings()),
+        "/v1/certificates" if get => json(&state.identities.list()),
         "/v1/bpf" if get => match state.kernel(CONTROL).await {
             Some(kernel) => json(&kernel),
             None => unanswered(),

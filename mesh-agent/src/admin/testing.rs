@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::{About, AdminState, Command, LogHandle, Readiness, SocketGuard, api, bind_socket, serve_socket};
 use crate::enrol::PodState;
 use crate::history::{self, Cause, Operation};
+use crate::identity;
 use crate::model::ObjectName;
 use crate::model::build::BuildOptions;
 use crate::source;
@@ -145,6 +146,7 @@ pub(crate) fn state(dir: &Path) -> (AdminState, mpsc::Receiver<Command>) {
         snapshot: Arc::new(ArcSwap::new(report.snapshot)),
         telemetry: Telemetry::quiet(),
         warnings: Arc::new(ArcSwap::from_pointee(report.warnings)),
+        identities: identity::testing::Root::shared().identities(),
         history: history(),
         pods: Arc::new(ArcSwap::from_pointee(pods)),
         settings: Arc::new(serde_json::json!({ "nodeName": "node-a" })),

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::enrol::PodState;
 use crate::history::{self, Cause, History};
 use crate::model::{self, Enrolment, FailMode, LoadBalancer, ObjectName, ProtocolFrom, Snapshot};
+use crate::objects::Kind;
 use crate::policy::chance::Chance;
 use crate::policy::traffic::HealthCheck;
 use crate::telemetry::{ConnectionView, Connections, Reporter};
@@ -31,6 +32,7 @@ pub(super) fn status(state: &AdminState, kernel: Option<api::Kernel>) -> api::St
         config: config(state, &snapshot),
         pods: pods.iter().map(|(name, state)| pod(name, state)).collect(),
         kernel,
+        identity: Some(state.identities.status()),
         traffic: traffic(state),
     }
 }
@@ -59,7 +61,7 @@ pub(super) fn config(state: &AdminState, snapshot: &Snapshot) -> api::Config {
         workloads: snapshot.workloads.size(),
         services: snapshot.services.size(),
         endpoints: ports.map(|p| p.endpoints.all.len()).sum(),
-        warnings: state.warnings.load().len(),
+        warnings: state.all_warnings().len(),
         rollback: state.history.with(rollback),
     }
 }
@@ -142,18 +144,18 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
         route_rules: rules::list(&snapshot),
         policies: policies::list(&snapshot, &state.warnings.load()),
         port_policies: in_force::list(&snapshot),
-        warnings: state.warnings.load().to_vec(),
+        warnings: state.all_warnings(),
     }
 }
 
 pub(super) fn workloads(snapshot: &Snapshot, pods: &Pods) -> Vec<api::Workload> {
-    let mut views: Vec<_> = snapshot.workloads.values().map(|w| workload(w, &snapshot.node, pods)).collect();
+    let mut views: Vec<_> = snapshot.workloads.values().map(|w| workload(w, snapshot, pods)).collect();
     views.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     views
 }
 
-fn workload(w: &model::Workload, node: &str, pods: &Pods) -> api::Workload {
-    let (capture, reason) = capture(w, node, pods.get(&w.name));
+fn workload(w: &model::Workload, snapshot: &Snapshot, pods: &Pods) -> api::Workload {
+    let (capture, reason) = capture(w, &snapshot.node, pods.get(&w.name));
     api::Workload {
         namespace: w.name.namespace.clone(),
         name: w.name.name.clone(),
@@ -170,7 +172,23 @@ fn workload(w: &model::Workload, node: &str, pods: &Pods) -> api::Workload {
             FailMode::Open => "open".to_owned(),
         },
         netns: w.netns.as_ref().map(|path| path.display().to_string()),
+        mtls: snapshot.security.get(&w.name).map(|security| mtls(&security.peers)).unwrap_or_default(),
+        probes: w.probes.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn mtls(modes: &model::Modes) -> Vec<api::PortMode> {
+    let view = |port: Option<u16>, decided: &model::Decided| api::PortMode {
+        port,
+        mode: decided.mode.label().to_owned(),
+        from: decided
+            .by
+            .as_ref()
+            .map(|by| format!("{} {by}", Kind::PeerAuthentication.name()))
+            .unwrap_or_default(),
+    };
+    let ports = modes.ports.iter().map(|(port, decided)| view(Some(*port), decided));
+    std::iter::once(view(None, &modes.all)).chain(ports).collect()
 }
 
 fn capture(w: &model::Workload, node: &str, state: Option<&PodState>) -> (Capture, String) {
@@ -342,6 +360,7 @@ fn connection(view: ConnectionView) -> api::Connection {
         endpoint: view.endpoint,
         protocol: view.protocol.label().to_owned(),
         server_name: view.server_name,
+        peer: view.peer,
         since: view.since,
         requests: view.requests,
         sent_bytes: view.sent,

@@ -18,10 +18,12 @@ use crate::clock;
 use crate::enrol::{Manager, PodState};
 use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
+use crate::identity::Identities;
 use crate::jwt;
 use crate::kernel::Kernel;
 use crate::model::{Snapshot, SnapshotHandle};
 use crate::names;
+use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker;
 use crate::source::{Coverage, CoverageHandle, Noticed};
 
@@ -39,8 +41,10 @@ pub(super) struct Control {
     pub kernel: Kernel,
     pub manager: Manager,
     pub workers: Vec<worker::Handle>,
+    pub node: NodeAddresses,
     pub heartbeat: Heartbeat,
     pub checks: Checks,
+    pub identities: Identities,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
     pub coverage: CoverageHandle,
@@ -82,6 +86,7 @@ impl Control {
                     Err(_) => return Err(std::io::Error::other("the configuration source ended")),
                 },
                 _ = tick.tick() => {
+                    self.node.refresh();
                     self.follow();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TIDY_EVERY) {
@@ -137,6 +142,8 @@ impl Control {
                 "services can't be told to the kernel (a full map?), trying again"
             );
         }
+        // Before the pods are entered, so that certificates are there with the first connection.
+        self.identities.follow(&snapshot);
         self.manager.reconcile(&snapshot, &mut self.kernel, &self.workers);
         self.checks.follow(&snapshot, self.manager.captured(), || self.kernel.flows());
         self.publish_config(&snapshot, &noticed);
@@ -182,7 +189,7 @@ impl Control {
     fn publish_config(&self, snapshot: &Snapshot, noticed: &[Instant]) {
         let metrics = self.admin.telemetry.metrics.agent();
         noticed.iter().for_each(|at| metrics.config_apply.observe(at.elapsed().as_secs_f64()));
-        let warnings = self.admin.warnings.load();
+        let warnings = self.admin.all_warnings();
         metrics.set_rollback(self.admin.history.with(|history| history.rolled_back()));
         metrics.set_name_lookups(self.names.counts());
         metrics.set_jwks(&self.jwks);

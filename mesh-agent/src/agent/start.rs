@@ -23,11 +23,14 @@ use crate::ext_authz::Providers;
 use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
 use crate::history;
+use crate::identity::issuer::{DEV_DIR, DevError, IstioOptions};
+use crate::identity::{self, Identities, Issuer};
 use crate::kernel::{self, Kernel, KernelError, Ports};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
+use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
-use crate::settings::{OutboundTrafficPolicy, Settings};
+use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings};
 use crate::source::{self, Published};
 use crate::telemetry::{self, Telemetry};
 
@@ -81,6 +84,9 @@ pub enum AgentError {
     /// Kernel programs.
     #[error("the kernel programs can't be put in place (`mesh-agent check` says what is missing)")]
     Kernel(#[from] KernelError),
+    /// Development root.
+    #[error("the development root (`ca: dev`) can't be used")]
+    DevRoot(#[from] DevError),
     /// Access log.
     #[error("the access log can't be opened")]
     AccessLog(#[source] io::Error),
@@ -181,6 +187,9 @@ fn assemble(
     let flows = kernel.flows()?;
     let crowded = watch::Sender::new(0);
     let ceiling = Ceiling::for_descriptors(descriptors);
+    let node = NodeAddresses::default();
+    node.refresh();
+    let identities = start_identities(settings, &telemetry)?;
     let workers = (0..settings.workers)
         .map(|id| {
             let parts = Parts {
@@ -189,11 +198,14 @@ fn assemble(
                 crowded: crowded.clone(),
                 telemetry: telemetry.clone(),
                 flows: kernel.flows()?,
+                identities: identities.clone(),
                 limits: Limits::default(),
                 ceiling: ceiling.clone(),
+                node: node.clone(),
                 registry_only,
                 secrets_dir: settings.secrets_dir.as_path().into(),
                 providers: providers.clone(),
+                same_node_mtls: settings.same_node == SameNode::Mtls,
             };
             Ok(worker::spawn(id, parts)?)
         })
@@ -211,6 +223,7 @@ fn assemble(
         snapshot: published.snapshot.clone(),
         telemetry,
         warnings: published.warnings.clone(),
+        identities: identities.clone(),
         history: published.history.clone(),
         pods: Arc::default(),
         settings: Arc::new(serde_json::to_value(settings).unwrap_or_default()),
@@ -227,8 +240,10 @@ fn assemble(
             handed.map(|handed| handed.pods).unwrap_or_default(),
         ),
         workers,
+        node,
         heartbeat,
         checks,
+        identities,
         snapshot: published.snapshot.clone(),
         changed: published.changed.subscribe(),
         coverage: published.coverage.clone(),
@@ -246,6 +261,31 @@ fn assemble(
         reading: Some(reading),
         starting: Some(starting),
     })
+}
+
+fn start_identities(settings: &Settings, telemetry: &Telemetry) -> Result<Identities, AgentError> {
+    let issuer = match &settings.ca {
+        Ca::Dev => {
+            tracing::warn!(
+                "ca: dev signs certificates with a root that lies on this machine's disk: for trying out only, and no other machine trusts it"
+            );
+            Issuer::dev(DEV_DIR.into())?
+        }
+        Ca::Files(dir) => Issuer::files(dir.clone()),
+        Ca::Istio(authority) => Issuer::istio(IstioOptions {
+            authority: authority.clone(),
+            token_file: settings.istio_token_file.clone(),
+            root_cert_file: settings.istio_root_cert_file.clone(),
+            cluster_id: settings.istio_cluster_id.clone(),
+        }),
+        Ca::Spiffe(socket) => Issuer::spiffe(socket.clone()),
+    };
+    let options = identity::Options {
+        trust_domain: settings.trust_domain.clone(),
+        aliases: settings.trust_domain_aliases.clone(),
+        lifetime: settings.certificate_lifetime,
+    };
+    Ok(Identities::start(options, issuer, telemetry.metrics.agent().clone())?)
 }
 
 fn about(settings: &Settings) -> About {

@@ -24,12 +24,14 @@ pub struct Options {
     pub normalization: Normalization,
     /// Proxies before the peer whose X-Forwarded-For is believed.
     pub trusted_hops: usize,
+    /// The namespace whose policies hold for all.
+    pub root: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let normalization = Normalization::default();
-        Self { trust_domains: vec!["cluster.local".into()], normalization, trusted_hops: 0 }
+        Self { trust_domains: vec!["cluster.local".into()], normalization, trusted_hops: 0, root: ROOT.into() }
     }
 }
 
@@ -55,6 +57,8 @@ pub struct Policy {
     pub selection: Selection,
     /// Those that can match.
     pub rules: Box<[Rule]>,
+    /// It holds for all namespaces.
+    pub of_root: bool,
 }
 
 impl Policy {
@@ -69,7 +73,8 @@ impl Policy {
         let rules = rules.map(|(at, spec)| {
             making.rule(Arc::new(RuleName::new(&name, at, action, dry_run, provider)), spec)
         });
-        Self { rules: rules.collect(), selection: Selection::of(object), action, dry_run, name }
+        let of_root = name.namespace == options.root;
+        Self { rules: rules.collect(), selection: Selection::of(object), action, dry_run, of_root, name }
     }
 
     /// True if a part of rule `at`, or of the policy as a whole, can't be judged.
@@ -81,17 +86,12 @@ impl Policy {
             || object.spec.rules[at].when.iter().any(|when| unknown(&when.key))
     }
 
-    /// True if it holds for all namespaces.
-    pub fn is_of_root(&self) -> bool {
-        self.name.namespace == ROOT
-    }
-
     /// True if it selects a pod, whatever else it may be for.
     pub fn selects(&self, workload: &Workload) -> bool {
         match &self.selection {
             Selection::Services(_) => false,
             Selection::Pods(labels) => {
-                let there = self.is_of_root() || self.name.namespace == workload.name.namespace;
+                let there = self.of_root || self.name.namespace == workload.name.namespace;
                 there && labels.iter().all(|(label, value)| workload.labels.get(label) == Some(value))
             }
         }

@@ -1,4 +1,8 @@
 //! `describe`: one page about one thing. A page is made of sections; a section without anything to say is left out.
+//!
+//! Here the page of a service; `pod` has that of a pod.
+
+mod pod;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -18,11 +22,14 @@ use crate::admin::api::{
 pub(super) enum Command {
     /// A service: addresses, ports, endpoints, routes, pods, and what is wrong with it
     #[command(visible_aliases = ["svc", "services"])]
-    Service(ServiceArgs),
+    Service(NamedArgs),
+    /// A pod: addresses, identity, which connections it accepts, probes, and what is wrong with it
+    #[command(visible_aliases = ["pods", "workload"])]
+    Pod(NamedArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ServiceArgs {
+pub(super) struct NamedArgs {
     #[command(flatten)]
     agent: AgentArgs,
     /// NAMESPACE/NAME, or NAME in the namespace `default`
@@ -36,13 +43,28 @@ pub(super) struct ServiceArgs {
     file: Option<PathBuf>,
 }
 
+impl NamedArgs {
+    fn dump(&self) -> Result<Dump, Failure> {
+        Ok(match &self.file {
+            Some(path) => get::read_dump(path)?,
+            None => self.agent.client()?.get("/v1/config")?,
+        })
+    }
+
+    fn object(&self) -> (&str, &str) {
+        self.name.split_once('/').unwrap_or(("default", &self.name))
+    }
+}
+
 pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
-    let Command::Service(args) = command;
-    let dump = match &args.file {
-        Some(path) => get::read_dump(path)?,
-        None => args.agent.client()?.get("/v1/config")?,
-    };
-    let (namespace, name) = args.name.split_once('/').unwrap_or(("default", &args.name));
+    match command {
+        Command::Service(args) => service(args, out),
+        Command::Pod(args) => pod::run(args, out),
+    }
+}
+
+fn service(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
+    let (dump, (namespace, name)) = (args.dump()?, args.object());
     let page = Page::new(dump, namespace, name).ok_or_else(|| {
         Failure::message(Exit::Failed, format!("there is no service {namespace}/{name}"))
             .hint("`mesh-agent get services` lists those that the agent knows")

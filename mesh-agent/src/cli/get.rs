@@ -1,5 +1,6 @@
 //! `get`: lists of what the agent knows. Live, or off line from what `config dump` wrote.
 
+mod certs;
 mod connections;
 mod endpoints;
 mod policies;
@@ -41,6 +42,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
     },
+    /// Certificates of the service accounts that have pods here, and their lives
+    #[command(visible_aliases = ["cert", "certificates"])]
+    Certs(Common),
     /// Open connections that the agent carries
     #[command(visible_alias = "conn")]
     Connections {
@@ -80,6 +84,7 @@ pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
             let wanted = |e: &api::Endpoint| service.as_ref().is_none_or(|name| *name == e.service);
             common.show("endpoints", |dump| Some(dump.endpoints), wanted, out)
         }
+        Command::Certs(common) => common.show("certificates", |_| None, |_: &api::Certificate| true, out),
         Command::Connections { common, direction } => {
             let wanted = |c: &api::Connection| direction.as_ref().is_none_or(|d| *d == c.direction);
             common.show("connections", |_| None, wanted, out)

@@ -22,7 +22,7 @@ pub fn run(args: &RunArgs) -> Outcome {
 }
 
 /// Flags and environment are usage; a file is input. Where both are wrong, the command line is.
-fn bad_settings(error: SettingsError) -> Failure {
+pub(super) fn bad_settings(error: SettingsError) -> Failure {
     let exit = match &error {
         SettingsError::Values(bad) if bad.iter().all(|bad| matches!(bad.origin, Origin::File(..))) => {
             Exit::BadInput

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::output::{Out, TextFormat, age, count, document, utc};
 use super::style::{Mark, Style};
 use super::{AgentArgs, Exit, Failure, Outcome, watch};
-use crate::admin::api::{Kernel, PodState, Status};
+use crate::admin::api::{Identity, Kernel, PodState, Status};
 
 /// As the kernel's hooks see it: an older heartbeat is stale.
 const STALE_MS: u64 = 900;
@@ -73,6 +73,9 @@ pub(super) fn text(status: &Status, style: Style) -> String {
     line(&mut out, style, "Configuration", config_mark(status), &config(status));
     line(&mut out, style, "Kernel", kernel_mark(status.kernel.as_ref()), &kernel(status.kernel.as_ref()));
     line(&mut out, style, "Pods", pods_mark(status), &pods(status));
+    if let Some(identity) = &status.identity {
+        line(&mut out, style, "Identity", identity_mark(identity), &identity_text(identity));
+    }
     line(&mut out, style, "Traffic", Mark::Good, &traffic(status));
     out
 }
@@ -177,6 +180,33 @@ fn pods(status: &Status) -> String {
             PodState::Refused(why) => ("refused", why),
         };
         let _ = write!(text, "\n{}/{} {state}: {why}", pod.namespace, pod.name);
+    }
+    text
+}
+
+/// A dead issuer is no failure of the agent: what was issued serves. Whoever lacks a certificate is told of.
+fn identity_mark(identity: &Identity) -> Mark {
+    let well = identity.problem.is_none() && identity.last_failure.is_none() && !identity.development;
+    if well && identity.valid == identity.certificates { Mark::Good } else { Mark::Warn }
+}
+
+fn identity_text(identity: &Identity) -> String {
+    let Identity { issuer, trust_domain, valid, certificates, .. } = identity;
+    let roots = count(identity.roots.len(), "root");
+    let mut text = format!(
+        "{valid}/{certificates} certificates valid   trust domain {trust_domain}   issuer {issuer}   {roots}"
+    );
+    if identity.development {
+        text += "\nthe development root lies on this machine's disk and no other machine trusts it: for trying out only";
+    }
+    if let Some(problem) = &identity.problem {
+        let _ = write!(text, "\nthe issuer can't be used as it is: {problem}");
+    }
+    if let (Some(at), Some(error)) = (identity.last_failure, &identity.last_error) {
+        let _ = write!(text, "\nlast request failed at {}: {error}", utc(at));
+    }
+    if !identity.without.is_empty() {
+        let _ = write!(text, "\nwithout a certificate: {}", identity.without.join(", "));
     }
     text
 }

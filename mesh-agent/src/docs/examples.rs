@@ -1,4 +1,4 @@
-//! Every YAML example of docs/routing.md and docs/destinationrule.md, in the place in an object that it is a fragment of,
+//! Every YAML example of docs/routing.md, docs/destinationrule.md and docs/peer-authentication.md, in the place in an object that it is a fragment of,
 //! and every file of docs/examples: in force without a warning.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -7,11 +7,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::model::build::BuildOptions;
-use crate::model::{ObjectName, Snapshot};
+use crate::model::{MtlsMode, ObjectName, Snapshot};
 use crate::source;
 
 const PAGE: &str = include_str!("../../../docs/routing.md");
 const RULES: &str = include_str!("../../../docs/destinationrule.md");
+const PEERS: &str = include_str!("../../../docs/peer-authentication.md");
 const API: &str = "apiVersion: gateway.networking.k8s.io/v1";
 
 const SUBSET: &str = "
@@ -37,7 +38,9 @@ fn world() -> String {
         ("shop", "db-v2", "tls", 5432),
         ("data", "store", "http", 80),
     ];
-    let mut text = String::new();
+    let mut text =
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: cart-1, namespace: shop, labels: {app: cart}}\n"
+            .to_owned();
     for (place, (namespace, name, port_name, port)) in services.into_iter().enumerate() {
         let more = if name == "cart" { ", {name: http-admin, port: 9090}" } else { "" };
         write!(
@@ -94,7 +97,7 @@ fn in_force(objects: &str) -> Arc<Snapshot> {
 
 #[test]
 fn every_example_of_the_pages_is_valid() {
-    for (page, at_least) in [(PAGE, 7), (RULES, 1)] {
+    for (page, at_least) in [(PAGE, 7), (RULES, 1), (PEERS, 1)] {
         let blocks = blocks(page);
         assert!(blocks.len() >= at_least, "examples are missing: {}", blocks.len());
         for block in blocks {
@@ -125,6 +128,10 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
                 let ports = &snapshot.services.get(&ObjectName::new("shop", host)).unwrap().ports;
                 assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
             }
+            "peerauthentication" => {
+                let mode = |port| snapshot.mtls_mode(&ObjectName::new("shop", "cart-1"), port);
+                assert_eq!((mode(80), mode(9090)), (MtlsMode::Strict, MtlsMode::Permissive));
+            }
             rule if !rule.contains("route") => {
                 let mut ports = snapshot.services.values().flat_map(|service| &service.ports);
                 assert!(ports.any(|port| port.policy.rule.is_some()), "{name} holds for nobody");
@@ -146,6 +153,7 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
         "grpcroute",
         "httproute-consumer",
         "httproute-cors",
+        "peerauthentication",
         "tcproute",
     ] {
         assert!(seen.iter().any(|other| other == name), "{name} isn't among {seen:?}");

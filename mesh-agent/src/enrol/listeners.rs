@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Capture;
 use crate::kernel::Flows;
-use crate::proxy::upstream::KEEPALIVE;
+use crate::proxy::sockets::KEEPALIVE;
 
 /// As deep as the kernel allows by default (net.core.somaxconn).
 const BACKLOG: i32 = 4096;

@@ -24,7 +24,7 @@ use crate::addr::EndpointAddr;
 use crate::balance::health::Failure;
 use crate::kernel::Flows;
 use crate::policy::traffic::{HealthCheck, Probe};
-use crate::proxy::{Stream, upstream};
+use crate::proxy::{Stream, sockets};
 use crate::tls::{Alpn, Origination};
 
 /// What servers see in `User-Agent`.
@@ -57,7 +57,7 @@ pub(super) async fn ask(
 /// A connection to `to` from the pod, which no hook captures.
 pub(super) async fn connect(from: &Captured, flows: &Flows, to: EndpointAddr) -> io::Result<TcpStream> {
     let ip: IpAddr = to.ip();
-    let socket = upstream::socket_in(from.netns.as_fd(), ip)?;
+    let socket = sockets::socket_in(from.netns.as_fd(), ip)?;
     flows.mark_own(socket.as_fd(), None)?;
     TcpSocket::from_std_stream(socket.into()).connect(to.socket_addr()).await
 }

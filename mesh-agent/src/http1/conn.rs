@@ -111,7 +111,7 @@ impl Conn {
     /// Small writes leave at once: what is worth collecting is collected here.
     pub fn set_nodelay(&self) {
         // Failing only costs latency.
-        let _ = self.stream.tcp().set_nodelay(true);
+        let _ = self.stream.tcp().map(|tcp| tcp.set_nodelay(true));
     }
 
     /// Both sides, to be used at the same time within one task.

@@ -29,7 +29,7 @@ use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadlin
 /// Pipelined bytes that are read ahead while a response is awaited; the rest waits in the socket.
 pub(super) const READ_AHEAD: usize = 16 * 1024;
 /// A response may be preceded by so many interim ones.
-pub(super) const MAX_INTERIM: usize = 32;
+pub(crate) const MAX_INTERIM: usize = 32;
 
 /// A request on its way, as `serve` knows it.
 pub struct Forward<'a, 'c, 'p, 'h> {
@@ -72,7 +72,7 @@ pub struct Done {
 
 impl Done {
     /// Nothing goes on but the client's connection.
-    pub(super) const NOTHING: Self =
+    pub(crate) const NOTHING: Self =
         Self { keep_downstream: true, keep_upstream: false, switched: false, again: None, outrun: false };
 
     /// The response isn't passed on.
@@ -111,40 +111,40 @@ impl Failure {
 
 /// What both directions tell each other.
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) request_bytes: Cell<u64>,
-    pub(super) response_bytes: Cell<u64>,
-    pub(super) moved: Cell<u64>,
+pub(crate) struct State {
+    pub(crate) request_bytes: Cell<u64>,
+    pub(crate) response_bytes: Cell<u64>,
+    pub(crate) moved: Cell<u64>,
     heard: Cell<bool>,
-    pub(super) started: Cell<bool>,
-    pub(super) sent: Cell<bool>,
+    pub(crate) started: Cell<bool>,
+    pub(crate) sent: Cell<bool>,
     half_closed: Cell<bool>,
     /// The client holds its body back until it is told to go on.
-    pub(super) waits: Cell<bool>,
-    pub(super) upstream_deaf: Cell<bool>,
-    pub(super) reset: Cell<bool>,
+    pub(crate) waits: Cell<bool>,
+    pub(crate) upstream_deaf: Cell<bool>,
+    pub(crate) reset: Cell<bool>,
 }
 
 impl State {
-    pub(super) fn of(request: &RequestHead) -> Self {
+    pub(crate) fn of(request: &RequestHead) -> Self {
         Self { waits: Cell::new(request.expects_continue), ..Self::default() }
     }
 
-    pub(super) fn bump(cell: &Cell<u64>, by: usize) {
+    pub(crate) fn bump(cell: &Cell<u64>, by: usize) {
         cell.set(cell.get() + by as u64);
     }
 }
 
 /// What the client asked for, as far as it decides about the response's way back.
-pub(super) struct Ask {
-    pub(super) asked: Asked,
-    pub(super) version: Version,
-    pub(super) persistent: bool,
+pub(crate) struct Ask {
+    pub(crate) asked: Asked,
+    pub(crate) version: Version,
+    pub(crate) persistent: bool,
     upgrade: bool,
 }
 
 impl Ask {
-    pub(super) fn of(request: &RequestHead) -> Self {
+    pub(crate) fn of(request: &RequestHead) -> Self {
         let version = request.parts.version;
         let persistent = request.options.persistent(version);
         Self { asked: request.asked(), version, persistent, upgrade: request.upgrade }
@@ -197,7 +197,7 @@ impl<'c: 'h, 'h> Forward<'_, 'c, '_, 'h> {
 }
 
 impl State {
-    pub(super) fn failure(&self, kind: ErrorKind, method: &Method) -> Failure {
+    pub(crate) fn failure(&self, kind: ErrorKind, method: &Method) -> Failure {
         Failure {
             kind,
             started: self.started.get(),
@@ -216,7 +216,7 @@ impl State {
     }
 
     /// Whose turn it was when nothing moved any more.
-    pub(super) fn stalled(&self) -> ErrorKind {
+    pub(crate) fn stalled(&self) -> ErrorKind {
         if self.sent.get() && !self.started.get() {
             ErrorKind::UpstreamTimeout
         } else {
@@ -226,7 +226,7 @@ impl State {
 }
 
 /// Drives both directions. The response may end first: the rest of the request is still carried.
-pub(super) fn join(
+pub(crate) fn join(
     mut sending: Pin<&mut impl Future<Output = Result<(), ErrorKind>>>,
     mut answering: Pin<&mut impl Future<Output = Result<Done, ErrorKind>>>,
     state: &State,
@@ -448,17 +448,17 @@ impl<'c: 'h, 'h> Answer<'_, 'c, '_, 'h> {
 }
 
 /// A 1.0 response is passed on as one, so its client goes by 1.0's rules unless both say `keep-alive`.
-fn persistent_version(head: &ResponseHead) -> bool {
+pub(crate) fn persistent_version(head: &ResponseHead) -> bool {
     head.version == Version::HTTP_11 || head.options.keep_alive
 }
 
-enum ReadHead {
+pub(crate) enum ReadHead {
     Closed,
     Refused(HeadError),
 }
 
 impl ReadHead {
-    fn kind(self) -> ErrorKind {
+    pub(crate) fn kind(self) -> ErrorKind {
         match self {
             Self::Closed => ErrorKind::UpstreamClosed,
             Self::Refused(HeadError::Hostile(hostile)) => ErrorKind::UpstreamProtocol(hostile),
@@ -489,7 +489,7 @@ pub(super) async fn final_head_of(
     Err((ErrorKind::UpstreamProtocol(Hostile::FrameFlood), true))
 }
 
-async fn read_head(
+pub(crate) async fn read_head(
     conn: &Connection,
     asked: Asked,
     state: &State,

@@ -43,6 +43,8 @@ pub enum Known {
     Http2Settings,
     /// `Keep-Alive`
     KeepAlive,
+    /// `mesh-agent-http1`, which agents say to each other and nobody else is believed.
+    Mark,
     /// `Proxy-Connection`
     ProxyConnection,
     /// `TE`
@@ -204,6 +206,7 @@ pub fn known(name: &[u8]) -> Known {
         10 if is("keep-alive") => Known::KeepAlive,
         14 if is("content-length") => Known::ContentLength,
         14 if is("http2-settings") => Known::Http2Settings,
+        16 if is("mesh-agent-http1") => Known::Mark,
         16 if is("proxy-connection") => Known::ProxyConnection,
         17 if is("transfer-encoding") => Known::TransferEncoding,
         _ => Known::Other,

@@ -24,7 +24,7 @@ pub(super) type Hedges<'h> = hedge::Hedges<'h, Won>;
 pub(super) type Ahead = hedge::Ahead<Won>;
 
 /// The way to an answer.
-pub(super) struct Won {
+pub(crate) struct Won {
     /// Its connection.
     pub(super) up: Conn,
     /// Its head.

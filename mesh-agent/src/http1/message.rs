@@ -173,7 +173,9 @@ impl Meaning {
                     field.hop = true;
                     meaning.names_fields |= meaning.options.add(value);
                 }
-                Known::KeepAlive | Known::ProxyConnection | Known::Http2Settings => field.hop = true,
+                Known::KeepAlive | Known::Mark | Known::ProxyConnection | Known::Http2Settings => {
+                    field.hop = true
+                }
                 Known::Te => field.hop = !value.eq_ignore_ascii_case(b"trailers"),
                 Known::ContentLength => field.hop = meaning.add_length(value, repeated)?,
                 Known::TransferEncoding => meaning.add_coding(value, version)?,

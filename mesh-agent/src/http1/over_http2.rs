@@ -3,10 +3,11 @@
 //!
 //! One try, in place of `forward`'s, on a stream that `http2::Outgoing` opened; how many tries there are is `serve`'s to
 //! say. `head` says heads anew, `upload` and `download` move both bodies at the same time in one task, `chunks` is their
-//! framing. Knows nothing of why the stream is there: today a DestinationRule's `h2UpgradePolicy`. Never collects a
-//! body, never carries what leaves HTTP behind.
+//! framing. The endpoint speaks HTTP/2, as a DestinationRule's `h2UpgradePolicy` says, or its agent makes HTTP/1 of it again: then
+//! `http1::mark` says what is needed for that, and the response is what the application said. Never collects a body, never
+//! carries what leaves HTTP behind.
 
-mod chunks;
+pub(crate) mod chunks;
 mod download;
 mod head;
 mod upload;
@@ -14,12 +15,14 @@ mod upload;
 use std::cell::Cell;
 use std::pin::pin;
 
+use h2::Reason;
 use http::Request;
 
 use self::download::Answering;
 use self::upload::Sending;
 use super::conn::Conn;
 use super::forward::{Ask, Done, Failure, Forward, State, join};
+use super::mark;
 use super::message::RequestHead;
 use super::mirror::Mirrored;
 use super::timer::Timer;
@@ -31,6 +34,11 @@ use crate::proxy::{Connection, Picked, Plan, ProxyError};
 pub(super) use self::chunks::whole;
 pub(super) use self::head::carries;
 
+/// How another agent resets the stream of a response that its application cut short by closing its connection.
+pub(crate) const CUT: Reason = Reason::INTERNAL_ERROR;
+/// The same of one whose connection was reset, or that broke the protocol (RFC 9113, 8.5, has it for what ends abnormally).
+pub(crate) const RESET: Reason = Reason::CONNECT_ERROR;
+
 /// Of a request's body this much is kept until the response begins, for an endpoint that didn't take the request up.
 pub(super) const KEPT: usize = 64 * 1024;
 
@@ -41,9 +49,14 @@ pub(super) async fn open(
     picked: &Picked,
     conn: &Connection,
 ) -> Result<Outgoing, ProxyError> {
-    let departing = plan.departing();
-    let parts = departing.as_ref().and_then(|departing| departing.head.as_deref()).unwrap_or(&request.parts);
-    let head = head::request(parts);
+    // Another agent is told what the client sent: it is the one that changes it on arrival.
+    let head = if picked.restores_http1() {
+        mark::request(request)
+    } else {
+        let departing = plan.departing();
+        let parts = departing.as_ref().and_then(|departing| departing.head.as_deref());
+        head::request(parts.unwrap_or(&request.parts))
+    };
     Outgoing::open(picked, conn, head, request.body.is_done()).await
 }
 
@@ -63,15 +76,25 @@ pub(super) async fn run(
     let Forward { conn, request, plan, picked, until, account, upload, tries, hedges: _, head: _ } = forward;
     let Outgoing { lease, response, body } = stream;
     let (state, ask, untaken) = (State::of(request), Ask::of(request), Cell::new(false));
+    let restored = picked.restores_http1();
     let (mut from_client, mut to_client) = down.split();
     let result = {
         let Upload { flow, sent } = upload;
         let whole = || conn.mirror(plan, &request.parts, || Mirrored::of(request, sent).map(Copied::Http1));
         let (state, ask, lease, untaken) = (&state, &ask, &*lease, &untaken);
-        let sending =
-            Sending { conn, state, body: request.body, flow, sent, from: &mut from_client, to: body };
+        let sending = Sending {
+            conn,
+            state,
+            body: request.body,
+            flow,
+            sent,
+            from: &mut from_client,
+            to: body,
+            restored,
+        };
         let sending = pin!(sending.run(whole));
-        let answering = Answering { conn, plan, picked, account, sent, tries, ask, state, lease, untaken };
+        let answering =
+            Answering { conn, plan, picked, account, sent, tries, ask, state, lease, untaken, restored };
         let answering = pin!(answering.relay(response, &mut to_client));
         let both = pin!(join(sending, answering, state));
         let idle = conn.limits().body_idle_timeout;

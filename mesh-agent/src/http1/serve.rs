@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use http::{StatusCode, Version, request};
 
-pub(super) use self::attempt::connection_to;
 use self::attempt::{Carried, carry};
+pub(crate) use self::attempt::{connection_to, keep};
 use self::receive::next_request;
 use super::answer;
 use super::conn::Conn;
@@ -93,7 +93,8 @@ async fn handle<'c>(
 ) -> After<'c> {
     let mut account = Exchange::begin(conn, &mut request.parts);
     // What few requests come to is on the heap, so that a connection makes no room for it.
-    let arrived = match conn.admit_arrival(&mut request.parts).await {
+    let bodyless = request.body.is_done();
+    let arrived = match conn.admit_arrival(&mut request.parts, bodyless).await {
         Ok(arrived) => arrived,
         Err(answer) => return Box::pin(not_sent(down, conn, request, &mut account, answer, timer)).await,
     };
@@ -199,7 +200,8 @@ async fn not_sent<'c>(
     if let Some(kind) = answer.why {
         account.fail(kind);
     }
-    let keep = answer::is_skippable(request) && stays(conn, request);
+    let refused = answer.why == Some(ErrorKind::PlainTextRefused);
+    let keep = answer::is_skippable(request) && stays(conn, request) && !refused;
     let after = tell(down, account, Some(answer), !keep, request.asked().head, timer).await;
     past_body(down, request, after, timer).await
 }

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use http::Request;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::guard::{Guarded, Meter};
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
+use super::{SEND_BUFFER, Windows};
 use crate::clock;
 use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Limits, ProxyError, Stream};
@@ -46,6 +47,8 @@ struct Shared {
     requests: Cell<u64>,
     used_at: Cell<u64>,
     closed: Cell<bool>,
+    /// Streams on it that move bulk.
+    bulk: Cell<usize>,
 }
 
 /// A request's place on a connection, given back on drop.
@@ -53,6 +56,7 @@ pub(crate) struct Lease {
     send: SendRequest<Bytes>,
     shared: Rc<Shared>,
     frames_before: u64,
+    bulk: Cell<bool>,
     /// Other requests used the connection before.
     pub(super) reused: bool,
 }
@@ -60,10 +64,10 @@ pub(crate) struct Lease {
 impl Link {
     /// Takes the socket over and waits for the peer's SETTINGS: only then is its limit of streams known, and that it
     /// speaks HTTP/2 at all.
-    pub(super) async fn open(stream: Stream, limits: &Limits) -> Result<Self, ProxyError> {
+    pub(super) async fn open(stream: Stream, windows: Windows, limits: &Limits) -> Result<Self, ProxyError> {
         let (socket, meter) = Guarded::client(stream);
         let opening = async {
-            let (send, mut connection) = builder(limits).handshake(socket).await?;
+            let (send, mut connection) = builder(windows, limits).handshake(socket).await?;
             poll_fn(|cx| match pin!(&mut connection).poll(cx) {
                 Poll::Ready(result) => Poll::Ready(result.and(Err(Reason::NO_ERROR.into()))),
                 Poll::Pending if meter.frames.get() > 0 => Poll::Ready(Ok(())),
@@ -82,6 +86,7 @@ impl Link {
             requests: Cell::new(0),
             used_at: Cell::new(clock::now_ns()),
             closed: Cell::new(false),
+            bulk: Cell::new(0),
         });
         tokio::task::spawn_local(drive(connection, shared.clone()));
         Ok(Self { send, shared, most: limits.max_streams as usize, since: Instant::now() })
@@ -107,6 +112,11 @@ impl Link {
         self.active() >= self.send.current_max_send_streams().min(self.most)
     }
 
+    /// True if one of the streams on it moves bulk.
+    pub(super) fn is_bulky(&self) -> bool {
+        self.shared.bulk.get() > 0
+    }
+
     /// True if it has as many requests as the endpoint's policy lets one connection have.
     pub(super) fn is_filled(&self, limits: &PoolLimits) -> bool {
         limits.max_streams.is_some_and(|most| self.active() >= most as usize)
@@ -123,7 +133,8 @@ impl Link {
         let shared = self.shared.clone();
         shared.active.set(shared.active.get() + 1);
         let reused = shared.requests.replace(shared.requests.get() + 1) > 0;
-        Lease { send: self.send.clone(), frames_before: shared.meter.frames.get(), shared, reused }
+        let (frames_before, bulk) = (shared.meter.frames.get(), Cell::new(false));
+        Lease { send: self.send.clone(), frames_before, shared, bulk, reused }
     }
 }
 
@@ -159,6 +170,13 @@ impl Lease {
         self.shared.closed.set(true);
     }
 
+    /// Notes that its stream moves bulk.
+    pub(super) fn moves_bulk(&self) {
+        if !self.bulk.replace(true) {
+            self.shared.bulk.set(self.shared.bulk.get() + 1);
+        }
+    }
+
     /// True if nothing came from the peer since the request was sent.
     pub(super) fn nothing_came(&self) -> bool {
         self.shared.meter.frames.get() == self.frames_before
@@ -168,23 +186,33 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.active.set(self.shared.active.get() - 1);
+        if self.bulk.get() {
+            self.shared.bulk.set(self.shared.bulk.get() - 1);
+        }
         self.shared.used_at.set(clock::now_ns());
     }
 }
 
 /// A peer that says something else than SETTINGS, which go before all else (RFC 9113, 3.4), doesn't speak HTTP/2; one that
-/// says nothing may just be going away.
+/// says nothing may just be going away. A server that refuses its client's certificate says so only when the client has
+/// done its part of the handshake: what TLS itself complains of here is still that.
 fn not_opened(error: h2::Error, meter: &Meter) -> ProxyError {
     let other = error.is_library() || error.is_io() && meter.read.get() > 0 && meter.frames.get() == 0;
-    ProxyError::new(if other { ErrorKind::NotHttp2 } else { ErrorKind::ConnectFailed }, error)
+    let kind = match error.get_io().map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidData) => ErrorKind::TlsFailed,
+        _ if other => ErrorKind::NotHttp2,
+        _ => ErrorKind::ConnectFailed,
+    };
+    ProxyError::new(kind, error)
 }
 
-fn builder(limits: &Limits) -> client::Builder {
+fn builder(windows: Windows, limits: &Limits) -> client::Builder {
     let mut builder = client::Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .max_frame_size(windows.frame)
         .max_send_buffer_size(SEND_BUFFER)
         .initial_max_send_streams(FIRST_STREAMS)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));

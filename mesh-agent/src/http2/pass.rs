@@ -19,6 +19,7 @@ use super::hedge::{self, Hedges};
 use super::link::Lease;
 use super::stall::Stall;
 use super::{answer, grpc};
+use crate::http1::mark::MARK;
 use crate::proxy::hedge::{Asking, Places};
 use crate::proxy::{ErrorKind, Exchange, Hostile, Picked, Plan, Side, Tries, TryDeadline};
 
@@ -223,6 +224,8 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
 
     fn answer(&mut self, response: Response<RecvStream>) -> Result<(), Fault> {
         let (mut head, body) = response.into_parts();
+        // It would be taken for another agent's word.
+        head.headers.remove(MARK);
         let ended = body.is_end_stream();
         let is_grpc = self.exchange.is_grpc();
         let grpc_status = if is_grpc && ended { grpc::status_in(&head.headers) } else { None };
@@ -308,7 +311,7 @@ impl From<ErrorKind> for Fault {
     }
 }
 
-fn client_fault(error: &h2::Error) -> Fault {
+pub(super) fn client_fault(error: &h2::Error) -> Fault {
     match error.reason() {
         Some(_) if error.is_reset() && error.is_library() => {
             ErrorKind::DownstreamProtocol(Hostile::BadFrame).into()

@@ -13,8 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Request, Version};
-use tokio::net::TcpStream;
+use http::{Method, Request, Version};
 use tokio::time::timeout;
 
 use super::allowance::Allowance;
@@ -22,8 +21,8 @@ use super::clock::{Clock, IDLE_TICKS};
 use super::guard::{Guarded, Meter};
 use super::stall::Stall;
 use super::stream::{self, End, Shared};
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
-use crate::proxy::{Connection, ErrorKind, Exchange, Hostile, Limits};
+use super::{SEND_BUFFER, Windows, connect};
+use crate::proxy::{Connection, ErrorKind, Exchange, Hostile, Limits, Stream};
 
 /// Requests that a client may take back at once, and per second (nghttp2's `stream_reset_rate_limit`).
 const TAKE_BACK_BURST: i64 = 1000;
@@ -34,23 +33,35 @@ const TAKE_BACK_PER_SECOND: u64 = 33;
 const HEAD_ROOM: usize = 2;
 
 /// Serves HTTP/2 until either side ends it. `first` is what was read of the connection already.
-pub async fn serve(client: TcpStream, first: BytesMut, conn: &Connection) {
+pub async fn serve(client: Stream, first: BytesMut, conn: &Connection) {
+    serve_as(client, first, conn, false).await;
+}
+
+/// The same for another agent, whose CONNECT streams are connections of their own.
+pub async fn serve_agent(client: Stream, conn: &Connection) {
+    serve_as(client, BytesMut::new(), conn, true).await;
+}
+
+async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, agent: bool) {
     let (socket, meter) = Guarded::server(client, first);
     let limits = conn.limits();
-    match timeout(limits.head_timeout, builder(limits).handshake(socket)).await {
-        Ok(Ok(h2)) => run(h2, meter, conn).await,
+    let windows = if agent { Windows::MESH } else { Windows::PLAIN };
+    match timeout(limits.head_timeout, builder(windows, limits).handshake(socket)).await {
+        Ok(Ok(h2)) => run(h2, meter, conn, agent).await,
         Ok(Err(error)) if error.is_library() => conn.pod.worker.count_hostile(Hostile::BadPreface),
         Ok(Err(error)) => tracing::debug!(%error, "client went away within the preface"),
         Err(_) => conn.pod.worker.count_hostile(Hostile::BadPreface),
     }
 }
 
-async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection) {
-    let shared = Shared { conn, ticks: Rc::default(), head_bytes: Cell::new(0), resets_sent: Cell::new(0) };
+async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection, agent: bool) {
+    let shared =
+        Shared { conn, agent, ticks: Rc::default(), head_bytes: Cell::new(0), resets_sent: Cell::new(0) };
     let mut server = Server {
         h2,
         streams: FuturesUnordered::new(),
         shared: &shared,
+        agent,
         meter,
         clock: Clock::new(conn.limits()),
         take_backs: Allowance::new(TAKE_BACK_BURST, TAKE_BACK_PER_SECOND, TAKE_BACK_BURST),
@@ -77,11 +88,12 @@ async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection) {
     .await;
 }
 
-fn builder(limits: &Limits) -> server::Builder {
+fn builder(windows: Windows, limits: &Limits) -> server::Builder {
     let mut builder = server::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .max_frame_size(windows.frame)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_head_bytes * HEAD_ROOM).unwrap_or(u32::MAX));
@@ -108,12 +120,19 @@ struct Server<'s, 'c> {
     h2: H2,
     streams: FuturesUnordered<Task<'s>>,
     shared: &'s Shared<'c>,
+    /// The client is another agent.
+    agent: bool,
     meter: Rc<Meter>,
     clock: Clock,
     take_backs: Allowance,
     /// GOAWAY was said.
     leaving: bool,
     told: Told,
+}
+
+/// An extended CONNECT (RFC 8441) is a request, with headers for its endpoint.
+fn is_connect(request: &Request<RecvStream>) -> bool {
+    request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
 }
 
 /// What was told to `get connections` and the metrics so far.
@@ -163,7 +182,15 @@ impl<'s> Server<'s, '_> {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         let stall = Stall::new(&self.shared.ticks);
-        let work = Box::pin(stream::serve(self.shared, request, respond, stall.clone()));
+        let work: Pin<Box<dyn Future<Output = End> + 's>> = if self.agent && is_connect(&request) {
+            let conn = self.shared.conn;
+            Box::pin(async move {
+                connect::serve(conn, request, respond).await;
+                End::Ended
+            })
+        } else {
+            Box::pin(stream::serve(self.shared, request, respond, stall.clone()))
+        };
         self.streams.push(Task { stall, work });
     }
 

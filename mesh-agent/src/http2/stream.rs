@@ -23,7 +23,8 @@ use super::mirror::Mirrored;
 use super::pass::{Fault, Pass, Passed, ToEndpoint};
 use super::stall::{Stall, Ticks};
 use super::upload::{Opened, Upload};
-use super::{answer, grpc, hedge, pool, request as head};
+use super::{answer, grpc, hedge, over_http1, pool, request as head};
+use crate::http1::mark::MARK;
 use crate::proxy::hedge::{Asking, Places, Race};
 use crate::proxy::{Connection, Copied, ErrorKind, Exchange, Plan, Side, Tries};
 
@@ -36,6 +37,8 @@ const MOST_HEAD_BYTES: usize = 4 * 1024 * 1024;
 /// What the streams of one connection share.
 pub(super) struct Shared<'c> {
     pub(super) conn: &'c Connection,
+    /// Another agent is at the other end.
+    pub(super) agent: bool,
     pub(super) ticks: Ticks,
     pub(super) head_bytes: Cell<usize>,
     /// PROTOCOL_ERROR resets of ours that only carry an endpoint's.
@@ -59,11 +62,17 @@ pub(super) async fn serve(
     stall: Rc<Stall>,
 ) -> End {
     let (mut parts, body) = request.into_parts();
+    // Nobody but another agent is believed.
+    if let Some(mark) = parts.headers.remove(MARK)
+        && shared.agent
+    {
+        return Box::pin(over_http1::serve(shared, parts, &mark, body, respond, &stall)).await;
+    }
     let checked = head::check(&mut parts, shared.conn.limits());
     let mut exchange = Exchange::begin(shared.conn, &mut parts);
     let held = checked.and_then(|size| HeadBytes::take(&shared.head_bytes, size));
     let planned = match &held {
-        Ok(_) => match shared.conn.admit_arrival(&mut parts).await {
+        Ok(_) => match shared.conn.admit_arrival(&mut parts, body.is_end_stream()).await {
             Ok(arrived) => {
                 let plan = shared.conn.plan(&mut parts, &mut exchange);
                 plan.map(|plan| plan.with_arrival(arrived))
@@ -107,13 +116,13 @@ pub(super) async fn serve(
 }
 
 /// A head's share of what one connection may hold.
-struct HeadBytes<'a> {
+pub(super) struct HeadBytes<'a> {
     total: &'a Cell<usize>,
     size: usize,
 }
 
 impl<'a> HeadBytes<'a> {
-    fn take(total: &'a Cell<usize>, size: usize) -> Result<Self, ErrorKind> {
+    pub(super) fn take(total: &'a Cell<usize>, size: usize) -> Result<Self, ErrorKind> {
         if total.get() + size > MOST_HEAD_BYTES {
             return Err(ErrorKind::Overflow);
         }
@@ -370,7 +379,7 @@ impl<'w> Way<'w, '_> {
 }
 
 /// Ends early if the client takes the request back.
-async fn unless_reset<T>(
+pub(super) async fn unless_reset<T>(
     respond: &mut SendResponse<Bytes>,
     work: impl Future<Output = T>,
 ) -> Result<T, ErrorKind> {

@@ -141,7 +141,7 @@ impl Proxy {
                 conns.borrow_mut().push(conn.clone());
                 let ended = ended.clone();
                 spawn_local(async move {
-                    super::serve(stream, BytesMut::new(), &conn).await;
+                    super::serve(stream.into(), BytesMut::new(), &conn).await;
                     ended.set(ended.get() + 1);
                 });
             }

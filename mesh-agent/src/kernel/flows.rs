@@ -51,6 +51,18 @@ impl Flows {
         sockets.borrow_mut().insert(&socket, record, 0).map_err(into_io)
     }
 
+    /// Marks a socket of the agent whose other end is an agent too: the hooks never capture it, and in the destination's pod
+    /// it is handed to the agent as any connection from outside, also where that is this same agent.
+    ///
+    /// # Errors
+    /// As [`Self::mark_own`].
+    pub fn mark_own_unpublished(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        // To sockops it is published already, so that it isn't.
+        let record = SocketRecord { owner: owner::AGENT, published: 1, ..SocketRecord::default() };
+        let Some(sockets) = &self.0 else { return Ok(()) };
+        sockets.borrow_mut().insert(&socket, record, 0).map_err(into_io)
+    }
+
     /// What an accepted or own socket is recorded as; for diagnosis.
     pub fn record(&self, socket: BorrowedFd<'_>) -> Option<SocketRecord> {
         self.0.as_ref()?.borrow().get(&socket, 0).ok()

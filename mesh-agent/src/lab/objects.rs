@@ -133,6 +133,13 @@ impl NodeObject {
     pub fn new(name: &str) -> Self {
         Self(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
     }
+
+    /// One of `status.addresses`.
+    pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
+        let address = json!({"type": "InternalIP", "address": address.into()});
+        push(&mut self.0["status"]["addresses"], address);
+        self
+    }
 }
 
 impl PodObject {
@@ -159,6 +166,12 @@ impl PodObject {
     /// A named container port.
     pub fn port(mut self, name: &str, port: u16) -> Self {
         push(&mut self.0["spec"]["containers"][0]["ports"], json!({"name": name, "containerPort": port}));
+        self
+    }
+
+    /// A field of its container.
+    pub fn container(mut self, field: &str, value: Value) -> Self {
+        self.0["spec"]["containers"][0][field] = value;
         self
     }
 

@@ -10,6 +10,7 @@ mod enrolment;
 mod entries;
 mod index;
 mod nodes;
+mod peers;
 mod policies;
 mod ports;
 mod providers;
@@ -45,6 +46,8 @@ use crate::tls;
 
 /// Last part of service host names.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Istio's default for the mesh's root namespace.
+pub const ROOT_NAMESPACE: &str = "istio-system";
 
 /// What the builder must know besides the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct BuildOptions {
     pub fail_mode: FailMode,
     /// Last part of service host names.
     pub cluster_domain: String,
+    /// Whose policies are the mesh's.
+    pub root_namespace: String,
     /// Pods name their network namespace by annotation (directory source). Else the annotation means nothing.
     pub netns_annotation: bool,
     /// Which servers are asked for the names of ServiceEntries.
@@ -71,6 +76,7 @@ impl Default for BuildOptions {
             node: String::new(),
             fail_mode: FailMode::default(),
             cluster_domain: CLUSTER_DOMAIN.into(),
+            root_namespace: ROOT_NAMESPACE.into(),
             netns_annotation: true,
             resolv_conf: "/etc/resolv.conf".into(),
             authorization: authz::Options::default(),
@@ -123,6 +129,8 @@ struct Dirty {
     routes: DirtyRoutes,
     /// What TrafficPolicies are attached to.
     subjects: BTreeSet<Subject>,
+    /// Pods for whose connections something else may hold.
+    secured: BTreeSet<ObjectName>,
     /// Policies themselves, for people.
     policies: BTreeSet<ObjectKey>,
     /// AuthorizationPolicies.
@@ -177,7 +185,12 @@ impl Builder {
         let mut changed = !std::mem::replace(&mut self.begun, true);
         for name in std::mem::take(&mut dirty.pods) {
             changed |= self.build_workload(&name, &mut next, &mut dirty.services);
+            dirty.secured.insert(name);
         }
+        for name in &dirty.secured {
+            changed |= self.build_security(name, &mut next);
+        }
+        changed |= self.build_node_addresses(&mut next);
         for name in std::mem::take(&mut dirty.services) {
             let before = next.services.get(&name).cloned();
             if self.build_service(&name, &mut next) {
@@ -264,6 +277,7 @@ impl Builder {
             self.contested(network, *port, winner, loser, &mut add);
         }
         self.entry_warnings(&mut add);
+        self.peer_warnings(&mut add);
         for (ip, winner, loser) in self.by_address.contested() {
             let key = pod_key(&loser.name);
             let message = format!(
@@ -308,16 +322,11 @@ impl Builder {
             Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
             Kind::AuthorizationPolicy => self.touch_authorization(key, object.as_deref(), dirty),
             Kind::RequestAuthentication => self.touch_authentication(key, object.as_deref(), dirty),
+            Kind::PeerAuthentication => self.touch_peers(key, dirty),
             Kind::Node => self.touch_node(key, object.as_deref(), dirty),
             Kind::ServiceAccount => {}
         }
-        if matches!(
-            key.kind,
-            Kind::TrafficPolicy
-                | Kind::BackendTrafficPolicy
-                | Kind::DestinationRule
-                | Kind::AuthorizationPolicy
-        ) {
+        if is_policy(key.kind) {
             dirty.policies.insert(key.clone());
         }
         match object {
@@ -357,8 +366,9 @@ impl Builder {
 
     /// Shows a policy as it is in force; true if that changed.
     fn build_policy(&self, key: &ObjectKey, next: &mut Snapshot) -> bool {
-        let domain = &self.options.cluster_domain;
-        let Some(policy) = self.objects.get(key).and_then(|object| PolicyObject::of(object, domain)) else {
+        let (domain, root) = (&self.options.cluster_domain, &self.options.root_namespace);
+        let Some(policy) = self.objects.get(key).and_then(|object| PolicyObject::of(object, domain, root))
+        else {
             return next.policies.remove_mut(key);
         };
         if next.policies.get(key).is_some_and(|old| **old == policy) {
@@ -375,6 +385,14 @@ impl Builder {
             self.notes.insert(key, warnings);
         }
     }
+}
+
+/// True for kinds that `get policies` lists.
+const fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::DestinationRule | Kind::PeerAuthentication
+    )
 }
 
 fn pod_key(name: &ObjectName) -> ObjectKey {

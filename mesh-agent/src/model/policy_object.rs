@@ -3,13 +3,13 @@
 //! Kept beside what is compiled of it, which names the policy where it holds; `admin::views` puts the two together for
 //! `get policies`. Made by `model::build`, never asked by the data path.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{ObjectName, ServiceMeta};
-use crate::authz;
-use crate::objects::{AuthorizationPolicy, DestinationRule, Kind, Object};
+use super::{ObjectName, ServiceMeta, Workload};
+use crate::objects::{DestinationRule, Kind, Object, PeerAuthentication, TlsModeSpec};
 
-/// A TrafficPolicy, XBackendTrafficPolicy, DestinationRule or AuthorizationPolicy in force.
+/// A policy in force: of traffic, of connections between pods, or of who may call what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
     /// Which of them.
@@ -36,13 +36,19 @@ pub enum PolicyTarget {
     },
     /// Services by their host name, which may begin with a wildcard.
     Host(String),
-    /// Pods, in words.
-    Pods(String),
+    /// Pods by their labels.
+    Pods {
+        /// None for the whole mesh.
+        namespace: Option<String>,
+        /// All of which they have.
+        labels: BTreeMap<String, String>,
+    },
 }
 
 impl PolicyObject {
-    /// None for objects that are no policies. `cluster_domain` is the end of services' host names.
-    pub fn of(object: &Object, cluster_domain: &str) -> Option<Self> {
+    /// None for objects that are no policies. `cluster_domain` is the end of services' host names, `root` the namespace whose
+    /// policies are the mesh's.
+    pub fn of(object: &Object, cluster_domain: &str, root: &str) -> Option<Self> {
         let key = object.key();
         let namespace = key.name.namespace.clone();
         let target = |kind: &str, name: &str, section: Option<&String>| PolicyTarget::Object {
@@ -69,8 +75,14 @@ impl PolicyObject {
             }
             Object::AuthorizationPolicy(policy) => {
                 let named = policy.targets().map(|it| target(&it.kind, &it.name, None)).collect::<Vec<_>>();
-                let pods = || vec![PolicyTarget::Pods(pods_of(policy))];
+                let pods = || vec![pods(&namespace, root, policy.labels())];
                 (if named.is_empty() { pods() } else { named }, vec![policy.spec.action.name()])
+            }
+            Object::PeerAuthentication(policy) => {
+                let labels = policy.selector().filter(|labels| !labels.is_empty());
+                // With a selector it holds for pods of its own namespace, wherever that is.
+                let root = if labels.is_none() { root } else { "" };
+                (vec![pods(&namespace, root, labels)], peer_groups(policy))
             }
             _ => return None,
         };
@@ -79,6 +91,13 @@ impl PolicyObject {
 }
 
 impl PolicyTarget {
+    /// True if this pod is one of those that it names by their labels.
+    pub fn selects(&self, pod: &Workload) -> bool {
+        let Self::Pods { namespace, labels } = self else { return false };
+        namespace.as_ref().is_none_or(|namespace| *namespace == pod.name.namespace)
+            && labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+
     /// True if it is this Service, a part of it, or a host of its.
     pub fn is_of(&self, service: &ServiceMeta) -> bool {
         match self {
@@ -87,7 +106,7 @@ impl PolicyTarget {
                 Some(end) => service.host.ends_with(end),
                 None => *host == service.host,
             },
-            Self::Pods(_) => false,
+            Self::Pods { .. } => false,
         }
     }
 }
@@ -98,28 +117,33 @@ impl fmt::Display for PolicyTarget {
             Self::Object { kind, name, section: None } => write!(f, "{kind} {name}"),
             Self::Object { kind, name, section: Some(section) } => write!(f, "{kind} {name}:{section}"),
             Self::Host(host) => write!(f, "host {host}"),
-            Self::Pods(pods) => f.write_str(pods),
+            Self::Pods { namespace, labels } => {
+                write!(f, "pods of {}", namespace.as_deref().unwrap_or("the mesh"))?;
+                for (at, (key, value)) in labels.iter().enumerate() {
+                    write!(f, "{}{key}={value}", if at == 0 { " with " } else { "," })?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
-/// Whom a policy without targets selects.
-fn pods_of(policy: &AuthorizationPolicy) -> String {
-    let labels = policy.labels().into_iter().flatten();
-    let labels: Vec<_> = labels.map(|(label, value)| format!("{label}={value}")).collect();
-    let place = if policy.namespace() == authz::ROOT {
-        "all namespaces".to_owned()
-    } else {
-        format!("namespace {}", policy.namespace())
-    };
-    match labels.as_slice() {
-        [] => format!("all pods of {place}"),
-        labels => format!("pods {} of {place}", labels.join(",")),
-    }
+/// Pods of `namespace`, or of the whole mesh if that is the root's.
+fn pods(namespace: &str, root: &str, labels: Option<&BTreeMap<String, String>>) -> PolicyTarget {
+    let namespace = (namespace != root).then(|| namespace.to_owned());
+    PolicyTarget::Pods { namespace, labels: labels.cloned().unwrap_or_default() }
 }
 
 fn given(groups: &[(&'static str, bool)]) -> Vec<&'static str> {
     groups.iter().filter(|(_, given)| *given).map(|(field, _)| *field).collect()
+}
+
+/// What it leaves unset it doesn't give.
+fn peer_groups(policy: &PeerAuthentication) -> Vec<&'static str> {
+    given(&[
+        ("mtls", policy.spec.mtls.mode != TlsModeSpec::Unset),
+        ("portLevelMtls", !policy.spec.port_level_mtls.is_empty()),
+    ])
 }
 
 /// Of the whole host and of its ports.

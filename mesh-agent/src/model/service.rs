@@ -14,7 +14,7 @@ use crate::balance::tiers::Tier;
 use crate::balance::usage::Usage;
 use crate::objects::Network;
 use crate::policy::budget::Budget;
-use crate::policy::{ClusterPolicy, Unusable};
+use crate::policy::{ClusterPolicy, MeshTls, Unusable};
 use crate::route::{RetryBudget, SessionPersistence};
 
 /// What a service port is declared to speak. Order of sources: `appProtocol`, the port name's prefix, else `Detect`.
@@ -193,7 +193,9 @@ impl ServicePort {
     /// True if connections of any client have to be wrapped in TLS that the agent makes, whether it can or not.
     pub fn wants_encryption(&self) -> bool {
         let wants = |policy: &ClusterPolicy| {
-            policy.tls.is_some() || policy.unusable == Some(Unusable::TlsNotOriginated)
+            policy.tls.is_some()
+                || policy.mesh_tls == MeshTls::Always
+                || policy.unusable == Some(Unusable::TlsNotOriginated)
         };
         self.forms().any(|form| wants(&form.policy))
     }

@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use rpds::HashTrieMapSync;
 
 use super::{
-    AppProtocol, Authentications, Authorization, ObjectName, PolicyObject, RouteStatus, Service, ServicePort,
-    Workload,
+    AppProtocol, Authentications, Authorization, MtlsMode, ObjectName, PolicyObject, RouteStatus, Security,
+    Service, ServicePort, Workload,
 };
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
@@ -51,6 +51,10 @@ pub struct Snapshot {
     pub authentication: Authentications,
     /// TrafficPolicies by the route that they hold for.
     pub route_traffic: HashTrieMapSync<(TargetKind, ObjectName), Arc<RouteTraffic>>,
+    /// What holds for connections to a pod, by its name; nothing for pods that have the defaults.
+    pub security: HashTrieMapSync<ObjectName, Arc<Security>>,
+    /// `status.addresses` of this agent's node.
+    pub node_addresses: Arc<[IpAddr]>,
 }
 
 /// What an original destination stands for.
@@ -137,6 +141,14 @@ impl Snapshot {
             rule: rule.and_then(|rule| self.rule_traffic(rule)).cloned(),
             service: port.and_then(|port| self.traffic_of(port)).cloned(),
         }
+    }
+
+    /// Which connections `port` of a pod accepts. Looks up by name: a connection asks once.
+    pub fn mtls_mode(&self, pod: &ObjectName, port: u16) -> MtlsMode {
+        if self.security.is_empty() {
+            return MtlsMode::default();
+        }
+        self.security.get(pod).map(|security| security.peers.mode(port)).unwrap_or_default()
     }
 
     /// Pods of this node that are to be captured.

@@ -82,6 +82,9 @@ codes! {
     DuplicateIssuer = "MESH0152", "Two JWT rules that hold for the same pods have the same issuer; a token that holds by either is accepted.";
     ProviderUnknown = "MESH0153", "An AuthorizationPolicy with action CUSTOM names a provider that the agent's configuration file doesn't have; what its rules match is refused.";
     ProvidersConflict = "MESH0154", "AuthorizationPolicies with action CUSTOM that select one pod name different providers; what their rules match is refused there.";
+    IssuerUnusable = "MESH0201", "The issuer of certificates can't be used as the settings have it: a file, a root or a socket is missing or wrong; certificates that were issued serve until they expire.";
+    CertificateNotRenewed = "MESH0202", "Half of a certificate's remaining life is over and its renewal fails; it serves until it expires, then connections are refused.";
+    NoCertificate = "MESH0203", "A service account with pods on this node has no certificate, or an expired one; its connections between nodes are refused, never sent in plain text.";
 }
 
 /// How much a warning matters.
@@ -142,7 +145,9 @@ impl WarningCode {
             | Self::NoKeySource
             | Self::KeysNotFetched
             | Self::ProviderUnknown
-            | Self::ProvidersConflict => Severity::Error,
+            | Self::ProvidersConflict
+            | Self::IssuerUnusable
+            | Self::NoCertificate => Severity::Error,
             Self::SliceWithoutService | Self::FileNotClosed | Self::ForeignKind | Self::AllowsNothing => {
                 Severity::Info
             }
@@ -229,8 +234,12 @@ mod tests {
 
     #[test]
     fn codes_are_unique_numbered_in_order_and_documented() {
-        for (i, code) in WarningCode::ALL.iter().enumerate() {
-            assert_eq!(code.code(), format!("MESH01{:02}", i + 1));
+        let mut next = [1, 1];
+        for code in WarningCode::ALL {
+            // 01: of objects; 02: of certificates.
+            let block = if code.code().starts_with("MESH01") { 0 } else { 1 };
+            assert_eq!(code.code(), format!("MESH{:02}{:02}", block + 1, next[block]));
+            next[block] += 1;
             assert!(code.doc().ends_with('.'), "{}", code.code());
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::PortProbe;
+
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ObjectName {
@@ -93,6 +95,9 @@ pub struct Workload {
     pub host_network: bool,
     /// Container ports by name, for Services' named targetPorts and protocol hints.
     pub ports: Vec<(String, u16)>,
+    /// What kubelet sends to its ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<PortProbe>,
 }
 
 impl Workload {

@@ -128,6 +128,47 @@ impl<'de> Deserialize<'de> for TargetPort {
     }
 }
 
+/// `port` of a probe: a number, or the name of a container port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortOrName {
+    /// Itself.
+    Number(u16),
+    /// To be looked up in the container.
+    Name(String),
+}
+
+impl PortOrName {
+    /// The number; a name that no port has may be one written as text.
+    pub fn number(&self, named: impl Fn(&str) -> Option<u16>) -> Option<u16> {
+        match self {
+            Self::Number(port) => Some(*port),
+            Self::Name(name) => named(name).or_else(|| name.parse().ok().filter(|port| *port != 0)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortOrName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = PortOrName;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port or the name of a container port")
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<PortOrName, E> {
+                PortVisitor.visit_u64(value).map(PortOrName::Number)
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<PortOrName, E> {
+                PortVisitor.visit_i64(value).map(PortOrName::Number)
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<PortOrName, E> {
+                Ok(PortOrName::Name(value.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 /// An address of a pod, an endpoint or a service, in canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip(pub IpAddr);

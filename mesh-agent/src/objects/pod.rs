@@ -1,11 +1,15 @@
 //! Pod: where a workload runs, as whom, and at which addresses.
 
+mod probe;
+
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
+pub use self::probe::{Lifecycle, ProbeSpec};
 use super::field::{Ip, PortNumber, nullable};
 use super::{FieldError, Metadata, TransportProtocol};
+use crate::model::PortProbe;
 
 /// What is read of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -33,17 +37,40 @@ pub struct PodSpec {
     /// On the node's own network.
     #[serde(default, deserialize_with = "nullable")]
     pub host_network: bool,
-    /// Containers, for their ports.
+    /// Containers, for their ports and probes.
     #[serde(default, deserialize_with = "nullable")]
     pub containers: Vec<Container>,
+    /// Of these some go on beside the others, and are probed.
+    #[serde(default, deserialize_with = "nullable")]
+    pub init_containers: Vec<Container>,
 }
 
 /// What is read of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Container {
     /// `ports`.
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
+    /// `livenessProbe`.
+    #[serde(default)]
+    pub liveness_probe: Option<ProbeSpec>,
+    /// `readinessProbe`.
+    #[serde(default)]
+    pub readiness_probe: Option<ProbeSpec>,
+    /// `startupProbe`.
+    #[serde(default)]
+    pub startup_probe: Option<ProbeSpec>,
+    /// `lifecycle`.
+    #[serde(default)]
+    pub lifecycle: Option<Lifecycle>,
+}
+
+impl Container {
+    fn port_named(&self, name: &str) -> Option<u16> {
+        let port = self.ports.iter().find(|port| port.name == name)?;
+        Some(port.container_port.0)
+    }
 }
 
 /// One of a container's ports.
@@ -118,6 +145,11 @@ impl Pod {
             .filter(|port| port.protocol == TransportProtocol::Tcp)
             .map(|port| (port.name.clone(), port.container_port.0))
             .collect()
+    }
+
+    /// What kubelet sends to its ports.
+    pub fn probes(&self) -> Vec<PortProbe> {
+        probe::of(self.spec.containers.iter().chain(&self.spec.init_containers))
     }
 
     /// `podIP` is the first of `podIPs` wherever both are given.

@@ -21,7 +21,6 @@ pub enum Known {
     Unknown,
 }
 
-const SECURITY: &str = "it is NOT ENFORCED: traffic that it would refuse is let through";
 const ROUTING: &str = "requests go to the service's own endpoints as if it didn't exist";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
@@ -47,7 +46,11 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
             _ => Known::OtherVersion("security.istio.io/v1"),
         },
         ("security.istio.io", "AuthorizationPolicyList" | "RequestAuthenticationList") => Known::List,
-        ("security.istio.io", "PeerAuthentication") => Known::NotYet(SECURITY),
+        ("security.istio.io", "PeerAuthentication") => match version {
+            "v1" | "v1beta1" => Known::Read(Kind::PeerAuthentication),
+            _ => Known::OtherVersion("security.istio.io/v1"),
+        },
+        ("security.istio.io", "PeerAuthenticationList") => Known::List,
         (GATEWAY, "HTTPRoute") => read_of(version, &["v1", "v1beta1"], Kind::HttpRoute),
         (GATEWAY, "GRPCRoute") => read_of(version, &["v1"], Kind::GrpcRoute),
         (GATEWAY, "TLSRoute") => read_of(version, &["v1", "v1alpha2", "v1alpha3"], Kind::TlsRoute),
@@ -136,8 +139,8 @@ mod tests {
             let api_version = format!("security.istio.io/{version}");
             check(&api_version, "AuthorizationPolicy", Known::Read(Kind::AuthorizationPolicy));
             check(&api_version, "RequestAuthentication", Known::Read(Kind::RequestAuthentication));
+            check(&api_version, "PeerAuthentication", Known::Read(Kind::PeerAuthentication));
         }
         check("security.istio.io/v2", "AuthorizationPolicy", Known::OtherVersion("security.istio.io/v1"));
-        check("security.istio.io/v1beta1", "PeerAuthentication", Known::NotYet(SECURITY));
     }
 }

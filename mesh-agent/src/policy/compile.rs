@@ -7,7 +7,9 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::locality::{Label, Localities, Locality, Pattern};
-use super::{ClusterPolicy, Cookie, HashKey, Keepalive, OutlierDetection, PoolLimits, RetryShare, Unusable};
+use super::{
+    ClusterPolicy, Cookie, HashKey, Keepalive, MeshTls, OutlierDetection, PoolLimits, RetryShare, Unusable,
+};
 use crate::model::{LoadBalancer, ObjectName, Warning, WarningCode};
 use crate::objects::{
     self, ClientTls, ConnectionPool, ConsistentHash, DestinationRule, GoDuration, H2UpgradePolicy,
@@ -71,6 +73,11 @@ pub fn compile(
     policy.limits.retry_share = settings
         .retry_budget
         .map(|budget| RetryShare { thousandths: budget.thousandths(), least: budget.least() });
+    policy.mesh_tls = match settings.tls.map(|tls| tls.mode) {
+        Some(TlsMode::Disable) => MeshTls::Never,
+        Some(TlsMode::IstioMutual) => MeshTls::Always,
+        Some(TlsMode::Simple | TlsMode::Mutual) | None => MeshTls::Auto,
+    };
     if settings.tls.is_some_and(|tls| tls.unsupported().is_some()) {
         policy.unusable = Some(Unusable::TlsNotOriginated);
     }

@@ -65,15 +65,22 @@ pub struct Refused {
 }
 
 impl Connection {
-    /// Lets a request in where it arrives in this connection's own pod, or says what it is answered.
+    /// Lets a request in where it arrives in this connection's own pod, or says what it is answered. `bodyless` if nothing
+    /// follows its head.
     ///
     /// # Errors
     /// With the answer to give at once.
     pub async fn admit_arrival(
         &self,
         head: &mut request::Parts,
+        bodyless: bool,
     ) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
         if self.direction == Direction::Outbound {
+            return Ok(None);
+        }
+        self.admit_plain_text(head, bodyless)?;
+        // Kubelet's probes pass in every mode, and are nothing but what the pod declares.
+        if self.is_probe(head, bodyless) {
             return Ok(None);
         }
         self.follow_configuration();
@@ -186,7 +193,7 @@ impl Connection {
     }
 
     /// Where this traffic arrives, if policies hold there that this agent asks: of its own pod, or of the pod of this node that
-    /// it goes straight to. A probe of the node's that has to pass in every mode is told apart here.
+    /// it goes straight to. What goes on over mutual TLS arrives elsewhere, and is judged there.
     fn arrival(&self, picked: Option<&Picked>) -> Option<Arrival> {
         let snapshot = self.snapshot();
         if snapshot.authorization.workloads.is_empty() && snapshot.authentication.workloads.is_empty() {
@@ -194,6 +201,7 @@ impl Connection {
         }
         let (workload, address) = match (self.direction, picked) {
             (Direction::Inbound, _) => (self.pod.workload(), EndpointAddr::from(self.dst)),
+            (Direction::Outbound, Some(picked)) if picked.upstream.is_mesh() => return None,
             (Direction::Outbound, Some(picked)) => {
                 let endpoint = &picked.upstream.endpoint;
                 // Whoever has the address gets the connection, whatever a slice says of it.

@@ -11,13 +11,12 @@ use std::future::pending;
 use std::sync::Arc;
 
 use prometheus::IntGauge;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::backend::Backends;
 use super::context::{Connection, Direction};
 use super::plan::Plan;
+use super::stream::Stream;
 use crate::balance;
 use crate::clock;
 use crate::model::ServicePort;
@@ -103,7 +102,7 @@ impl Connection {
     }
 
     /// Lets a connection that isn't carried as requests wait. Ends early if `client` resets it.
-    pub(super) async fn activate(&self, plan: &mut Plan, client: &TcpStream) {
+    pub(super) async fn activate(&self, plan: &mut Plan, client: &Stream) {
         let port = self.port_of(plan);
         let layers = self.layers(None, port.as_ref());
         let port = self.to_wait_for(&layers, port.as_ref());
@@ -111,7 +110,7 @@ impl Connection {
         let found = tokio::select! {
             biased;
             found = self.await_endpoint(activation, &port, None) => found,
-            _ = client.ready(Interest::ERROR) => None,
+            () = client.was_reset() => None,
         };
         if let Some(port) = found {
             plan.backends = Some(Backends::Service(port));

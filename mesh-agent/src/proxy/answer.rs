@@ -42,6 +42,11 @@ impl LocalAnswer {
         Some(Self { status, grpc_status, headers, body, why: Some(why), details: None })
     }
 
+    /// The answer to a failure that is told to whoever caused it.
+    pub fn refusing(why: ErrorKind) -> Self {
+        Self::to(why).unwrap_or_else(|| Self::new(StatusCode::INTERNAL_SERVER_ERROR, Vec::new()))
+    }
+
     /// The same with a map of headers.
     pub fn with_headers(status: StatusCode, headers: HeaderMap) -> Self {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone()));

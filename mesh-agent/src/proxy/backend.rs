@@ -9,20 +9,21 @@ use std::sync::Arc;
 use http::request;
 
 use super::context::{Connection, Direction};
+use super::edges::Edges;
 use super::error::{ErrorKind, ProxyError};
 use super::plan::Plan;
+use super::reach::Way;
 use super::session;
-use super::upstream::{Edges, Upstream};
+use super::upstream::Upstream;
 use crate::addr::EndpointAddr;
 use crate::balance::outlier::{self, Outcome};
 use crate::balance::queue::{self, Asked, Places};
 use crate::balance::usage::Place;
 use crate::balance::{self, Avoid, InFlight};
 use crate::clock;
-use crate::model::{Endpoint, ServicePort, Target};
+use crate::model::{Endpoint, ServiceMeta, ServicePort, Target, Workload};
 use crate::policy::{ClusterPolicy, HashKey, PoolLimits, Unusable, hash};
 use crate::report;
-use crate::tls::Origination;
 
 /// Where a connection's requests may go.
 #[derive(Clone)]
@@ -139,6 +140,12 @@ impl Picked {
         self.port.as_ref().is_some_and(|port| port.policy.over_http2)
     }
 
+    /// True if requests of HTTP/1 go to another agent, which makes HTTP/1 of them again. What a rule wants over HTTP/2 stays
+    /// that.
+    pub fn restores_http1(&self) -> bool {
+        self.upstream.is_mesh() && !self.is_over_http2()
+    }
+
     /// Tells the log of an endpoint that takes connections and doesn't answer in HTTP/2, where a rule wants it.
     pub fn has_no_http2(&self, why: &ProxyError) {
         let Some(port) = self.port.as_ref().filter(|port| port.policy.over_http2) else { return };
@@ -211,10 +218,15 @@ impl Connection {
         match backends {
             Backends::Service(port) => {
                 let port = port.for_client(&self.pod.workload.borrow()).clone();
-                !port.policy.is_unusable() && same_tls(first.upstream.tls(), port.policy.tls.as_ref())
+                !port.policy.is_unusable() && self.still_reached(&first.upstream, Some(&port.policy))
             }
             Backends::Single(_) | Backends::None => true,
         }
+    }
+
+    /// False if a rule or a policy wants the endpoint reached in another way than when the upstream was made.
+    fn still_reached(&self, upstream: &Upstream, policy: Option<&ClusterPolicy>) -> bool {
+        upstream.reach().is(upstream.way(&self.pod, policy, &self.snapshot()))
     }
 
     /// The endpoint at which `plan` keeps the client, if it does.
@@ -277,14 +289,13 @@ impl Connection {
         let upstream = match &*own {
             Some((service, upstream))
                 if Arc::ptr_eq(service, &port.service)
-                    && same_tls(upstream.tls(), port.policy.tls.as_ref()) =>
+                    && self.still_reached(upstream, Some(&port.policy)) =>
             {
                 upstream.clone()
             }
             _ => {
-                let edges = Edges::outbound(self, Some(&port.service), None);
-                let upstream = Upstream::paired(addr, None, edges).over_tls(port.policy.tls.clone());
-                let upstream = Rc::new(upstream);
+                let workload = self.snapshot().workload_at(addr.ip()).cloned();
+                let upstream = self.straight(workload, Some(&port.service), Some(&port.policy));
                 *own = Some((port.service.clone(), upstream.clone()));
                 upstream
             }
@@ -305,8 +316,39 @@ impl Connection {
             Target::Endpoint(port) => (None, Some(port.service.clone())),
             Target::Unknown => (None, None),
         };
-        let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());
-        Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(self.dst), workload, edges)))
+        Backends::Single(self.straight(workload, service.as_ref(), None))
+    }
+
+    /// The way to the address that was dialled, which `workload` has. It is the connection's own, unless another agent
+    /// is there, connections to which the pod's own share.
+    fn straight(
+        &self,
+        workload: Option<Arc<Workload>>,
+        service: Option<&Arc<ServiceMeta>>,
+        policy: Option<&ClusterPolicy>,
+    ) -> Rc<Upstream> {
+        let (addr, snapshot) = (EndpointAddr::from(self.dst), self.snapshot());
+        let disabled = workload.as_ref().is_some_and(|w| snapshot.takes_no_mutual_tls(w, addr.port()));
+        let reach =
+            Way::of(&self.pod, policy, workload.as_deref(), disabled).reach(&self.pod, workload.as_deref());
+        if !reach.is_mesh() {
+            let edges = Edges::outbound(self, service, workload.as_ref(), &reach);
+            return Rc::new(Upstream::paired(addr, workload, edges).over(reach));
+        }
+        let mut direct = self.pod.direct.borrow_mut();
+        let known = direct.get(&addr).filter(|known| {
+            known.reach().expected() == reach.expected()
+                && known.service.as_ref() == service
+                && same_pod(known.endpoint.workload.as_ref(), workload.as_ref())
+        });
+        if let Some(known) = known {
+            return known.clone();
+        }
+        let edges = Edges::outbound(self, service, workload.as_ref(), &reach);
+        let upstream = Upstream::pooled(Upstream::endpoint_at(addr, workload), edges, reach);
+        let upstream = Rc::new(upstream.of_service(service));
+        direct.insert(addr, upstream.clone());
+        upstream
     }
 
     /// Says where this connection's requests may go.
@@ -347,9 +389,19 @@ impl Connection {
         }
         let mut backends = self.backends.borrow_mut();
         let target = snapshot.resolve_for(self.dst, self.namespace());
-        if let (Backends::Service(_), Target::Service(port)) = (&*backends, target) {
-            self.routes.replace(snapshot.routes_for(&port, self.namespace()));
-            *backends = Backends::Service(port);
+        match (&*backends, target) {
+            (Backends::Service(_), Target::Service(port)) => {
+                self.routes.replace(snapshot.routes_for(&port, self.namespace()));
+                *backends = Backends::Service(port);
+            }
+            (Backends::Single(upstream), Target::Workload(workload, port))
+                if self.direction == Direction::Outbound
+                    && !(same_pod(upstream.endpoint.workload.as_ref(), Some(&workload))
+                        && self.still_reached(upstream, None)) =>
+            {
+                *backends = self.backends_for(Target::Workload(workload, port));
+            }
+            _ => {}
         }
     }
 
@@ -357,12 +409,16 @@ impl Connection {
         let key = Arc::as_ptr(&endpoint.load) as usize;
         if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
             && same_workload(&upstream.endpoint, endpoint)
-            && same_tls(upstream.tls(), port.policy.tls.as_ref())
+            && self.still_reached(upstream, Some(&port.policy))
         {
             return upstream.clone();
         }
-        let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref());
-        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, port.policy.tls.clone()));
+        let workload = endpoint.workload.as_deref();
+        let snapshot = self.snapshot();
+        let disabled = workload.is_some_and(|w| snapshot.takes_no_mutual_tls(w, endpoint.addr.port()));
+        let reach = Way::of(&self.pod, Some(&port.policy), workload, disabled).reach(&self.pod, workload);
+        let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref(), &reach);
+        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, reach));
         self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
         upstream
     }
@@ -370,16 +426,10 @@ impl Connection {
 
 /// Another workload behind an address has other labels in every series, and connections to the former one are of no use.
 fn same_workload(one: &Arc<Endpoint>, other: &Arc<Endpoint>) -> bool {
-    Arc::ptr_eq(one, other)
-        || match (&one.workload, &other.workload) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            _ => false,
-        }
+    Arc::ptr_eq(one, other) || same_pod(one.workload.as_ref(), other.workload.as_ref())
 }
 
-/// Connections made under another rule, or under none, are of no use either: a kept one in plain text least of all.
-fn same_tls(one: Option<&Arc<Origination>>, other: Option<&Arc<Origination>>) -> bool {
+fn same_pod(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,12 +15,18 @@ use super::access::Refused;
 use super::backend::{Backends, Picked};
 use super::ceiling::{self, Ceiling, PodShare};
 use super::drain::Drain;
+use super::edges::Edges;
 use super::error::Hostile;
 use super::limits::Limits;
-use super::upstream::{Edges, SocketStock, Upstream};
-use crate::addr::{ClientAddr, OrigDst};
+use super::node::NodeAddresses;
+use super::probe::PlainText;
+use super::reach::Reach;
+use super::sockets::SocketStock;
+use super::upstream::Upstream;
+use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::authz::WorkloadPolicies;
 use crate::ext_authz::Providers;
+use crate::identity::{Identities, Identity, SpiffeId};
 use crate::jwt;
 use crate::kernel::Flows;
 use crate::model::{
@@ -49,12 +55,18 @@ pub struct Worker {
     pub telemetry: Arc<Telemetry>,
     /// Original destinations, and the marks of the agent's own sockets.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be, over all workers.
     pub ceiling: Arc<Ceiling>,
+    /// The node's own.
+    pub node: NodeAddresses,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
+    /// `sameNode: mtls`.
+    pub same_node_mtls: bool,
     /// Begins when the agent is told to stop.
     pub drain: Drain,
     /// Idle upstream connections as last told to the gauge.
@@ -79,6 +91,8 @@ pub struct Pod {
     pub worker: Rc<Worker>,
     /// The pod; replaced when its object changes.
     pub workload: RefCell<Arc<Workload>>,
+    /// Its certificate; replaced when its service account changes.
+    pub identity: RefCell<Identity>,
     /// SO_NETNS_COOKIE of its network namespace.
     pub cookie: u64,
     /// Its network namespace.
@@ -87,6 +101,12 @@ pub struct Pod {
     pub sockets: SocketStock,
     /// Upstreams by the identity of their endpoint (the address of its load state, which lives as long as the entry).
     pub upstreams: RefCell<HashMap<usize, Rc<Upstream>>>,
+    /// Those to pods behind other agents that are called by their own addresses.
+    pub direct: RefCell<HashMap<EndpointAddr, Rc<Upstream>>>,
+    /// Those of connections that other agents opened, for as long as these live.
+    pub arrivals: RefCell<Vec<Weak<Upstream>>>,
+    /// When the log was last told of a client that was refused, on the process's clock.
+    pub told_at: Cell<u64>,
     /// Connections on all workers.
     pub share: Arc<PodShare>,
     /// Connections under way on this one.
@@ -149,6 +169,11 @@ pub struct Connection {
     pub(super) refused: RefCell<Option<Refused>>,
     /// See `identity`.
     pub(super) identity: OnceCell<Option<Box<str>>>,
+    /// What of plain text is let in, and in which version of the configuration. See `probe`.
+    pub(super) admits: Cell<Option<(u64, PlainText)>>,
+    /// Inbound, over mutual TLS: who the client has proven to be, and as whom the pod was reached.
+    pub(super) peer: OnceCell<SpiffeId>,
+    pub(super) reached_as: OnceCell<SpiffeId>,
     pub(super) first: Cell<Option<Picked>>,
     /// The way to where the client meant to go, for the service under whose policy that was asked for.
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
@@ -180,9 +205,23 @@ impl Pod {
     /// Forgets what hasn't been used for a while: idle connections, and upstreams of endpoints that are gone.
     pub fn sweep(&self) {
         self.sockets.clear();
-        self.upstreams.borrow_mut().retain(|_, upstream| {
-            upstream.sweep_idle(self.worker.limits.upstream_idle) || Rc::strong_count(upstream) > 1
+        let idle = self.worker.limits.upstream_idle;
+        let stays = |upstream: &Rc<Upstream>| upstream.sweep_idle(idle) || Rc::strong_count(upstream) > 1;
+        self.upstreams.borrow_mut().retain(|_, upstream| stays(upstream));
+        self.direct.borrow_mut().retain(|_, upstream| stays(upstream));
+        self.arrivals.borrow_mut().retain(|upstream| match upstream.upgrade() {
+            Some(upstream) => {
+                upstream.sweep_idle(idle);
+                true
+            }
+            None => false,
         });
+    }
+
+    /// Makes nothing of what is known of endpoints any more, for what has changed about the pod itself.
+    pub fn forget_upstreams(&self) {
+        self.upstreams.borrow_mut().clear();
+        self.direct.borrow_mut().clear();
     }
 }
 
@@ -274,6 +313,9 @@ impl Connection {
             policies: RefCell::default(),
             refused: RefCell::default(),
             identity: OnceCell::new(),
+            admits: Cell::new(None),
+            peer: OnceCell::new(),
+            reached_as: OnceCell::new(),
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),
@@ -293,14 +335,28 @@ impl Connection {
         self.source.as_ref().map_or("", |source| &source.name.namespace)
     }
 
+    /// Notes where it, or its newest request, goes.
+    pub fn goes_to(&self, upstream: &Upstream) {
+        self.live.set_endpoint(upstream.endpoint.addr);
+        if let Some(expected) = upstream.reach().expected() {
+            self.live.set_peer(expected.as_str());
+        }
+    }
+
     /// Notes what the connection turned out to speak.
     pub fn detected(&self, protocol: L7) {
         self.live.set_protocol(protocol);
         self.pod.worker.telemetry.metrics.agent().detect.with_label_values(&[protocol.label()]).inc();
     }
 
-    /// Who talks to whom, for the access log.
-    pub fn peers<'a>(&'a self, endpoint: Option<&'a Endpoint>) -> Peers<'a> {
+    /// Who talks to whom, for the access log. `proven` is who the endpoint has proven to run as.
+    pub fn peers<'a>(&'a self, endpoint: Option<&'a Endpoint>, proven: Option<&'a SpiffeId>) -> Peers<'a> {
+        let principals = match self.direction {
+            Direction::Outbound => proven.and_then(|to| Some([self.proven_identity()?, to.as_str()])),
+            Direction::Inbound => {
+                self.peer.get().zip(self.reached_as.get()).map(|(a, b)| [a.as_str(), b.as_str()])
+            }
+        };
         Peers {
             reporter: self.direction.reporter(),
             source: self.source.as_deref(),
@@ -309,13 +365,14 @@ impl Connection {
             service: self.service.as_deref(),
             endpoint: endpoint.map(|e| e.addr),
             destination_workload: endpoint.and_then(|e| e.workload.as_deref()),
+            principals,
         }
     }
 
     /// The series of a failure before an endpoint was chosen. Looked up anew; not for a fast path.
     pub fn edges_without_endpoint(&self) -> Edges {
         match self.direction {
-            Direction::Outbound => Edges::outbound(self, self.service.as_ref(), None),
+            Direction::Outbound => Edges::outbound(self, self.service.as_ref(), None, &Reach::Plain),
             Direction::Inbound => Edges::inbound(self, self.service.as_ref()),
         }
     }

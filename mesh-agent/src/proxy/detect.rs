@@ -3,10 +3,14 @@
 //!
 //! Pure: bytes in, verdict out. `outbound` and `inbound` read the bytes and pass them on whatever the verdict is.
 
+use crate::identity::ALPN_MESH;
+
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113, 3.4).
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// So many bytes of it are its first line.
 const H2_FIRST_LINE: usize = 16;
+/// First byte of a TLS connection: a record with a message of the handshake (RFC 8446, 5.1).
+pub const TLS_HANDSHAKE: u8 = 0x16;
 /// Bytes of a frame's head (RFC 9113, 4.1).
 pub const FRAME_HEAD: usize = 9;
 const SETTINGS: u8 = 4;
@@ -47,12 +51,21 @@ pub enum Verdict {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// A TLS ClientHello, with its server name.
-    Tls(Option<String>),
+    /// A TLS ClientHello.
+    Tls(Hello),
     /// None of these.
     Opaque,
     /// Could still become one of these.
     Unclear,
+}
+
+/// What a ClientHello says in clear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// The server name that is asked for.
+    pub server_name: Option<String>,
+    /// ALPN offers what agents speak to each other. An application that makes it up is an agent only if it can prove it.
+    pub is_agents: bool,
 }
 
 /// Looks at what the client sent so far.
@@ -66,7 +79,7 @@ pub fn classify(bytes: &[u8]) -> Verdict {
     if H2_PREFACE.starts_with(bytes) {
         return Verdict::Unclear;
     }
-    if bytes[0] == 0x16 {
+    if bytes[0] == TLS_HANDSHAKE {
         return classify_tls(bytes);
     }
     classify_http1(bytes)
@@ -129,14 +142,20 @@ fn client_hello(bytes: &[u8]) -> Verdict {
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                return Verdict::Tls(accepted.client_hello().server_name().map(str::to_owned));
+                let hello = accepted.client_hello();
+                let is_agents =
+                    hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_MESH));
+                return Verdict::Tls(Hello {
+                    server_name: hello.server_name().map(str::to_owned),
+                    is_agents,
+                });
             }
             Ok(None) => {}
             // Not a ClientHello that rustls would take, yet TLS by its record header: passed through without a name.
-            Err(_) => return Verdict::Tls(None),
+            Err(_) => return Verdict::Tls(Hello::default()),
         }
     }
-    if bytes.len() >= MAX_PEEK { Verdict::Tls(None) } else { Verdict::Unclear }
+    if bytes.len() >= MAX_PEEK { Verdict::Tls(Hello::default()) } else { Verdict::Unclear }
 }
 
 #[cfg(test)]

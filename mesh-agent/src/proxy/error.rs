@@ -37,6 +37,14 @@ pub enum ErrorKind {
     CertificateRefused,
     /// The endpoint was connected to for HTTP/2 and said something else.
     NotHttp2,
+    /// The endpoint's agent doesn't let the connection through.
+    TunnelRefused,
+    /// The pod has no certificate to show: mutual TLS is wanted, and nothing is sent without.
+    NoIdentity,
+    /// A client that speaks as an agent and this one didn't agree on TLS, or the client refused this pod's certificate.
+    PeerTlsFailed,
+    /// The certificate of a client that speaks as an agent isn't one of the mesh.
+    PeerCertificateRefused,
     /// The endpoint closed the connection before or within its response.
     UpstreamClosed,
     /// The endpoint reset the stream with this code.
@@ -55,6 +63,8 @@ pub enum ErrorKind {
     TlsNotOriginated,
     /// Nothing knows the destination and `registryOnly` is set.
     UnknownDestination,
+    /// Plain text to a port that accepts mutual TLS alone, by a PeerAuthentication.
+    PlainTextRefused,
     /// The service has routes, and none of them matches.
     NoRoute,
     /// The route's backend doesn't exist, may not be used, or there is none with a weight.
@@ -113,6 +123,7 @@ impl ErrorKind {
             | Self::TlsFailed
             | Self::CertificateRefused
             | Self::NotHttp2
+            | Self::TunnelRefused
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
@@ -121,6 +132,8 @@ impl ErrorKind {
             | Self::TryTimeout
             | Self::UpstreamErrorStatus => Side::Upstream,
             Self::DownstreamClosed
+            | Self::PeerTlsFailed
+            | Self::PeerCertificateRefused
             | Self::DownstreamReset(_)
             | Self::DownstreamProtocol(_)
             | Self::HeadTooLarge
@@ -132,6 +145,7 @@ impl ErrorKind {
             | Self::Denied
             | Self::Unauthenticated(_)
             | Self::ExternallyDenied
+            | Self::PlainTextRefused
             | Self::NoRoute => Side::Downstream,
             Self::NoBackend
             | Self::AuthorizationUnavailable
@@ -140,6 +154,7 @@ impl ErrorKind {
             | Self::ConcurrencyLimit
             | Self::FaultInjected
             | Self::TlsNotOriginated
+            | Self::NoIdentity
             | Self::Overflow
             | Self::TooManyConnections
             | Self::ConnectionDuration
@@ -156,6 +171,8 @@ impl ErrorKind {
             | Self::ConnectTimeout
             | Self::TlsFailed
             | Self::CertificateRefused
+            | Self::TunnelRefused
+            | Self::NoIdentity
             | Self::TlsNotOriginated => Flag::UpstreamConnectionFailure,
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
             Self::UpstreamReset(_) => Flag::UpstreamReset,
@@ -169,12 +186,15 @@ impl ErrorKind {
             Self::ExternallyDenied | Self::AuthorizationUnavailable => Flag::UnauthorizedExternal,
             Self::NoOriginalDestination => Flag::NoOriginalDestination,
             Self::UnknownDestination | Self::NoBackend => Flag::NoCluster,
+            Self::PlainTextRefused => Flag::Denied,
             Self::NoRoute => Flag::NoRoute,
             Self::DownstreamClosed => Flag::DownstreamConnectionTermination,
             Self::DownstreamReset(_) => Flag::DownstreamRemoteReset,
-            Self::DownstreamProtocol(_) | Self::HeadTooLarge | Self::UriTooLong => {
-                Flag::DownstreamProtocolError
-            }
+            Self::DownstreamProtocol(_)
+            | Self::HeadTooLarge
+            | Self::UriTooLong
+            | Self::PeerTlsFailed
+            | Self::PeerCertificateRefused => Flag::DownstreamProtocolError,
             Self::HeadTimeout | Self::BodyTimeout => Flag::StreamIdleTimeout,
             Self::ConnectionDuration => Flag::DurationTimeout,
             Self::TooManyConnections | Self::Draining => Flag::Overload,
@@ -190,6 +210,8 @@ impl ErrorKind {
             | Self::ConnectTimeout
             | Self::TlsFailed
             | Self::CertificateRefused
+            | Self::TunnelRefused
+            | Self::NoIdentity
             | Self::Overflow
             | Self::TooManyConnections
             | Self::TlsNotOriginated
@@ -206,7 +228,10 @@ impl ErrorKind {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Denied | Self::ExternallyDenied | Self::AuthorizationUnavailable => StatusCode::FORBIDDEN,
+            Self::Denied
+            | Self::ExternallyDenied
+            | Self::AuthorizationUnavailable
+            | Self::PlainTextRefused => StatusCode::FORBIDDEN,
             Self::Unauthenticated(why) => why.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
@@ -215,7 +240,10 @@ impl ErrorKind {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::DownstreamClosed | Self::DownstreamReset(_) => return None,
+            Self::DownstreamClosed
+            | Self::DownstreamReset(_)
+            | Self::PeerTlsFailed
+            | Self::PeerCertificateRefused => return None,
         })
     }
 
@@ -244,6 +272,7 @@ impl ErrorKind {
                 | Self::TlsFailed
                 | Self::CertificateRefused
                 | Self::NotHttp2
+                | Self::NoIdentity
                 | Self::UpstreamReset(h2::Reason::REFUSED_STREAM)
         )
     }
@@ -269,6 +298,10 @@ impl ErrorKind {
             Self::TlsFailed => "tls_failed",
             Self::CertificateRefused => "certificate_refused",
             Self::NotHttp2 => "upstream_not_http2",
+            Self::TunnelRefused => "tunnel_refused",
+            Self::NoIdentity => "no_identity",
+            Self::PeerTlsFailed => "peer_tls_failed",
+            Self::PeerCertificateRefused => "peer_certificate_refused",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",
@@ -278,6 +311,7 @@ impl ErrorKind {
             Self::NoOriginalDestination => "no_original_destination",
             Self::TlsNotOriginated => "tls_not_originated",
             Self::UnknownDestination => "unknown_destination",
+            Self::PlainTextRefused => "plain_text_refused",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::RequestTimeout => "request_timeout",
@@ -380,6 +414,8 @@ hostile! {
     BadFrame = "bad_frame";
     /// Too many control frames, empty frames or continuations.
     FrameFlood = "frame_flood";
+    /// An agent's CONNECT for another address than its connection was made to.
+    WrongAuthority = "wrong_authority";
     /// Streams opened and reset in a burst (CVE-2023-44487).
     RapidReset = "rapid_reset";
 }
@@ -407,6 +443,11 @@ impl ProxyError {
     /// With the error that caused it.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind, source: Some(source.into()) }
+    }
+
+    /// What caused it, if that is an error of this type.
+    pub fn cause<E: Error + 'static>(&self) -> Option<&E> {
+        self.source.as_deref()?.downcast_ref()
     }
 }
 

@@ -143,7 +143,7 @@ impl<'c> Exchange<'c> {
     /// Notes where the request is sent. A later call, after a failed try, replaces the earlier.
     pub fn sent_to(&mut self, picked: &Picked) {
         self.attempts += 1;
-        self.conn.live.set_endpoint(picked.upstream.endpoint.addr);
+        self.conn.goes_to(&picked.upstream);
         if self.upstream.replace(picked.upstream.clone()).is_some() {
             // An endpoint isn't charged for the time that another one took to fail.
             self.sent_ns = clock::now_ns();
@@ -162,7 +162,7 @@ impl<'c> Exchange<'c> {
 
     /// Notes that the answer of a hedge is the one that counts; it was sent at `sent_ns`.
     pub fn won(&mut self, picked: &Picked, sent_ns: u64) {
-        self.conn.live.set_endpoint(picked.upstream.endpoint.addr);
+        self.conn.goes_to(&picked.upstream);
         self.upstream = Some(picked.upstream.clone());
         self.sent_ns = sent_ns;
     }
@@ -353,7 +353,10 @@ impl<'c> Exchange<'c> {
         let traceparent = self.about.traceparent.as_ref().and_then(|v| v.to_str().ok());
         RequestEntry {
             start: SystemTime::now() - report.duration,
-            peers: self.conn.peers(self.upstream.as_ref().map(|u| &*u.endpoint)),
+            peers: self.conn.peers(
+                self.upstream.as_ref().map(|upstream| &*upstream.endpoint),
+                self.upstream.as_ref().and_then(|upstream| upstream.reach().expected()),
+            ),
             method: self.about.method.as_str().as_bytes(),
             path: &[],
             protocol: version_name(self.about.version),

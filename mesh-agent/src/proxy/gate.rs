@@ -207,7 +207,7 @@ impl Connection {
         let elsewhere = picked.upstream.endpoint.workload.as_ref().is_some_and(|workload| {
             workload.is_enrolled() && workload.node != self.pod.workload.borrow().node
         });
-        self.direction == Direction::Inbound || !elsewhere
+        self.direction == Direction::Inbound || !(elsewhere || picked.upstream.is_mesh())
     }
 
     /// The fallback's service, if it names one that is there and has an endpoint that may be used.

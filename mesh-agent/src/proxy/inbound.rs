@@ -1,19 +1,27 @@
 //! Connections that are opened to a pod. Reads in the order of the way: the socket's own name is the original
-//! destination, the application behind it is the only backend, then `carry`.
+//! destination, another agent is told from a client in plain text, `probe` says whether plain text is accepted there, the
+//! application is the only backend, then `carry`.
 //!
 //! The application is connected to inside the pod, at the address and port that the client dialled, and is shown the
-//! client's address by the kernel hook.
+//! client's address by the kernel hook. What other agents send is `agents`' to take.
+
+mod agents;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
+pub use self::agents::{serve_agent, serve_tunnel};
 use super::backend::Backends;
 use super::carry;
 use super::context::{Connection, Direction, Pod};
+use super::edges::Edges;
 use super::error::ErrorKind;
-use super::upstream::{Edges, Upstream, reset};
+use super::probe::{self, PlainText};
+use super::stream::Stream;
+use super::upstream::{Upstream, reset};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::model::{ServicePort, Target};
 
@@ -26,11 +34,33 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
         let conn = Connection::open(&pod, Direction::Inbound, from, dst, &Target::Unknown);
         return carry::refuse(&conn, client, ErrorKind::NoOriginalDestination);
     }
+    serve_at(pod, client, from, dst).await;
+}
+
+/// Handles a connection that was made to `dst`.
+pub(super) async fn serve_at(pod: Rc<Pod>, client: TcpStream, from: ClientAddr, dst: OrigDst) {
     let (conn, port) = open(&pod, from, dst);
-    let edges = Edges::inbound(&conn, port.as_ref().map(|p| &p.service));
-    let upstream = Upstream::paired(EndpointAddr::from(dst), Some(pod.workload()), edges);
-    conn.set_backends(Backends::Single(Rc::new(upstream)));
-    carry::serve(&conn, client).await;
+    let mut client = Stream::from(client);
+    let mut first = BytesMut::new();
+    let plain_text = conn.plain_text();
+    // Where plain text isn't accepted nobody else gets further, so all may take the time that a lost packet costs.
+    let patience = match plain_text {
+        PlainText::All => conn.limits().detect_timeout,
+        PlainText::Probes | PlainText::Nothing => conn.limits().head_timeout,
+    };
+    let looks = plain_text != PlainText::All || agents::is_expected(&conn) && conn.may_be_an_agents();
+    if looks && agents::hello(&mut client, &mut first, patience).await {
+        return agents::serve_agent(&conn, client, first).await;
+    }
+    // Whoever comes this far has shown that it isn't an agent, or still may: `carry` looks at the first bytes of all others
+    // before the application sees any of them. Plain text is let in here or not at all.
+    conn.set_backends(application(&conn, port.as_ref()));
+    match plain_text {
+        PlainText::All => carry::serve(&conn, client, first).await,
+        // Boxed: few connections are probes, and all would carry what one takes.
+        PlainText::Probes => Box::pin(probe::serve(&conn, client, first)).await,
+        PlainText::Nothing => probe::refuse(&conn, client),
+    }
 }
 
 /// Resets a connection that its pod has no place for.
@@ -44,4 +74,11 @@ fn open(pod: &Rc<Pod>, from: ClientAddr, dst: OrigDst) -> (Connection, Option<Ar
     let port = pod.worker.snapshot.load().by_endpoint.get(&EndpointAddr::from(dst)).cloned();
     let target = Target::Workload(pod.workload(), port.clone());
     (Connection::open(pod, Direction::Inbound, from, dst, &target), port)
+}
+
+/// The application at the address that was dialled.
+fn application(conn: &Connection, port: Option<&Arc<ServicePort>>) -> Backends {
+    let edges = Edges::inbound(conn, port.map(|port| &port.service));
+    let upstream = Upstream::paired(EndpointAddr::from(conn.dst), Some(conn.pod.workload()), edges);
+    Backends::Single(Rc::new(upstream))
 }

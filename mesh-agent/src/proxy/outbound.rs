@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::carry;
@@ -25,7 +26,7 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
         return carry::refuse(&conn, client, ErrorKind::UnknownDestination);
     }
     conn.set_backends(conn.backends_for(target));
-    carry::serve(&conn, client).await;
+    carry::serve(&conn, client.into(), BytesMut::new()).await;
 }
 
 /// Resets a connection that its pod has no place for.

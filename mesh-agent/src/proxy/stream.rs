@@ -1,7 +1,8 @@
-//! A connection as the data path carries it: a bare socket, or one with TLS of the agent's own on it.
+//! A connection as the data path carries it: a bare socket, one with TLS of the agent's own on it, or a stream of an HTTP/2
+//! connection between two agents.
 //!
 //! An enum and not a trait object: what goes in plain text costs a branch, no call through a table and no allocation. Made by
-//! `upstream` and `listener`; used by `tcp`, `crate::http1` and `crate::http2`.
+//! `upstream`, `listener` and `inbound`; used by `tcp`, `crate::http1` and `crate::http2`.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -9,10 +10,12 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, tcp};
 
+use crate::http2::Tunnel;
 use crate::tls::TlsStream;
 
 /// A connection.
@@ -22,6 +25,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// A socket with a TLS session on it.
     Tls(Box<TlsStream>),
+    /// A CONNECT stream on mutual TLS between two agents.
+    Tunnel(Box<Tunnel>),
 }
 
 /// Its receiving side.
@@ -30,6 +35,8 @@ pub enum ReadHalf<'a> {
     Plain(tcp::ReadHalf<'a>),
     /// Of a TLS session.
     Tls(&'a TlsStream),
+    /// Of a CONNECT stream.
+    Tunnel(&'a Tunnel),
 }
 
 /// Its sending side.
@@ -38,6 +45,8 @@ pub enum WriteHalf<'a> {
     Plain(tcp::WriteHalf<'a>),
     /// Of a TLS session.
     Tls(&'a TlsStream),
+    /// Of a CONNECT stream.
+    Tunnel(&'a Tunnel),
 }
 
 impl From<TcpStream> for Stream {
@@ -52,12 +61,37 @@ impl From<TlsStream> for Stream {
     }
 }
 
+impl From<Tunnel> for Stream {
+    fn from(tunnel: Tunnel) -> Self {
+        Self::Tunnel(Box::new(tunnel))
+    }
+}
+
 impl Stream {
-    /// The socket, for what has nothing to do with its bytes.
-    pub fn tcp(&self) -> &TcpStream {
+    /// The socket, for what has nothing to do with its bytes. None: it shares one with others.
+    pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.tcp(),
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.tcp()),
+            Self::Tunnel(_) => None,
+        }
+    }
+
+    /// Resolves once a read may find something.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.readable().await,
+            Self::Tls(stream) => poll_fn(|cx| stream.poll_readable(cx)).await,
+            Self::Tunnel(stream) => poll_fn(|cx| stream.poll_readable(cx)).await,
+        }
+    }
+
+    /// Resolves once the peer has reset the connection, for when nothing is read that would tell.
+    pub async fn was_reset(&self) {
+        match self {
+            Self::Plain(stream) => drop(stream.ready(Interest::ERROR).await),
+            Self::Tls(stream) => drop(stream.tcp().ready(Interest::ERROR).await),
+            Self::Tunnel(stream) => poll_fn(|cx| stream.poll_reset(cx)).await,
         }
     }
 
@@ -69,6 +103,7 @@ impl Stream {
                 (ReadHalf::Plain(read), WriteHalf::Plain(write))
             }
             Self::Tls(stream) => (ReadHalf::Tls(stream), WriteHalf::Tls(stream)),
+            Self::Tunnel(stream) => (ReadHalf::Tunnel(stream), WriteHalf::Tunnel(stream)),
         }
     }
 
@@ -77,6 +112,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream.peek(buf).await,
             Self::Tls(stream) => poll_fn(|cx| stream.poll_peek(cx, buf)).await,
+            Self::Tunnel(stream) => poll_fn(|cx| stream.poll_peek(cx, buf)).await,
         }
     }
 
@@ -88,10 +124,11 @@ impl Stream {
                 !stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             Self::Tls(stream) => stream.idle_is_closed(false),
+            Self::Tunnel(stream) => stream.has_news(),
         }
     }
 
-    /// As [`Self::idle_is_closed`], but asks the kernel.
+    /// As [`Self::idle_is_closed`], but asks the kernel where the socket is its own.
     pub fn is_closed_now(&self) -> bool {
         match self {
             Self::Plain(stream) => {
@@ -99,29 +136,31 @@ impl Stream {
                 !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             Self::Tls(stream) => stream.idle_is_closed(true),
+            Self::Tunnel(stream) => stream.has_news(),
         }
     }
 
     /// Takes leave of the peer where its protocol has a word for it: before a connection that ended well is dropped.
     pub fn farewell(&self) {
-        if let Self::Tls(stream) = self {
-            stream.farewell();
+        match self {
+            Self::Plain(_) => {}
+            Self::Tls(stream) => stream.farewell(),
+            Self::Tunnel(stream) => stream.farewell(),
         }
     }
 }
 
 impl ReadHalf<'_> {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(half) => half.as_ref(),
-            Self::Tls(stream) => stream.tcp(),
-        }
-    }
-
     /// Resolves once the peer has reset the connection, for when nothing is read that would tell. The value says no
     /// more than that; taking it off would make every connection's future larger.
     pub fn reset(&self) -> impl Future<Output = io::Result<Ready>> {
-        self.tcp().ready(Interest::ERROR)
+        match self {
+            Self::Plain(half) => Either::Left(half.as_ref().ready(Interest::ERROR)),
+            Self::Tls(stream) => Either::Left(stream.tcp().ready(Interest::ERROR)),
+            Self::Tunnel(stream) => {
+                Either::Right(poll_fn(|cx| stream.poll_reset(cx).map(|()| Ok(Ready::ERROR))))
+            }
+        }
     }
 
     /// Ready once a read may find something; nothing is read ahead.
@@ -129,6 +168,7 @@ impl ReadHalf<'_> {
         match self {
             Self::Plain(half) => half.as_ref().poll_read_ready(cx),
             Self::Tls(stream) => stream.poll_readable(cx),
+            Self::Tunnel(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -140,6 +180,7 @@ impl ReadHalf<'_> {
                 peeked.is_ok_and(|bytes| bytes > 0)
             }
             Self::Tls(stream) => stream.idle_is_closed(true),
+            Self::Tunnel(stream) => stream.has_news(),
         }
     }
 }
@@ -149,6 +190,7 @@ impl AsyncRead for ReadHalf<'_> {
         match self.get_mut() {
             Self::Plain(half) => Pin::new(half).poll_read(cx, buf),
             Self::Tls(stream) => stream.poll_read(cx, buf),
+            Self::Tunnel(stream) => stream.poll_read(cx, buf),
         }
     }
 }
@@ -158,6 +200,7 @@ impl AsyncWrite for WriteHalf<'_> {
         match self.get_mut() {
             Self::Plain(half) => Pin::new(half).poll_write(cx, buf),
             Self::Tls(stream) => stream.poll_write(cx, &[IoSlice::new(buf)]),
+            Self::Tunnel(stream) => stream.poll_write(cx, &[IoSlice::new(buf)]),
         }
     }
 
@@ -169,6 +212,7 @@ impl AsyncWrite for WriteHalf<'_> {
         match self.get_mut() {
             Self::Plain(half) => Pin::new(half).poll_write_vectored(cx, slices),
             Self::Tls(stream) => stream.poll_write(cx, slices),
+            Self::Tunnel(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -180,6 +224,7 @@ impl AsyncWrite for WriteHalf<'_> {
         match self.get_mut() {
             Self::Plain(half) => Pin::new(half).poll_flush(cx),
             Self::Tls(stream) => stream.poll_flush(cx),
+            Self::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -187,6 +232,7 @@ impl AsyncWrite for WriteHalf<'_> {
         match self.get_mut() {
             Self::Plain(half) => Pin::new(half).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
+            Self::Tunnel(stream) => stream.poll_shutdown(cx),
         }
     }
 }
@@ -196,6 +242,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => stream.poll_read(cx, buf),
+            Self::Tunnel(stream) => stream.poll_read(cx, buf),
         }
     }
 }
@@ -205,6 +252,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => stream.poll_write(cx, &[IoSlice::new(buf)]),
+            Self::Tunnel(stream) => stream.poll_write(cx, &[IoSlice::new(buf)]),
         }
     }
 
@@ -216,6 +264,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => stream.poll_write(cx, slices),
+            Self::Tunnel(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -227,6 +276,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => stream.poll_flush(cx),
+            Self::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -234,6 +284,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
+            Self::Tunnel(stream) => stream.poll_shutdown(cx),
         }
     }
 }

@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::backend::Picked;
 use super::context::{Connection, Worker};
-use super::error::{ErrorKind, ProxyError};
+use super::error::{ErrorKind, ProxyError, Side};
 use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::upstream::reset;
 use crate::balance::outlier::Outcome;
 use crate::balance::queue::Place;
 use crate::flags::Flag;
+use crate::identity::SpiffeId;
 use crate::model::Endpoint;
 use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
 use crate::tls::Alpn;
@@ -35,7 +36,7 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 ///
 /// `prefix` was read from the client while its protocol was being detected. `ready` is a connection that detection
 /// already made.
-pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: Option<Dialled>) {
+pub async fn serve(conn: &Connection, client: Stream, prefix: Bytes, ready: Option<Dialled>) {
     let dialled = match ready {
         // Only now it is known what the connection carries.
         Some(dialled) => match conn.admit_connection(&dialled.picked, false).await {
@@ -52,7 +53,7 @@ pub async fn serve(conn: &Connection, client: TcpStream, prefix: Bytes, ready: O
     picked.outcome(conn, Outcome::Connected);
     let limits = picked.limits();
     let lifetime = Lifetime { idle: limits.tcp_idle, longest: limits.max_connection_duration };
-    conn.live.set_endpoint(picked.upstream.endpoint.addr);
+    conn.goes_to(&picked.upstream);
     let series: Vec<_> = picked.upstream.edges.iter().map(|edge| edge.tcp()).collect();
     series.iter().for_each(|s| s.opened());
     let mut account =
@@ -91,22 +92,37 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         let error = self.end.err();
         self.series.iter().for_each(|s| s.closed(error.map_or(Flag::None, ErrorKind::flag)));
-        log(self.conn, Some(&self.picked.upstream.endpoint), error, &self.moved);
+        let upstream = &self.picked.upstream;
+        log(self.conn, Some(&upstream.endpoint), upstream.reach().expected(), error, &self.moved);
     }
 }
 
 /// Resets a client that can't be served, and says so in log and metrics.
-pub fn refused(conn: &Connection, client: TcpStream, why: ErrorKind) {
-    reset(client);
+pub fn refused(conn: &Connection, client: impl Into<Stream>, why: ErrorKind) {
+    match (client.into(), why.status()) {
+        (Stream::Tunnel(tunnel), Some(status)) => tunnel.refuse(status),
+        (client, _) => reset(client),
+    }
+    note_refused(conn, why);
+}
+
+/// Says in log and metrics that a client wasn't served, which knows already.
+pub fn note_refused(conn: &Connection, why: ErrorKind) {
     for edge in conn.edges_without_endpoint().iter() {
         let series = edge.tcp();
         series.opened();
         series.closed(why.flag());
     }
-    log(conn, conn.last_dialled.take().as_ref(), Some(why), &Moved::default());
+    log(conn, conn.last_dialled.take().as_ref(), None, Some(why), &Moved::default());
 }
 
-fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorKind>, moved: &Moved) {
+fn log(
+    conn: &Connection,
+    endpoint: Option<&Arc<Endpoint>>,
+    proven: Option<&SpiffeId>,
+    error: Option<ErrorKind>,
+    moved: &Moved,
+) {
     let refusal = if error == Some(ErrorKind::Denied) { conn.tell_refusal() } else { "".into() };
     let log = &conn.pod.worker.telemetry.access_log;
     if !log.enabled() {
@@ -116,7 +132,7 @@ fn log(conn: &Connection, endpoint: Option<&Arc<Endpoint>>, error: Option<ErrorK
     let told = error.map_or("", ErrorKind::label);
     log.connection(&ConnectionEntry {
         start: conn.started,
-        peers: conn.peers(endpoint.map(|e| &**e)),
+        peers: conn.peers(endpoint.map(|e| &**e), proven),
         protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
         server_name: sni.as_deref().unwrap_or_default().as_bytes(),
         flag: error.map_or(Flag::None, ErrorKind::flag),
@@ -158,7 +174,29 @@ pub enum Purpose {
 
 /// Connects to an endpoint that lets the client in; one that can't be reached is passed over for another before the client
 /// notices.
-pub async fn dial(conn: &Connection, client: &TcpStream, purpose: Purpose) -> Result<Dialled, ProxyError> {
+pub async fn dial(conn: &Connection, client: &Stream, purpose: Purpose) -> Result<Dialled, ProxyError> {
+    match dial_unless_heard(conn, client, purpose, None).await? {
+        Some(dialled) => Ok(dialled),
+        None => Err(ErrorKind::Internal.into()),
+    }
+}
+
+/// The same for a client whose protocol isn't known yet. None if it speaks within `patience` and the endpoint is behind
+/// another agent, where each connection that turns out to carry requests would be one for nothing.
+pub async fn dial_or_hear(
+    conn: &Connection,
+    client: &Stream,
+    patience: Option<Duration>,
+) -> Result<Option<Dialled>, ProxyError> {
+    dial_unless_heard(conn, client, Purpose::Detection, patience).await
+}
+
+async fn dial_unless_heard(
+    conn: &Connection,
+    client: &Stream,
+    purpose: Purpose,
+    patience: Option<Duration>,
+) -> Result<Option<Dialled>, ProxyError> {
     let mut plan = conn.plan_stream()?;
     if conn.has_traffic_policies() {
         // Boxed: few connections wait, and all would carry what waiting takes.
@@ -174,15 +212,23 @@ pub async fn dial(conn: &Connection, client: &TcpStream, purpose: Purpose) -> Re
         };
         conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
         conn.admit_connection(&picked, purpose == Purpose::Detection).await?;
+        if let Some(patience) = patience.filter(|_| picked.upstream.is_mesh() && tried.is_empty())
+            && timeout(patience, client.readable()).await.is_ok()
+        {
+            conn.pick_first(picked);
+            return Ok(None);
+        }
         let place = picked.connection()?;
         let started = Instant::now();
         match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits(), Alpn::None).await {
             Ok(stream) => {
                 picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                return Ok(Dialled { picked, stream, place });
+                return Ok(Some(Dialled { picked, stream, place }));
             }
             Err(error) => {
-                picked.fail(conn);
+                if error.kind.side() == Side::Upstream {
+                    picked.fail(conn);
+                }
                 if !error.kind.retryable() || tried.len() + 1 >= conn.attempts(&plan) {
                     return Err(error);
                 }

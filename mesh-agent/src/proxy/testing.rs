@@ -14,10 +14,15 @@ use super::backend::Backends;
 use super::ceiling::Ceiling;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
+use super::edges::Edges;
 use super::limits::Limits;
-use super::upstream::{Edges, SocketStock, Upstream};
+use super::node::NodeAddresses;
+use super::reach::Reach;
+use super::sockets::SocketStock;
+use super::upstream::Upstream;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::ext_authz::Providers;
+use crate::identity;
 use crate::kernel::Flows;
 use crate::model::{
     Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
@@ -41,7 +46,7 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let pod = pod(limits, Telemetry::quiet());
     let client = ClientAddr::from(SocketAddr::from(([127, 0, 0, 1], 40000)));
     let conn = Connection::open(&pod, Direction::Outbound, client, OrigDst::from(endpoint), &Target::Unknown);
-    let edges = Edges::outbound(&conn, None, None);
+    let edges = Edges::outbound(&conn, None, None, &Reach::Plain);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
     conn
 }
@@ -169,14 +174,19 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
 /// A pod in this process's network namespace, on a worker of its own.
 #[expect(clippy::unwrap_used, reason = "test support")]
 pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
+    let worker = worker(limits, telemetry, Ceiling::for_descriptors(1 << 20));
     Rc::new(Pod {
-        worker: worker(limits, telemetry, Ceiling::for_descriptors(1 << 20)),
+        identity: RefCell::new(worker.identities.of_pod(&workload())),
+        worker,
         workload: RefCell::new(Arc::new(workload())),
         cookie: 0,
         netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
         sockets: SocketStock::default(),
         share: Arc::default(),
         upstreams: RefCell::default(),
+        direct: RefCell::default(),
+        arrivals: RefCell::default(),
+        told_at: Cell::new(0),
         connections: Cell::new(0),
     })
 }
@@ -190,9 +200,12 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         crowded: watch::Sender::new(0),
         telemetry,
         flows: Flows::detached(),
+        identities: identity::testing::Root::shared().identities(),
         limits,
         ceiling,
+        node: NodeAddresses::default(),
         registry_only: false,
+        same_node_mtls: false,
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),
@@ -222,5 +235,6 @@ pub fn workload() -> Workload {
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: Vec::new(),
+        probes: Vec::new(),
     }
 }

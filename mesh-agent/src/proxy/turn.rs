@@ -59,5 +59,6 @@ impl Pod {
     /// Closes idle connections for those that wait for their places.
     pub(super) fn give_way(&self) {
         self.upstreams.borrow().values().for_each(|upstream| upstream.give_way());
+        self.direct.borrow().values().for_each(|upstream| upstream.give_way());
     }
 }

@@ -26,9 +26,11 @@ use super::context::{Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
 use super::listener;
-use super::upstream::SocketStock;
+use super::node::NodeAddresses;
+use super::sockets::SocketStock;
 use crate::clock;
 use crate::ext_authz::Providers;
+use crate::identity::Identities;
 use crate::kernel::Flows;
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
@@ -51,16 +53,22 @@ pub struct Parts {
     pub telemetry: Arc<Telemetry>,
     /// Kernel maps of the data path.
     pub flows: Flows,
+    /// Certificates of the pods' service accounts.
+    pub identities: Identities,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// How many connections there may be; all workers share it.
     pub ceiling: Arc<Ceiling>,
+    /// The node's own addresses.
+    pub node: NodeAddresses,
     /// `outboundTrafficPolicy: registryOnly`.
     pub registry_only: bool,
     /// `secretsDir`.
     pub secrets_dir: Arc<Path>,
     /// Whom AuthorizationPolicies with action CUSTOM may ask.
     pub providers: Providers,
+    /// `sameNode: mtls`.
+    pub same_node_mtls: bool,
 }
 
 /// A pod as a worker is told of it.
@@ -131,9 +139,12 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             crowded: parts.crowded,
             telemetry: parts.telemetry,
             flows: parts.flows,
+            identities: parts.identities,
             limits: parts.limits,
             ceiling: parts.ceiling,
+            node: parts.node,
             registry_only: parts.registry_only,
+            same_node_mtls: parts.same_node_mtls,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
@@ -183,9 +194,10 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
                 Some(Command::Add(spec)) => add(&worker, &mut pods, spec),
                 Some(Command::Update(cookie, workload)) => {
                     if let Some((pod, _)) = pods.get(&cookie) {
+                        pod.identity.replace(worker.identities.of_pod(&workload));
                         pod.workload.replace(workload);
                         // Labels of the series may have changed with it.
-                        pod.upstreams.borrow_mut().clear();
+                        pod.forget_upstreams();
                     }
                 }
                 Some(Command::Remove(cookie)) => {
@@ -209,12 +221,16 @@ async fn run(worker: Rc<Worker>, mut commands: UnboundedReceiver<Command>, life:
 fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
     let pod = Rc::new(Pod {
         worker: worker.clone(),
+        identity: RefCell::new(worker.identities.of_pod(&spec.workload)),
         workload: RefCell::new(spec.workload),
         cookie: spec.cookie,
         netns: spec.netns,
         share: spec.share,
         sockets: SocketStock::default(),
         upstreams: RefCell::default(),
+        direct: RefCell::default(),
+        arrivals: RefCell::default(),
+        told_at: Cell::new(0),
         connections: Cell::new(0),
     });
     let stop = Drain::default();
@@ -237,7 +253,8 @@ fn sweep(worker: &Worker, pods: &Pods) {
     let mut idle = 0;
     for (pod, _) in pods.values() {
         pod.sweep();
-        idle += pod.upstreams.borrow().values().map(|upstream| upstream.idle_count()).sum::<usize>();
+        let (balanced, direct) = (pod.upstreams.borrow(), pod.direct.borrow());
+        idle += balanced.values().chain(direct.values()).map(|upstream| upstream.idle_count()).sum::<usize>();
     }
     // Each worker adds what changed with itself, so that the gauge is their sum.
     let change = idle as i64 - worker.idle_shown.replace(idle) as i64;

@@ -73,7 +73,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub secrets_dir: Option<String>,
 
-    /// Between pods of this node: direct (mtls is not supported by this version) [default: direct]
+    /// Between pods of this node: direct (the agent stands between, in plain text) or mtls [default: direct]
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "scalar")]
     pub same_node: Option<String>,
@@ -88,15 +88,45 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub trusted_hops: Option<String>,
 
+    /// Namespace whose policies are the mesh's, as in Istio's meshConfig [default: istio-system]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub root_namespace: Option<String>,
+
     /// Trust domain of SPIFFE identities [default: cluster.local]
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub trust_domain: Option<String>,
 
-    /// Who signs certificates: dev (files:DIR, istio:URL and spiffe:SOCKET are not supported by this version) [default: dev]
+    /// Other trust domains whose identities count as those of the own one, with commas between
+    #[arg(long, value_name = "NAMES")]
+    #[serde(deserialize_with = "list")]
+    pub trust_domain_aliases: Option<String>,
+
+    /// Who signs certificates: dev, files:DIR, istio:https://HOST:PORT or spiffe:SOCKET [default: dev]
     #[arg(long, value_name = "CA")]
     #[serde(deserialize_with = "scalar")]
     pub ca: Option<String>,
+
+    /// For how long certificates are asked; who signs may give less [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "scalar")]
+    pub certificate_lifetime: Option<String>,
+
+    /// With ca istio: this node's bearer token [default: /var/run/secrets/tokens/istio-token]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub istio_token_file: Option<String>,
+
+    /// With ca istio: roots of the server and of the mesh [default: /var/run/secrets/istio/root-cert.pem]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub istio_root_cert_file: Option<String>,
+
+    /// With ca istio: Istio's name of this node's cluster [default: Kubernetes]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub istio_cluster_id: Option<String>,
 
     /// Access log: off, text or json, with :FILE for another place than stdout [default: text]
     #[arg(long, value_name = "FORMAT")]
@@ -133,8 +163,22 @@ pub struct RunArgs {
     pub hbone_port: Option<String>,
 }
 
+/// A list, which becomes text with commas between, or such text.
+pub(crate) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of names, or names with commas between")]
+    enum List {
+        Names(Vec<String>),
+        Text(String),
+    }
+    Ok(Option::<List>::deserialize(deserializer)?.map(|list| match list {
+        List::Names(names) => names.join(","),
+        List::Text(text) => text,
+    }))
+}
+
 /// A number or text; YAML reads `workers: 2` as one and `log: info` as the other.
-fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     struct Scalar;
     impl Visitor<'_> for Scalar {
         type Value = Option<String>;

@@ -39,25 +39,57 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A command's flags, which its configuration file has as keys.
+pub trait Flags: Default + serde::de::DeserializeOwned {
+    /// What its environment variables begin with.
+    const PREFIX: &'static str;
+    /// Read if it is there and no other file is named.
+    const DEFAULT_CONFIG: &'static str;
+
+    /// `--config`.
+    fn config(&self) -> Option<&Path>;
+}
+
+impl Flags for RunArgs {
+    const PREFIX: &'static str = "MESH_AGENT_";
+    const DEFAULT_CONFIG: &'static str = DEFAULT_CONFIG;
+
+    fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+}
+
 /// The three layers, with complaints collected so that all of them are told at once.
-pub struct Layers<'a> {
-    flags: &'a RunArgs,
+pub struct Layers<'a, A = RunArgs> {
+    flags: &'a A,
     env: &'a dyn Fn(&str) -> Option<String>,
-    file: RunArgs,
+    file: A,
     path: Option<PathBuf>,
     bad: Vec<BadValue>,
 }
 
-impl<'a> Layers<'a> {
+impl Layers<'_> {
+    /// The file's providers of external authorization, which no flag can give.
+    pub fn providers(&mut self) -> Vec<ExtensionProvider> {
+        const KEY: &str = "extensionProviders";
+        let list = self.file.extension_providers.clone();
+        if let Err(message) = Providers::new(&list) {
+            let origin = Origin::File(KEY.to_owned(), self.path.clone().unwrap_or_default());
+            self.bad.push(BadValue { key: KEY, origin, message });
+        }
+        list
+    }
+}
+
+impl<'a, A: Flags> Layers<'a, A> {
     /// Reads the file that the flag or the environment names, or the default one if it is there.
-    pub fn read(flags: &'a RunArgs, env: &'a dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
-        let named = flags.config.clone().or_else(|| given(env, "MESH_AGENT_CONFIG").map(PathBuf::from));
-        let path = named.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+    pub fn read(flags: &'a A, env: &'a dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let variable = || given(env, &format!("{}CONFIG", A::PREFIX)).map(PathBuf::from);
+        let named = flags.config().map(Path::to_owned).or_else(variable);
+        let path = named.clone().unwrap_or_else(|| A::DEFAULT_CONFIG.into());
         let (file, path) = match std::fs::read_to_string(&path) {
             Ok(text) => (parse(&text, &path)?, Some(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
-                (RunArgs::default(), None)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => (A::default(), None),
             Err(source) => return Err(SettingsError::Unreadable { path, source }),
         };
         Ok(Self { flags, env, file, path, bad: Vec::new() })
@@ -73,7 +105,7 @@ impl<'a> Layers<'a> {
     pub fn get<T: Fallback>(
         &mut self,
         key: &'static str,
-        field: impl Fn(&RunArgs) -> &Option<String>,
+        field: impl Fn(&A) -> &Option<String>,
         default: impl FnOnce() -> String,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> T {
@@ -91,31 +123,15 @@ impl<'a> Layers<'a> {
     pub fn optional<T>(
         &mut self,
         key: &'static str,
-        field: impl Fn(&RunArgs) -> &Option<String>,
+        field: impl Fn(&A) -> &Option<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let (text, origin) = self.find(key, field)?;
         parse(&text).map_err(|message| self.bad.push(BadValue { key, origin, message })).ok()
     }
 
-    /// The file's providers of external authorization, which no flag can give.
-    pub fn providers(&mut self) -> Vec<ExtensionProvider> {
-        const KEY: &str = "extensionProviders";
-        let list = self.file.extension_providers.clone();
-        if let Err(message) = Providers::new(&list) {
-            let origin = Origin::File(KEY.to_owned(), self.path.clone().unwrap_or_default());
-            self.bad.push(BadValue { key: KEY, origin, message });
-        }
-        list
-    }
-
     /// Notes what is wrong between keys.
-    pub fn complain(
-        &mut self,
-        key: &'static str,
-        field: impl Fn(&RunArgs) -> &Option<String>,
-        message: String,
-    ) {
+    pub fn complain(&mut self, key: &'static str, field: impl Fn(&A) -> &Option<String>, message: String) {
         if self.bad.iter().all(|bad| bad.key != key) {
             let given = self.find(key, field).map(|(_, origin)| origin);
             let origin = given.unwrap_or_else(|| Origin::Default(flag(key)));
@@ -128,11 +144,11 @@ impl<'a> Layers<'a> {
         if self.bad.is_empty() { Ok(settings) } else { Err(SettingsError::Values(self.bad)) }
     }
 
-    fn find(&self, key: &str, field: impl Fn(&RunArgs) -> &Option<String>) -> Option<(String, Origin)> {
+    fn find(&self, key: &str, field: impl Fn(&A) -> &Option<String>) -> Option<(String, Origin)> {
         if let Some(text) = field(self.flags) {
             return Some((text.clone(), Origin::Flag(flag(key))));
         }
-        let name = variable(key);
+        let name = variable::<A>(key);
         if let Some(text) = given(self.env, &name) {
             return Some((text, Origin::Environment(name)));
         }
@@ -167,6 +183,7 @@ fallback!(
     OutboundTrafficPolicy = OutboundTrafficPolicy::default(),
     SameNode = SameNode::default(),
     Ca = Ca::default(),
+    Vec<String> = Vec::new(),
     AccessLogMode = AccessLogMode::default(),
     Normalization = Normalization::default(),
 );
@@ -176,9 +193,9 @@ fn given(env: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     env(name).filter(|value| !value.is_empty())
 }
 
-fn parse(text: &str, path: &Path) -> Result<RunArgs, SettingsError> {
+fn parse<A: Flags>(text: &str, path: &Path) -> Result<A, SettingsError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')) {
-        return Ok(RunArgs::default());
+        return Ok(A::default());
     }
     serde_yaml_ng::from_str(text)
         .map_err(|error| SettingsError::Invalid { path: path.to_owned(), message: error.to_string() })
@@ -190,8 +207,8 @@ pub fn flag(key: &str) -> String {
 }
 
 /// `nodeName` to `MESH_AGENT_NODE_NAME`.
-pub fn variable(key: &str) -> String {
-    words(key, "MESH_AGENT_", '_', |c| c.to_ascii_uppercase())
+pub fn variable<A: Flags>(key: &str) -> String {
+    words(key, A::PREFIX, '_', |c| c.to_ascii_uppercase())
 }
 
 fn words(key: &str, prefix: &str, between: char, case: impl Fn(char) -> char) -> String {

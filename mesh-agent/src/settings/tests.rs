@@ -61,6 +61,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
     assert_eq!(settings.same_node, SameNode::Direct);
     assert_eq!((settings.trust_domain.as_str(), settings.ca), ("cluster.local", Ca::Dev));
+    assert_eq!(settings.trust_domain_aliases, Vec::<String>::new());
+    assert_eq!(settings.certificate_lifetime, Duration::from_secs(86400));
     assert_eq!(settings.access_log, AccessLogMode::On(Format::Text, Output::Stdout));
     assert_eq!(settings.drain_time, Duration::from_secs(25));
     assert_eq!(settings.log, "info");
@@ -103,7 +105,7 @@ fn every_flag_is_a_key_and_a_variable() {
         let file = format!("{key}: \"?\"");
         let error = Case::new(&[], &[], Some(&file)).resolve().unwrap_err();
         assert!(error.contains(&format!("{key} in DIR/config.yaml: ")), "{error}");
-        let variable = layers::variable(&key);
+        let variable = layers::variable::<RunArgs>(&key);
         let error = Case::new(&[], &[(&variable, "?")], Some("")).resolve().unwrap_err();
         assert!(error.contains(&format!("{variable} (environment): ")), "{error}");
         let error = Case::new(&[&format!("--{flag}"), "?"], &[], Some("")).resolve().unwrap_err();
@@ -138,10 +140,17 @@ fn complaints_name_the_key_its_origin_and_what_was_expected() {
     check(
         &dir,
         &[],
-        "sameNode: mtls\nca: files:/x\n",
-        &["sameNode in DIR", "mtls is not supported", "ca in DIR", "files: is not supported"],
+        "sameNode: tls\nca: istio:http://ca:80\n",
+        &["sameNode in DIR", "direct or mtls", "ca in DIR", "expected https://HOST:PORT"],
     );
-    check(&dir, &[], "ca: vault\n", &["expected dev"]);
+    check(&dir, &[], "ca: vault\n", &["expected dev, files:DIR"]);
+    check(
+        &dir,
+        &[],
+        "trustDomainAliases: [a, B]\n",
+        &["trustDomainAliases in DIR", "\"B\" isn't a trust domain"],
+    );
+    check(&dir, &[], "certificateLifetime: 5s\n", &["certificateLifetime in DIR", "at least 10s"]);
     check(&dir, &[], "log: \"a=b=c=d\"\n", &["log in DIR", "isn't a log filter"]);
     check(&dir, &[], "inboundPort: 15001\n", &["inboundPort in DIR", "15001 is outboundPort too"]);
 }
@@ -175,12 +184,51 @@ fn values_are_read_by_their_own_rules() {
     check(value::access_log("off:/x"), None);
     check(value::access_log("json:"), None);
     check(value::access_log("xml"), None);
+    check(value::ca("files:/etc/ca"), Some(Ca::Files("/etc/ca".into())));
+    check(
+        value::ca("istio:https://istiod.istio-system.svc:15012"),
+        Some(Ca::Istio("istiod.istio-system.svc:15012".into())),
+    );
+    check(value::ca("istio:https://[fd00::1]:15012/"), Some(Ca::Istio("[fd00::1]:15012".into())));
+    check(value::ca("spiffe:/run/spire/agent.sock"), Some(Ca::Spiffe("/run/spire/agent.sock".into())));
+    check(value::ca("spiffe:unix:///run/spire/agent.sock"), Some(Ca::Spiffe("/run/spire/agent.sock".into())));
+    for text in [
+        "dev:x",
+        "files:",
+        "files:x",
+        "istio:",
+        "istio:https://ca",
+        "istio:https://ca:0",
+        "istio:https://me@ca:1",
+        "istio:https://ca:1/x",
+        "spiffe:x",
+    ] {
+        check(value::ca(text), None);
+    }
+    check(value::trust_domains("a, b"), Some(vec!["a".into(), "b".into()]));
     check(value::trust_domain("td.example"), Some("td.example".into()));
     check(value::trust_domain("Td"), None);
     check(value::trust_domain("a/b"), None);
     check(value::address("[::1]:80"), Some("[::1]:80".parse().unwrap()));
     check(value::address("15020"), None);
     check(value::absolute("run/x"), None);
+}
+
+#[test]
+fn aliases_are_a_list_or_a_line() {
+    let wanted = vec!["old.example".to_owned(), "older.example".to_owned()];
+    assert_eq!(
+        ok(&[], &[], Some("trustDomainAliases: [old.example, older.example]")).trust_domain_aliases,
+        wanted
+    );
+    assert_eq!(
+        ok(&[], &[], Some("trustDomainAliases: old.example,older.example")).trust_domain_aliases,
+        wanted
+    );
+    assert_eq!(
+        ok(&["--trust-domain-aliases", "old.example,older.example"], &[], Some("")).trust_domain_aliases,
+        wanted
+    );
 }
 
 #[test]

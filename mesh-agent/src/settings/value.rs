@@ -1,9 +1,11 @@
 //! What each setting's text may be. What a later version implements is refused by name, never ignored.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use serde::{Serialize, Serializer};
 
 use crate::authz::Normalization;
@@ -29,15 +31,33 @@ pub enum SameNode {
     /// In plain text across the node's own links.
     #[default]
     Direct,
+    /// As between nodes: through the agent twice, in mutual TLS.
+    Mtls,
 }
 
 /// Who signs certificates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ca {
-    /// The agent itself, for trying out.
+    /// A root that the agents of this machine share, for trying out.
     #[default]
     Dev,
+    /// The chain and key of an authority, in cert-manager's layout.
+    Files(PathBuf),
+    /// Istio's CSR protocol at this HOST:PORT.
+    Istio(String),
+    /// The SPIFFE Workload API on this socket.
+    Spiffe(PathBuf),
+}
+
+impl fmt::Display for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dev => f.write_str("dev"),
+            Self::Files(dir) => write!(f, "files:{}", dir.display()),
+            Self::Istio(authority) => write!(f, "istio:https://{authority}"),
+            Self::Spiffe(socket) => write!(f, "spiffe:{}", socket.display()),
+        }
+    }
 }
 
 type Parsed<T> = Result<T, String>;
@@ -48,6 +68,31 @@ pub fn node_name(text: &str) -> Parsed<String> {
         return Err(format!("{text:?} isn't a node name: give the name that pods have as spec.nodeName"));
     }
     Ok(text.to_owned())
+}
+
+pub fn namespace(text: &str) -> Parsed<String> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| *b != b'-');
+    let bytes = text.as_bytes();
+    if bytes.len() > 63 || !bytes.iter().all(|b| inner(*b)) || !edge(bytes.first()) || !edge(bytes.last()) {
+        return Err(format!("{text:?} isn't a namespace: expected at most 63 of a-z, 0-9 and '-'"));
+    }
+    Ok(text.to_owned())
+}
+
+/// This machine's.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// Host names and addresses with commas between, at least one.
+pub fn host_names(text: &str) -> Parsed<Vec<String>> {
+    let name = |name: &str| match ServerName::try_from(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) => Err(format!("{name:?} isn't a host name or an address")),
+    };
+    let names: Vec<_> = text.split(',').map(str::trim).map(name).collect::<Result<_, _>>()?;
+    if names.is_empty() { Err("at least one name is needed".to_owned()) } else { Ok(names) }
 }
 
 /// `kube` inside a cluster; outside there is none.
@@ -107,8 +152,8 @@ pub fn outbound_traffic_policy(text: &str) -> Parsed<OutboundTrafficPolicy> {
 pub fn same_node(text: &str) -> Parsed<SameNode> {
     match text {
         "direct" => Ok(SameNode::Direct),
-        "mtls" => Err(later("mtls", "only direct is; pods of one node would talk in plain text")),
-        _ => Err(unknown(text, "direct")),
+        "mtls" => Ok(SameNode::Mtls),
+        _ => Err(unknown(text, "direct or mtls")),
     }
 }
 
@@ -139,11 +184,54 @@ pub fn trust_domain(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+/// Trust domains with commas between.
+pub fn trust_domains(text: &str) -> Parsed<Vec<String>> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(trust_domain).collect()
+}
+
 pub fn ca(text: &str) -> Parsed<Ca> {
-    match text.split_once(':').map_or(text, |(kind, _)| kind) {
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    match kind {
         "dev" if text == "dev" => Ok(Ca::Dev),
-        kind @ ("files" | "istio" | "spiffe") => Err(later(&format!("{kind}:"), "only dev is")),
-        _ => Err(unknown(text, "dev")),
+        "files" => absolute(rest).map(Ca::Files),
+        "istio" => authority(rest).map(Ca::Istio),
+        // SPIFFE_ENDPOINT_SOCKET is written unix:///PATH.
+        "spiffe" => absolute(rest.strip_prefix("unix://").unwrap_or(rest)).map(Ca::Spiffe),
+        _ => Err(unknown(text, "dev, files:DIR, istio:https://HOST:PORT or spiffe:SOCKET")),
+    }
+}
+
+/// `https://HOST:PORT`. Nothing else: a token would go over the wire in plain text.
+fn authority(url: &str) -> Parsed<String> {
+    let bad = || format!("{url:?} isn't the address of a certificate authority: expected https://HOST:PORT");
+    let authority = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/')).ok_or_else(bad)?;
+    let parsed: http::uri::Authority = authority.parse().map_err(|_| bad())?;
+    let plain = !authority.contains('@') && !parsed.host().is_empty();
+    if plain && parsed.port_u16().is_some_and(|port| port != 0) {
+        Ok(authority.to_owned())
+    } else {
+        Err(bad())
+    }
+}
+
+/// A name of a cluster, as it goes into a header.
+pub fn cluster_id(text: &str) -> Parsed<String> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/');
+    if text.is_empty() || text.len() > 253 || !text.chars().all(ok) {
+        return Err(format!(
+            "{text:?} isn't the name of a cluster: expected letters, digits, '.', '-', '_' and '/'"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// How long certificates live. Below ten seconds their renewal would be all that the agent does.
+pub fn lifetime(text: &str) -> Parsed<Duration> {
+    let lifetime = duration(text)?;
+    match lifetime < Duration::from_secs(10) {
+        true => Err(format!("{text:?} is too short for a certificate: at least 10s")),
+        false => Ok(lifetime),
     }
 }
 

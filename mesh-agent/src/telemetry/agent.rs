@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_common::Reason;
 use prometheus::{
-    CounterVec, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::Reporter;
@@ -85,9 +85,23 @@ agent_metrics! {
     /// `full`, `resumed`, `tls_failed`, `certificate_refused`, `connect_timeout`.
     tls_handshakes: IntCounterVec = "mesh_agent_upstream_tls_handshakes_total" ["result"],
         "TLS handshakes with endpoints, by what came of them.";
+    /// `ok`, or why not, as docs/mtls.md lists.
+    mesh_handshakes: IntCounterVec = "mesh_agent_mesh_handshakes_total" ["direction", "result"],
+        "Mutual TLS handshakes with other agents, by what came of them.";
     /// See [`AgentMetrics::set_name_lookups`].
     name_lookups: IntCounterVec = "mesh_agent_name_lookups_total" ["result"],
         "Questions for the names of ServiceEntries, by what came of them.";
+    /// Kept by [`crate::identity`].
+    certificate_expiry: GaugeVec = "mesh_agent_certificate_expiry_timestamp_seconds" ["identity"],
+        "When the certificate of an identity expires, in Unix time.";
+    /// `issued`, `unavailable`, `refused`, `invalid`.
+    certificate_requests: IntCounterVec = "mesh_agent_certificate_requests_total" ["outcome"],
+        "Requests for certificates, by what came of them.";
+    /// Kept by [`crate::identity`].
+    certificate_issuer_failing: IntGauge = "mesh_agent_certificate_issuer_failing",
+        "1 while the issuer can't be used or the last request to it failed.";
+    /// Kept by [`crate::identity`].
+    certificate_roots: IntGauge = "mesh_agent_certificate_roots", "Roots in the trust bundle.";
     /// Idle connections kept for the next request.
     upstream_pool_idle: IntGauge = "mesh_agent_upstream_pool_idle", "Idle upstream connections kept for reuse.";
     /// Requests tried again on another connection or endpoint.
@@ -272,6 +286,9 @@ impl AgentMetrics {
             self.connections_active.with_label_values(&[reporter.direction()]).set(0);
             self.connections_total.with_label_values(&[reporter.direction()]).reset();
         }
+        for outcome in ["issued", "unavailable", "refused", "invalid"] {
+            self.certificate_requests.with_label_values(&[outcome]).reset();
+        }
         for state in ["captured", "pending", "refused"] {
             self.enrolled_pods.with_label_values(&[state]).set(0);
         }
@@ -313,7 +330,7 @@ macro_rules! make {
         })+
     };
 }
-make!(Gauge IntCounter IntGauge; CounterVec IntCounterVec IntGaugeVec);
+make!(Gauge IntCounter IntGauge; CounterVec GaugeVec IntCounterVec IntGaugeVec);
 
 impl Make for Histogram {
     fn make(name: &str, help: &str, _labels: &[&str]) -> prometheus::Result<Self> {

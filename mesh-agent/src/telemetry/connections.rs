@@ -64,6 +64,8 @@ pub enum L7 {
     Tls = 3,
     /// Opaque.
     Tcp = 4,
+    /// Mutual TLS of another agent: requests, and streams that are connections of their own.
+    Mesh = 5,
 }
 
 impl L7 {
@@ -75,6 +77,7 @@ impl L7 {
             Self::Http2 => "http2",
             Self::Tls => "tls",
             Self::Tcp => "tcp",
+            Self::Mesh => "mesh",
         }
     }
 
@@ -85,12 +88,13 @@ impl L7 {
             "http2" | "grpc" => Self::Http2,
             "tls" => Self::Tls,
             "detecting" => Self::Detecting,
+            "mesh" => Self::Mesh,
             _ => Self::Tcp,
         }
     }
 
     fn from_u8(value: u8) -> Self {
-        [Self::Http1, Self::Http2, Self::Tls, Self::Tcp]
+        [Self::Http1, Self::Http2, Self::Tls, Self::Tcp, Self::Mesh]
             .into_iter()
             .find(|l7| *l7 as u8 == value)
             .unwrap_or_default()
@@ -111,6 +115,7 @@ struct Entry {
     protocol: AtomicU8,
     endpoint: EndpointCell,
     server_name: OnceLock<Box<str>>,
+    peer: OnceLock<Box<str>>,
     requests: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
@@ -139,6 +144,8 @@ pub struct ConnectionView {
     pub endpoint: Option<SocketAddr>,
     /// Name in the ClientHello; empty for none.
     pub server_name: String,
+    /// SPIFFE id of the pod at the other end, where mutual TLS proved it; empty for none.
+    pub peer: String,
     /// Requests so far.
     pub requests: u64,
     /// Bytes to the client.
@@ -176,6 +183,7 @@ impl Connections {
             protocol: AtomicU8::new(0),
             endpoint: EndpointCell::default(),
             server_name: OnceLock::new(),
+            peer: OnceLock::new(),
             requests: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -221,6 +229,11 @@ impl ConnectionGuard {
     /// What [`Self::set_sni`] said; empty for nothing.
     pub fn sni(&self) -> &str {
         self.entry.server_name.get().map_or("", AsRef::as_ref)
+    }
+
+    /// Who the pod at the other end has proven to be: the client, or the endpoint that it goes to. The first counts.
+    pub fn set_peer(&self, id: &str) {
+        self.entry.peer.get_or_init(|| id.into());
     }
 
     /// What it was opened with.
@@ -279,6 +292,7 @@ impl Entry {
             protocol: L7::from_u8(self.protocol.load(Relaxed)),
             endpoint: endpoint.map(EndpointAddr::socket_addr),
             server_name: self.server_name.get().map(ToString::to_string).unwrap_or_default(),
+            peer: self.peer.get().map(ToString::to_string).unwrap_or_default(),
             requests: self.requests.load(Relaxed),
             sent: self.sent.load(Relaxed),
             received: self.received.load(Relaxed),

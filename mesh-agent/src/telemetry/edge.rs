@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::histogram::Histogram;
 use super::{Reporter, Security, TcpSeries};
 use crate::flags::Flag;
+use crate::identity::SpiffeId;
 use crate::model::{ServiceMeta, Workload};
 
 /// Statuses, gRPC statuses and flags that one edge tells apart before it falls back to classes of status (500 for
@@ -32,6 +33,8 @@ pub struct EdgeKey {
     pub fallback_service: &'static str,
     /// Between the two pods.
     pub security: Security,
+    /// Who the client has proven to be; None: who its workload says that it runs as.
+    pub proven: Option<SpiffeId>,
 }
 
 /// What a request was carried as: Istio's `request_protocol`.

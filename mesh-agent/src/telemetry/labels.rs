@@ -18,8 +18,9 @@ impl LabelContext {
     pub(super) fn render(&self, key: &EdgeKey) -> String {
         let mut labels = Labels(String::with_capacity(1024));
         labels.add("reporter", key.reporter.label());
-        self.peer(&mut labels, &SOURCE, key.source.as_deref(), key.security);
-        self.peer(&mut labels, &DESTINATION, key.destination.as_deref(), key.security);
+        let proven = key.proven.as_ref().map(|id| id.as_str());
+        self.peer(&mut labels, &SOURCE, key.source.as_deref(), key.security, proven);
+        self.peer(&mut labels, &DESTINATION, key.destination.as_deref(), key.security, None);
         service(&mut labels, key);
         labels.add("connection_security_policy", security_policy(key));
         labels.0
@@ -42,12 +43,22 @@ impl LabelContext {
         labels.0
     }
 
-    fn peer(&self, labels: &mut Labels, names: &PeerNames, peer: Option<&Workload>, security: Security) {
+    fn peer(
+        &self,
+        labels: &mut Labels,
+        names: &PeerNames,
+        peer: Option<&Workload>,
+        security: Security,
+        proven: Option<&str>,
+    ) {
         let of = |value: fn(&Workload) -> &str| peer.map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN);
         labels.add(names.workload, of(|w| &w.workload_name));
         labels.add(names.namespace, of(|w| &w.name.namespace));
-        match (security, peer) {
-            (Security::MutualTls, Some(w)) => labels.add(names.principal, &w.spiffe_id(&self.trust_domain)),
+        match (security, proven, peer) {
+            (Security::MutualTls, Some(proven), _) => labels.add(names.principal, proven),
+            (Security::MutualTls, None, Some(w)) => {
+                labels.add(names.principal, &w.spiffe_id(&self.trust_domain))
+            }
             _ => labels.add(names.principal, UNKNOWN),
         }
         labels.add(names.app, of(|w| &w.app));

@@ -27,6 +27,7 @@ fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: vec![],
+        probes: vec![],
     })
 }
 
@@ -43,6 +44,7 @@ fn key(reporter: Reporter) -> EdgeKey {
         service: Some(cart()),
         fallback_service: "unknown",
         security: Security::None,
+        proven: None,
     }
 }
 
@@ -155,19 +157,23 @@ fn a_worker_s_time_counts_up_whatever_it_is_told() {
 
 #[test]
 fn the_documentation_lists_every_metric() {
-    let agent = agent::TABLE.iter().map(|(name, kind, labels, help)| {
+    let row = |(name, kind, labels, help): &(&str, &str, &[&str], &str)| {
         let kind =
             ["counter", "gauge", "histogram"].into_iter().find(|k| kind.to_lowercase().contains(k)).unwrap();
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
         format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "))
-    });
+    };
+    let (agent, controller) = (agent::TABLE.iter().map(row), crate::controller::METRICS.iter().map(row));
     let process = process::ProcessCollector::new();
     let process = prometheus::core::Collector::collect(&process).into_iter().map(|family| {
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();
         format!("| `{}` | {kind} |  | {} |", family.name(), family.help())
     });
     let istio = exposition::families().map(|(name, kind, help)| format!("| `{name}` | {kind} | {help} |"));
-    crate::docs::check("metrics.md", &istio.chain(agent).chain(process).collect::<Vec<_>>());
+    crate::docs::check(
+        "metrics.md",
+        &istio.chain(agent).chain(process).chain(controller).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -361,6 +367,7 @@ fn peers<'a>(source: &'a Workload, destination: &'a Workload, service: &'a Servi
         service: Some(service),
         endpoint: Some(EndpointAddr::from("[fd00::7]:8080".parse::<std::net::SocketAddr>().unwrap())),
         destination_workload: Some(destination),
+        principals: None,
     }
 }
 
@@ -400,7 +407,13 @@ fn logged(format: &str) -> String {
         details: "no_healthy_upstream",
         upstream_time: None,
         attempts: 0,
-        peers: Peers { source: None, endpoint: None, destination_workload: None, ..good.peers },
+        peers: Peers {
+            source: None,
+            endpoint: None,
+            destination_workload: None,
+            principals: None,
+            ..good.peers
+        },
         ..good
     };
     telemetry.access_log.request(&good);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// More than any bundle of authorities; a larger file isn't one.
 const LARGEST: u64 = 8 * 1024 * 1024;
@@ -27,7 +28,7 @@ const BUNDLES: &[&str] = &[
 
 /// Why a file is of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("{} can't be read", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{} is larger than {} MiB", path.display(), LARGEST >> 20)]
@@ -43,13 +44,13 @@ pub(super) enum FileError {
 }
 
 /// The operating system's bundle: `SSL_CERT_FILE`, else the usual places.
-pub(super) fn system_roots() -> Option<PathBuf> {
+pub(crate) fn system_roots() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
     named.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file()))
 }
 
 /// Authorities. In a bundle of the system's, what can't be read is passed over: it is none of the rule's doing.
-pub(super) fn roots(path: &Path, lenient: bool) -> Result<RootCertStore, FileError> {
+pub(crate) fn roots(path: &Path, lenient: bool) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         match roots.add(certificate) {
@@ -62,7 +63,7 @@ pub(super) fn roots(path: &Path, lenient: bool) -> Result<RootCertStore, FileErr
 }
 
 /// A chain, at least one certificate long.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.map_err(|source| FileError::NotPem { path: path.to_owned(), source })?;
@@ -70,8 +71,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The first private key.
-pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let bytes = read(path)?;
+pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+    let bytes = Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| match source {
         pem::Error::NoItemsFound => FileError::NoKey { path: path.to_owned() },
         source => FileError::NotPem { path: path.to_owned(), source },
@@ -93,10 +94,10 @@ fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// What changes with a file's content, through symbolic links as a mounted Secret has them. None: it isn't there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Option<(u64, u64, i64, i64, u64)>);
+pub(crate) struct Stamp(Option<(u64, u64, i64, i64, u64)>);
 
 impl Stamp {
-    pub(super) fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let metadata = fs::metadata(path).ok();
         Self(metadata.map(|m| (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.len())))
     }

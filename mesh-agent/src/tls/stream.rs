@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
 use rustls::client::ClientConnection;
+use rustls::pki_types::CertificateDer;
 use rustls::server::ServerConnection;
 use socket2::SockRef;
 use tokio::io::ReadBuf;
@@ -75,7 +76,19 @@ impl TlsStream {
     /// # Errors
     /// [`TlsError`]; the socket is closed then, after the alert that the peer is owed.
     pub async fn client(tcp: TcpStream, session: ClientConnection) -> Result<Self, TlsError> {
-        Self::shake_hands(tcp, session.into()).await
+        Self::shake_hands(Vec::new(), tcp, session.into()).await
+    }
+
+    /// Shakes hands as the server, after `first` was read from the socket.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub async fn server_after(
+        first: impl Into<Vec<u8>>,
+        tcp: TcpStream,
+        session: ServerConnection,
+    ) -> Result<Self, TlsError> {
+        Self::shake_hands(first.into(), tcp, session.into()).await
     }
 
     /// Shakes hands as the server.
@@ -83,14 +96,11 @@ impl TlsStream {
     /// # Errors
     /// As [`Self::client`].
     pub async fn server(tcp: TcpStream, session: ServerConnection) -> Result<Self, TlsError> {
-        Self::shake_hands(tcp, session.into()).await
+        Self::server_after(Vec::new(), tcp, session).await
     }
 
-    async fn shake_hands(tcp: TcpStream, session: Connection) -> Result<Self, TlsError> {
-        let stream = Self {
-            tcp,
-            state: RefCell::new(State { session, incoming: Vec::new(), owed: 0, closed: false }),
-        };
+    async fn shake_hands(incoming: Vec<u8>, tcp: TcpStream, session: Connection) -> Result<Self, TlsError> {
+        let stream = Self { tcp, state: RefCell::new(State { session, incoming, owed: 0, closed: false }) };
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)
     }
@@ -125,6 +135,13 @@ impl TlsStream {
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         let state = self.state.borrow();
         state.session.peer_certificates()?.first().map(|certificate| certificate.to_vec())
+    }
+
+    /// All that the peer showed, its own first; none if it showed none.
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        let state = self.state.borrow();
+        let chain = state.session.peer_certificates().unwrap_or_default();
+        chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
     }
 
     /// As `AsyncRead::poll_read`. No bytes is the peer's close_notify.

@@ -17,8 +17,8 @@ use super::testing::{Authority, accept, origination, replace};
 use super::*;
 use crate::addr::EndpointAddr;
 use crate::policy::PoolLimits;
-use crate::proxy::upstream::Edges;
-use crate::proxy::{Backends, Connection, ErrorKind, Limits, Stream, Upstream, tcp, testing};
+use crate::proxy::edges::Edges;
+use crate::proxy::{Backends, Connection, ErrorKind, Limits, Reach, Stream, Upstream, tcp, testing};
 
 const HOST: &str = "api.example.com";
 
@@ -37,8 +37,8 @@ fn over_tls(
 ) -> (Rc<Connection>, Rc<Upstream>) {
     let addr = endpoint.local_addr().unwrap();
     let conn = testing::connection_with(addr, limits);
-    let edges = Edges::outbound(&conn, None, None);
-    let upstream = Upstream::paired(EndpointAddr::from(addr), None, edges).over_tls(Some(tls.clone()));
+    let edges = Edges::outbound(&conn, None, None, &Reach::Plain);
+    let upstream = Upstream::paired(EndpointAddr::from(addr), None, edges).over(Reach::Tls(tls.clone()));
     let upstream = Rc::new(upstream);
     conn.set_backends(Backends::Single(upstream.clone()));
     (Rc::new(conn), upstream)
@@ -53,7 +53,7 @@ async fn lab() -> Lab {
     let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
     let (stream, _) = front.accept().await.unwrap();
     let carried = conn.clone();
-    let served = spawn_local(async move { tcp::serve(&carried, stream, Bytes::new(), None).await });
+    let served = spawn_local(async move { tcp::serve(&carried, stream.into(), Bytes::new(), None).await });
     let (socket, _) = endpoint.accept().await.unwrap();
     let server = accept(&config, socket).await.unwrap().into();
     Lab { client, server, conn, served }
@@ -117,7 +117,7 @@ fn a_stream_cut_short_is_never_a_clean_end() {
         let mut lab = lab().await;
         lab.server.write_all(b"half of it").await.unwrap();
         // FIN without close_notify: what anybody on the way can forge.
-        SockRef::from(lab.server.tcp()).shutdown(std::net::Shutdown::Write).unwrap();
+        SockRef::from(lab.server.tcp().unwrap()).shutdown(std::net::Shutdown::Write).unwrap();
         let (bytes, clean) = rest(&mut lab.client).await;
         assert!(!clean, "{bytes:?}");
         lab.served.await.unwrap();
@@ -155,7 +155,7 @@ fn a_reset_is_noticed_while_nothing_is_taken() {
         SockRef::from(&lab.client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(lab.client);
         lab.served.await.unwrap();
-        lab.server.tcp().ready(Interest::ERROR).await.unwrap();
+        lab.server.tcp().unwrap().ready(Interest::ERROR).await.unwrap();
         let mut heard = Vec::new();
         assert!(lab.server.read_to_end(&mut heard).await.is_err());
         assert!(closed_with(&lab.conn, "DC"));

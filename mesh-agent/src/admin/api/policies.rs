@@ -9,9 +9,10 @@ views! {
         namespace: String,
         /// Policy.
         name: String,
-        /// `DestinationRule`, `TrafficPolicy` or `XBackendTrafficPolicy`.
+        /// `DestinationRule`, `PeerAuthentication`, `TrafficPolicy` or `XBackendTrafficPolicy`.
         kind: String,
-        /// `KIND NAMESPACE/NAME`, with `:SECTION` where a part of it is named; `host HOST` of a DestinationRule.
+        /// `KIND NAMESPACE/NAME`, with `:SECTION` where a part of it is named; `host HOST` of a DestinationRule; `pods of
+        /// NAMESPACE with LABELS`.
         target: String,
         /// Fields that the policy gives, each of which holds or doesn't as a whole.
         groups: Vec<String>,
@@ -34,6 +35,17 @@ views! {
         /// How.
         how: String,
         /// `KIND NAMESPACE/NAME`.
+        from: String,
+    }
+    /// Which connections ports of a pod accept.
+    PortMode {
+        /// None for all that have no line of their own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+        /// `STRICT`, `PERMISSIVE` or `DISABLE`.
+        mode: String,
+        /// The PeerAuthentication that says so; empty for the default.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         from: String,
     }
     /// The same, with where it holds.

@@ -60,7 +60,7 @@ impl Found {
         match target {
             PolicyTarget::Host(host) => destination_rule(snapshot, policy, target, host),
             _ if policy.kind == Kind::AuthorizationPolicy => authorization(snapshot, policy, target),
-            PolicyTarget::Pods(_) => Self::missing(format!("{target} can't have this policy")),
+            PolicyTarget::Pods { .. } => peer_authentication(snapshot, policy, target),
             PolicyTarget::Object { kind, name, section } => {
                 let service = || {
                     let service = snapshot.services.get(name)?;
@@ -179,7 +179,7 @@ fn authorization(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarg
             Some(_) => holds,
             None => Found::missing(format!("there is no Service {name}")),
         },
-        PolicyTarget::Pods(_) => {
+        PolicyTarget::Pods { .. } => {
             let compiled = snapshot.authorization.policies.get(&policy.name);
             let selects = |compiled: &Arc<Policy>| {
                 snapshot.workloads.values().any(|workload| compiled.selects(workload))
@@ -232,6 +232,25 @@ fn destination_rule(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyT
     } else {
         found.lost.extend(&policy.groups);
         found.by = in_force.iter().flatten().map(|name| format!("{} {name}", policy.kind.name())).collect();
+    }
+    found
+}
+
+/// A PeerAuthentication's group holds if it does for any pod.
+fn peer_authentication(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> Found {
+    let pods: Vec<_> = snapshot.workloads.values().filter(|pod| target.selects(pod)).collect();
+    if pods.is_empty() {
+        return Found::missing("there is no such pod".to_owned());
+    }
+    let modes: Vec<_> =
+        pods.iter().filter_map(|pod| snapshot.security.get(&pod.name)).map(|it| &it.peers).collect();
+    let mut found = Found::default();
+    for group in &policy.groups {
+        let winners: BTreeSet<&ObjectName> = match *group {
+            "mtls" => modes.iter().filter_map(|modes| modes.all.by.as_ref()).collect(),
+            _ => modes.iter().flat_map(|modes| &modes.ports).filter_map(|(_, it)| it.by.as_ref()).collect(),
+        };
+        found.group(group, &policy.name, policy.kind, &winners);
     }
     found
 }

@@ -18,6 +18,7 @@ impl Row for Connection {
         "RECEIVED",
         "SENT",
         "SERVER-NAME",
+        "PEER",
         "ID",
     ];
     const PLAIN: usize = 8;
@@ -36,6 +37,7 @@ impl Row for Connection {
             bytes(self.received_bytes),
             bytes(self.sent_bytes),
             self.server_name.clone(),
+            self.peer.clone(),
             self.id.to_string(),
         ]
     }

@@ -10,26 +10,35 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::http1::body::Body;
 use crate::http1::chunk::{self, MAX_TRAILER_FIELDS, Piece};
-use crate::http1::head;
+use crate::http1::{head, mark};
 use crate::proxy::error::Hostile;
 
 /// What of a body is at the start of a buffer.
 #[derive(Debug, Default)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// Bytes of the buffer, framing included.
-    pub(super) taken: usize,
+    pub(crate) taken: usize,
     /// The data among them.
-    pub(super) data: BytesMut,
+    pub(crate) data: BytesMut,
     /// The body ends with them.
-    pub(super) end: bool,
+    pub(crate) end: bool,
     /// What follows the data of the last part.
-    pub(super) trailers: Option<HeaderMap>,
+    pub(crate) trailers: Option<Trailers>,
+}
+
+/// What follows a body's data.
+#[derive(Debug)]
+pub(crate) struct Trailers {
+    /// As HTTP/2 has them.
+    pub(crate) fields: HeaderMap,
+    /// The last chunk, in which they came as they were spelled.
+    pub(crate) last: Bytes,
 }
 
 impl Part {
     /// Moves past what `buf` has of the body, up to `most` bytes of data. A part of no bytes that doesn't end the body
     /// means that more must be read.
-    pub(super) fn take(body: &mut Body, buf: &[u8], most: usize) -> Result<Self, Hostile> {
+    pub(crate) fn take(body: &mut Body, buf: &[u8], most: usize) -> Result<Self, Hostile> {
         let Body::Chunked(chunked) = body else {
             let run = body.advance(&buf[..buf.len().min(most)], true)?;
             let data = BytesMut::from(&buf[..run.len]);
@@ -67,7 +76,7 @@ impl Part {
 }
 
 /// The trailers of a last chunk that was accepted; None without any.
-fn trailers(last: &[u8]) -> Result<Option<HeaderMap>, Hostile> {
+fn trailers(last: &[u8]) -> Result<Option<Trailers>, Hostile> {
     let start = memchr::memchr(b'\n', last).map_or(last.len(), |at| at + 1);
     let mut fields = Vec::new();
     head::parse_fields(last, start, MAX_TRAILER_FIELDS, &mut fields).map_err(|_| Hostile::BadTrailer)?;
@@ -78,13 +87,38 @@ fn trailers(last: &[u8]) -> Result<Option<HeaderMap>, Hostile> {
         let (Ok(name), Ok(value)) = (name, value) else { return Err(Hostile::BadTrailer) };
         map.append(name, value);
     }
-    Ok(Some(map).filter(|map| !map.is_empty()))
+    if map.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Trailers { fields: map, last: Bytes::copy_from_slice(last) }))
 }
 
 /// A chunk of this size begins; it isn't the last, which has none.
-pub(super) fn put_size(len: usize, out: &mut BytesMut) {
+pub(crate) fn put_size(len: usize, out: &mut BytesMut) {
     // A buffer takes all that is written to it.
     let _ = write!(out, "{len:x}\r\n");
+}
+
+/// Puts the last chunk of what another agent sent, with its trailers as they were spelled.
+///
+/// # Errors
+/// As [`put_last`].
+pub(crate) fn put_last_restored(trailers: Option<HeaderMap>, out: &mut BytesMut) -> Result<(), Hostile> {
+    out.put_slice(b"0\r\n");
+    if let Some(mut trailers) = trailers {
+        check(trailers.keys().filter(|name| **name != mark::MARK))?;
+        mark::restore_trailers(&mut trailers, out)?;
+    }
+    out.put_slice(b"\r\n");
+    Ok(())
+}
+
+fn check<'n>(mut names: impl Iterator<Item = &'n HeaderName>) -> Result<(), Hostile> {
+    if names.all(|name| chunk::may_trail(name.as_str().as_bytes())) {
+        Ok(())
+    } else {
+        Err(Hostile::BadTrailer)
+    }
 }
 
 /// Puts the last chunk.
@@ -93,9 +127,7 @@ pub(super) fn put_size(len: usize, out: &mut BytesMut) {
 /// If a field may not be a trailer: a client that adds them to the head would be fooled (RFC 9110, 6.5.1).
 pub(super) fn put_last(trailers: Option<&HeaderMap>, out: &mut BytesMut) -> Result<(), Hostile> {
     let fields = || trailers.iter().flat_map(|map| map.iter());
-    if !fields().all(|(name, _)| chunk::may_trail(name.as_str().as_bytes())) {
-        return Err(Hostile::BadTrailer);
-    }
+    check(trailers.iter().flat_map(|map| map.keys()))?;
     out.put_slice(b"0\r\n");
     for (name, value) in fields() {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
@@ -109,7 +141,7 @@ pub(super) fn put_last(trailers: Option<&HeaderMap>, out: &mut BytesMut) -> Resu
 /// All of a body that is known to be whole.
 pub(in crate::http1) fn whole(mut body: Body, bytes: &[u8]) -> Option<(Bytes, Option<HeaderMap>)> {
     let part = Part::take(&mut body, bytes, usize::MAX).ok()?;
-    part.end.then(|| (part.data.freeze(), part.trailers))
+    part.end.then(|| (part.data.freeze(), part.trailers.map(|trailers| trailers.fields)))
 }
 
 #[cfg(test)]
@@ -134,7 +166,7 @@ mod tests {
                 at += part.taken;
                 data.extend_from_slice(&part.data);
                 if part.end {
-                    return (data, part.trailers, input.len() - at);
+                    return (data, part.trailers.map(|it| it.fields), input.len() - at);
                 }
                 if part.taken == 0 {
                     break;

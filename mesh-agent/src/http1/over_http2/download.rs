@@ -11,13 +11,16 @@ use std::task::Poll;
 use bytes::{BufMut, Bytes};
 use h2::RecvStream;
 use h2::client::ResponseFuture;
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 
-use super::chunks;
 use super::head::{self, Framing};
+use super::{CUT, chunks};
 use crate::http1::conn::Writer;
-use crate::http1::forward::{Ask, Done, MAX_INTERIM, State};
+use crate::http1::forward::{Ask, Done, MAX_INTERIM, State, persistent_version};
+use crate::http1::head::HeadError;
+use crate::http1::message::ResponseHead;
 use crate::http1::upload::Sent;
+use crate::http1::{mark, write};
 use crate::http2::Lease;
 use crate::proxy::error::{ErrorKind, Hostile};
 use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
@@ -35,6 +38,8 @@ pub(super) struct Answering<'a, 'c, 'p> {
     pub(super) lease: &'a Lease,
     /// The endpoint certainly didn't take the request up.
     pub(super) untaken: &'a Cell<bool>,
+    /// The endpoint's agent says what its application said in HTTP/1.
+    pub(super) restored: bool,
 }
 
 /// What came of a response.
@@ -52,8 +57,12 @@ impl Answering<'_, '_, '_> {
         let (mut head, mut body) = self.final_head(response, to).await?.into_parts();
         let Self { plan, picked, ask, state, .. } = self;
         let status = head.status;
-        let framing = Framing::of(status, &head.headers, body.is_end_stream(), ask)
-            .map_err(ErrorKind::UpstreamProtocol)?;
+        let said = self.said(status, &mut head.headers)?;
+        let framing = match &said {
+            Some(said) => Framing::of_said(&said.body, ask),
+            None => Framing::of(status, &head.headers, body.is_end_stream(), ask)
+                .map_err(ErrorKind::UpstreamProtocol)?,
+        };
         if self.sent.is_whole()
             && let Some(wait) = self.tries.answered(picked, status, None)
         {
@@ -70,19 +79,45 @@ impl Answering<'_, '_, '_> {
         self.account.answered(picked, status);
         let draining = self.conn.pod.worker.drain.is_draining();
         // A server that answers before it has heard everything may leave the rest unread.
-        let keep_downstream = ask.persistent && framing.is_delimited() && state.sent.get() && !draining;
-        let connection = match keep_downstream {
-            false => Some("close"),
-            true => (ask.version == Version::HTTP_10).then_some("keep-alive"),
+        let in_step =
+            framing.is_delimited() && state.sent.get() && said.as_ref().is_none_or(persistent_version);
+        let keep_downstream = ask.persistent && in_step && !draining;
+        let bare = ask.version == Version::HTTP_10;
+        let connection = match &said {
+            _ if !keep_downstream => Some("close"),
+            Some(said) if status == StatusCode::UPGRADE_REQUIRED => said.options.upgrade.then_some("Upgrade"),
+            said => {
+                let old = said.as_ref().is_some_and(|said| said.version == Version::HTTP_10);
+                (bare || old).then_some("keep-alive")
+            }
         };
         state.started.set(true);
         // Where the end of the connection is the end of the body, only a reset says that it came too early.
         state.reset.set(!framing.is_delimited());
         plan.settle(picked);
-        plan.response_edits().for_each(|edits| edits.apply(&mut head.headers));
-        head::put_response(status, &mut head.headers, framing, connection, to.stage());
-        Relay { conn: self.conn, state, lease: self.lease, framing }.run(&mut body, to).await?;
+        match &said {
+            Some(said) => write::put_response(said, connection, bare, plan.response_edits(), to.stage()),
+            None => {
+                plan.response_edits().for_each(|edits| edits.apply(&mut head.headers));
+                head::put_response(status, &mut head.headers, framing, connection, to.stage());
+            }
+        }
+        let relay = Relay { conn: self.conn, state, lease: self.lease, framing, restored: said.is_some() };
+        relay.run(&mut body, to).await?;
         Ok(Done { keep_downstream, ..Done::NOTHING })
+    }
+
+    /// The head as the application said it, if the endpoint's agent tells. From anybody else that is a field to drop.
+    fn said(&self, status: StatusCode, headers: &mut HeaderMap) -> Result<Option<ResponseHead>, ErrorKind> {
+        let Some(mark) = headers.remove(mark::MARK).filter(|_| self.restored) else { return Ok(None) };
+        let limits = self.conn.limits();
+        let said = mark::restore_response(status, headers, &mark, self.ask.asked, limits);
+        said.map(Some).map_err(|error| match error {
+            HeadError::Hostile(hostile) => ErrorKind::UpstreamProtocol(hostile),
+            HeadError::TooLarge | HeadError::UriTooLong => {
+                ErrorKind::UpstreamProtocol(Hostile::BadStatusLine)
+            }
+        })
     }
 
     /// Passes interim responses on until there is one that is final.
@@ -105,7 +140,10 @@ impl Answering<'_, '_, '_> {
             self.state.waits.set(self.state.waits.get() && status != StatusCode::CONTINUE);
             // RFC 9110, 15.2: never to a client of version 1.0.
             if self.ask.version == Version::HTTP_11 {
-                head::put_interim(status, interim.headers_mut(), to.stage());
+                match self.said(status, interim.headers_mut())? {
+                    Some(said) => write::put_response(&said, None, false, std::iter::empty(), to.stage()),
+                    None => head::put_interim(status, interim.headers_mut(), to.stage()),
+                }
                 to.send(&[]).await.map_err(|_| ErrorKind::DownstreamClosed)?;
             }
         }
@@ -133,6 +171,7 @@ struct Relay<'a> {
     state: &'a State,
     lease: &'a Lease,
     framing: Framing,
+    restored: bool,
 }
 
 impl Relay<'_> {
@@ -142,7 +181,7 @@ impl Relay<'_> {
             return flush(to).await;
         }
         while let Some(data) = next(body, to).await? {
-            let data = data.map_err(|error| self.lease.fault(&error, false).kind)?;
+            let data = data.map_err(|error| self.broken(&error))?;
             self.put(&data, to).await?;
             State::bump(&self.state.response_bytes, data.len());
             State::bump(&self.state.moved, data.len() + 1);
@@ -151,8 +190,9 @@ impl Relay<'_> {
             let _ = body.flow_control().release_capacity(data.len());
         }
         let trailers = poll_fn(|cx| body.poll_trailers(cx)).await;
-        let trailers = trailers.map_err(|error| self.lease.fault(&error, false).kind)?;
+        let trailers = trailers.map_err(|error| self.broken(&error))?;
         match self.framing {
+            Framing::Chunked if self.restored => chunks::put_last_restored(trailers, to.stage()),
             Framing::Chunked => chunks::put_last(trailers.as_ref(), to.stage()),
             // Fewer bytes than the client was promised.
             Framing::Length(1..) => Err(Hostile::BadLength),
@@ -161,6 +201,16 @@ impl Relay<'_> {
         }
         .map_err(ErrorKind::UpstreamProtocol)?;
         flush(to).await
+    }
+
+    /// What a stream that ends early tells: of what another agent carries, how its application's connection ended.
+    fn broken(&self, error: &h2::Error) -> ErrorKind {
+        let kind = self.lease.fault(error, false).kind;
+        if !self.restored {
+            return kind;
+        }
+        self.state.reset.set(self.state.reset.get() || kind != ErrorKind::UpstreamReset(CUT));
+        ErrorKind::UpstreamClosed
     }
 
     async fn put(&mut self, data: &[u8], to: &mut Writer<'_>) -> Result<(), ErrorKind> {

@@ -8,6 +8,7 @@ use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, request};
 
+use crate::http1::body::Body;
 use crate::http1::forward::Ask;
 use crate::http1::message::RequestHead;
 use crate::proxy::Picked;
@@ -17,7 +18,8 @@ use crate::proxy::headers::strip_hop_by_hop;
 /// True if the request goes to this endpoint over HTTP/2. What leaves HTTP behind (Upgrade, CONNECT) needs a connection of
 /// its own and stays what it is.
 pub fn carries(request: &RequestHead, picked: &Picked) -> bool {
-    picked.is_over_http2() && !request.upgrade && request.parts.method != Method::CONNECT
+    let over = picked.is_over_http2() || picked.restores_http1();
+    over && !request.upgrade && request.parts.method != Method::CONNECT
 }
 
 /// The request's head for an endpoint.
@@ -90,6 +92,16 @@ impl Framing {
             (None, _) if ended => Ok(Self::Length(0)),
             (None, _) if ask.version == Version::HTTP_10 => Ok(Self::UntilClose),
             (None, _) => Ok(Self::Chunked),
+        }
+    }
+
+    /// Of a response that an application said in HTTP/1, with a body of this kind.
+    pub(super) fn of_said(body: &Body, ask: &Ask) -> Self {
+        match body {
+            Body::Empty => Self::Bodiless,
+            Body::Length(length) => Self::Length(*length),
+            Body::Chunked(_) if ask.version == Version::HTTP_11 => Self::Chunked,
+            Body::Chunked(_) | Body::UntilClose => Self::UntilClose,
         }
     }
 

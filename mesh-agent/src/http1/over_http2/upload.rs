@@ -7,12 +7,12 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::HeaderMap;
 
-use super::chunks::Part;
+use super::chunks::{Part, Trailers};
 use crate::http1::body::Body;
 use crate::http1::conn::Reader;
 use crate::http1::forward::{State, watch};
+use crate::http1::mark;
 use crate::http1::upload::{Flow, Sent};
 use crate::proxy::Connection;
 use crate::proxy::error::ErrorKind;
@@ -30,6 +30,8 @@ pub(super) struct Sending<'a, 'r> {
     pub(super) sent: &'a Sent,
     pub(super) from: &'a mut Reader<'r>,
     pub(super) to: &'a mut SendStream<Bytes>,
+    /// Another agent makes HTTP/1 of it again.
+    pub(super) restored: bool,
 }
 
 /// Why a body's way ended early.
@@ -121,7 +123,11 @@ impl Sending<'_, '_> {
         part.trailers.map_or(Ok(()), |trailers| self.put_trailers(trailers))
     }
 
-    fn put_trailers(&mut self, trailers: HeaderMap) -> Result<(), Stopped> {
+    fn put_trailers(&mut self, Trailers { mut fields, last }: Trailers) -> Result<(), Stopped> {
+        if self.restored {
+            mark::trailers(&last, &mut fields);
+        }
+        let trailers = fields;
         self.to.send_trailers(trailers).map_err(|_| Stopped::Deaf)
     }
 

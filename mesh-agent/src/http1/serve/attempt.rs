@@ -83,7 +83,8 @@ struct Trying<'t, 'c, 'p, 'h> {
     tries: Tries<'p>,
     upload: Upload,
     hedges: Option<Box<Hedges<'h>>>,
-    /// It goes as HTTP/2. Once for all tries: what was kept and what is still to come of a body belong together.
+    /// The last try went as HTTP/2. After one that didn't none does: what such a one took of a body may end within its
+    /// framing.
     over: Option<bool>,
     /// It was sent once more because no endpoint took it up.
     taken_up: bool,
@@ -199,7 +200,9 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         self.account.sent_to(&picked);
         let places = Places::of(picked.request().map_err(Failure::before_sending)?);
         let until = plan.try_deadline(Instant::now());
-        if *self.over.get_or_insert_with(|| over_http2::carries(request, &picked)) {
+        let over = self.over != Some(false) && over_http2::carries(request, &picked);
+        self.over = Some(over);
+        if over {
             return self.open_stream(picked, until, places).await;
         }
         if let Some(hedges) = &mut self.hedges {
@@ -430,8 +433,8 @@ async fn stream_to(
     Ok(Way::Http2(Box::new(over_http2::open(request, plan, picked, conn).await?)))
 }
 
-/// A connection for a hedge, which waits for no turn. True if it isn't new.
-pub(in crate::http1) async fn connection_to(
+/// A connection for what waits for no turn: a hedge, or a request to the application itself. True if it isn't new.
+pub(crate) async fn connection_to(
     picked: &Picked,
     conn: &Connection,
     request: &RequestHead,
@@ -475,7 +478,8 @@ async fn new_connection(
     Ok(Conn::new(stream, BytesMut::new()).hold(place))
 }
 
-fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
+/// Keeps what may carry another request.
+pub(crate) fn keep(picked: &Picked, conn: &Connection, mut up: Conn, done: Done) {
     if done.keep_upstream && !conn.pod.worker.drain.is_draining() {
         up.release();
         picked.upstream.keep_http1(up, picked.limits(), &conn.pod.worker);

@@ -20,6 +20,7 @@ mod limits;
 mod mirrors;
 mod over_http2;
 mod queues;
+mod restored;
 mod retries;
 mod sessions;
 

@@ -176,3 +176,29 @@ fn connect_is_a_tunnel() {
         assert!(body.data().await.is_none_or(|last| last.unwrap().is_empty()));
     });
 }
+
+#[test]
+fn marks_of_clients_and_endpoints_are_dropped() {
+    run(async {
+        let seen = Rc::new(RefCell::new(None));
+        let note = seen.clone();
+        let endpoint =
+            Endpoint::start(move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+                note.replace(Some(request.headers().contains_key("mesh-agent-http1")));
+                async move {
+                    let response =
+                        Response::builder().header("mesh-agent-http1", "1.1 r=Evil").body(()).unwrap();
+                    respond.send_response(response, true).unwrap();
+                }
+            })
+            .await;
+        let proxy = Proxy::to(endpoint.addr).await;
+        let client = proxy.client().await;
+        let mut request = get("/public");
+        request.headers_mut().insert("mesh-agent-http1", "1.1 n=Host t=/admin".parse().unwrap());
+        let (response, _) = send(&client, request, true).await;
+        let response = response.await.unwrap();
+        assert_eq!(seen.take(), Some(false));
+        assert!(!response.headers().contains_key("mesh-agent-http1"));
+    });
+}

@@ -77,7 +77,7 @@ impl Builder {
             Arc::new(Rule::new(name.clone(), at, locations, expected, written.forward_original_token, keys))
         });
         TokenPolicy {
-            is_of_root: name.namespace == crate::authz::ROOT,
+            is_of_root: name.namespace == self.options.root_namespace,
             created: object.metadata.creation_timestamp.clone(),
             selection: selection(object),
             rules: rules.collect(),

@@ -1,7 +1,7 @@
 //! Where nodes are, and which services a node that moved concerns.
 
 use super::{Builder, Dirty};
-use crate::model::{Endpoint, Service, ServicePort};
+use crate::model::{Endpoint, Service, ServicePort, Snapshot};
 use crate::objects::{Kind, Object, ObjectKey};
 use crate::policy::Locality;
 
@@ -16,6 +16,20 @@ impl Builder {
         let concerned = |service: &Service| ours || service.ports.iter().any(|port| by_locality(port));
         let services = self.snapshot.services.values().filter(|service| concerned(service));
         dirty.services.extend(services.map(|service| service.meta.name.clone()));
+    }
+
+    /// Where connections of this node's own come from; true if that changed.
+    pub(super) fn build_node_addresses(&self, next: &mut Snapshot) -> bool {
+        let node = self.objects.get(&ObjectKey::new(Kind::Node, None, &self.options.node));
+        let addresses = match node.map(|object| &**object) {
+            Some(Object::Node(node)) => node.addresses(),
+            _ => Vec::new(),
+        };
+        let changed = *next.node_addresses != *addresses;
+        if changed {
+            next.node_addresses = addresses.into();
+        }
+        changed
     }
 
     /// Where the node `name` is.

@@ -12,9 +12,6 @@ use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::{DestinationRule, Kind, Object, ObjectKey, Subset};
 use crate::policy;
 
-/// Istio's default for the mesh's root namespace.
-const ROOT: &str = "istio-system";
-
 /// Rules by host, as `DestinationRule::host` has it.
 pub(super) type Hosts = BTreeMap<String, BTreeSet<ObjectName>>;
 
@@ -93,7 +90,8 @@ impl Builder {
         if rules.is_empty() {
             return (None, Vec::new());
         }
-        let everybody = base(&rules, None, service);
+        let root = self.options.root_namespace.as_str();
+        let everybody = base(&rules, None, service, root);
         let mut namespaces = BTreeSet::new();
         for rule in &rules {
             namespaces.insert(rule.namespace());
@@ -109,7 +107,7 @@ impl Builder {
                     others.push(Audience { namespace, labels, rule: Some(rule) });
                 }
             }
-            let own = base(&rules, Some(namespace), service);
+            let own = base(&rules, Some(namespace), service, root);
             let same = match (&own, &everybody) {
                 (Some(own), Some(everybody)) => own.same(everybody),
                 (None, None) => true,
@@ -227,8 +225,9 @@ fn base<'a>(
     rules: &[&'a DestinationRule],
     namespace: Option<&str>,
     service: &ObjectName,
+    root: &str,
 ) -> Option<InForce<'a>> {
-    let scopes = namespace.into_iter().chain([service.namespace.as_str(), ROOT]);
+    let scopes = namespace.into_iter().chain([service.namespace.as_str(), root]);
     scopes
         .filter_map(|scope| {
             let visible = |rule: &DestinationRule| {

@@ -3,6 +3,7 @@
 
 mod authorization;
 mod entries;
+mod peers;
 mod rules;
 mod subsets;
 

@@ -158,6 +158,7 @@ impl Builder {
             fail_mode: fail_mode(meta, namespace, self.options.fail_mode, warnings),
             host_network: pod.spec.host_network,
             ports: pod.tcp_ports(),
+            probes: pod.probes(),
         }
     }
 }

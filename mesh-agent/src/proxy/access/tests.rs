@@ -130,9 +130,9 @@ fn whoever_comes_from_elsewhere_is_nobody_whatever_it_says() {
     let claims = "By=spiffe://cluster.local/ns/test/sa/server;URI=spiffe://cluster.local/ns/test/sa/default";
     head.headers.insert("x-forwarded-client-cert", claims.parse().unwrap());
     head.headers.insert("x-forwarded-for", "127.0.0.1".parse().unwrap());
-    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_err());
+    assert!(conn.admit_arrival(&mut head, true).now_or_never().unwrap().is_err());
     let anybody = inbound(&["{rules: [{to: [{operation: {methods: [GET]}}]}]}"]);
-    assert!(anybody.admit_arrival(&mut head).now_or_never().unwrap().is_ok());
+    assert!(anybody.admit_arrival(&mut head, true).now_or_never().unwrap().is_ok());
 }
 
 #[test]
@@ -141,17 +141,17 @@ fn a_header_says_who_the_client_is_only_behind_trusted_proxies() {
     let conn = inbound(&[spec]);
     let mut head = head("GET", "/");
     head.headers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
-    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_err());
+    assert!(conn.admit_arrival(&mut head, true).now_or_never().unwrap().is_err());
     let mut snapshot = Snapshot::clone(&conn.snapshot());
     snapshot.authorization.options = Arc::new(Options { trusted_hops: 1, ..Options::default() });
     conn.pod.worker.snapshot.store(Arc::new(snapshot));
-    assert!(conn.admit_arrival(&mut head).now_or_never().unwrap().is_ok());
+    assert!(conn.admit_arrival(&mut head, true).now_or_never().unwrap().is_ok());
 }
 
 #[test]
 fn a_path_with_a_nul_is_no_request() {
     let conn = inbound(&[DENY_ADMIN]);
-    let answer = conn.admit_arrival(&mut head("GET", "/x%00")).now_or_never().unwrap().unwrap_err();
+    let answer = conn.admit_arrival(&mut head("GET", "/x%00"), true).now_or_never().unwrap().unwrap_err();
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
 

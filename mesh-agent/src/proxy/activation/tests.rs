@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::request;
 
+use tokio::net::TcpStream;
+
 use super::*;
 use crate::addr::EndpointAddr;
 use crate::balance::health::Verdict;
@@ -170,7 +172,7 @@ async fn a_connection_waits_too_unless_its_client_resets_it() {
     let conn = to_nowhere(&policy);
     let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, accepted) = tokio::join!(TcpStream::connect(front.local_addr().unwrap()), front.accept());
-    let (client, stream) = (client.unwrap(), accepted.unwrap().0);
+    let (client, stream) = (client.unwrap(), Stream::from(accepted.unwrap().0));
     let (began, mut plan) = (Instant::now(), Plan::default());
     let leaves = async {
         tokio::task::yield_now().await;
@@ -181,7 +183,7 @@ async fn a_connection_waits_too_unless_its_client_resets_it() {
     assert!(began.elapsed() < PATIENCE && plan.backends.is_none());
     assert_eq!(shown(&conn, "gone"), (0, 1));
     let (_client, accepted) = tokio::join!(TcpStream::connect(front.local_addr().unwrap()), front.accept());
-    let stream = accepted.unwrap().0;
+    let stream = Stream::from(accepted.unwrap().0);
     let appears = async {
         tokio::task::yield_now().await;
         conn.pod.worker.snapshot.store(Arc::new(snapshot(1, policy.clone())));

@@ -8,6 +8,7 @@ use super::*;
 use crate::balance::testing;
 use crate::model::{AppProtocol, LoadBalancer, ObjectName, ProtocolFrom, ServiceMeta, Variant};
 use crate::policy::{OutlierDetection, Unusable};
+use crate::proxy::Reach;
 use crate::proxy::testing::connection;
 
 fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
@@ -181,8 +182,9 @@ fn nothing_connected_before_a_rule_asked_for_tls_is_used_under_it() {
     conn.set_backends(Backends::Service(Arc::new(wrapped)));
     for _ in 0..50 {
         let picked = conn.pick(&Plan::default(), &[], None).unwrap();
-        assert!(picked.upstream.tls().is_some() && !Rc::ptr_eq(&picked.upstream, &before));
+        assert!(matches!(picked.upstream.reach(), Reach::Tls(_)) && !Rc::ptr_eq(&picked.upstream, &before));
     }
     conn.set_backends(Backends::Service(plain));
-    assert!(conn.pick(&Plan::default(), &[], None).unwrap().upstream.tls().is_none());
+    let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+    assert!(matches!(picked.upstream.reach(), Reach::Plain));
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
@@ -28,7 +28,7 @@ async fn lab() -> Lab {
     let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
     let (stream, _) = front.accept().await.unwrap();
     let carried = conn.clone();
-    let served = spawn_local(async move { serve(&carried, stream, Bytes::new(), None).await });
+    let served = spawn_local(async move { serve(&carried, stream.into(), Bytes::new(), None).await });
     let (server, _) = endpoint.accept().await.unwrap();
     Lab { client, server, conn, served }
 }
@@ -136,7 +136,7 @@ fn a_connection_ends_at_its_age_whatever_moves() {
         let (stream, _) = front.accept().await.unwrap();
         let carried = lab.conn.clone();
         let begun = tokio::time::Instant::now();
-        lab.served = spawn_local(async move { serve(&carried, stream, Bytes::new(), None).await });
+        lab.served = spawn_local(async move { serve(&carried, stream.into(), Bytes::new(), None).await });
         let (mut server, _) = endpoint.accept().await.unwrap();
         for _ in 0..9 {
             // Paused time: traffic all along.

@@ -24,6 +24,8 @@ pub struct Peers<'a> {
     pub endpoint: Option<EndpointAddr>,
     /// The server, if it is a known pod.
     pub destination_workload: Option<&'a Workload>,
+    /// SPIFFE ids of client and server, where mutual TLS between agents proved both.
+    pub principals: Option<[&'a str; 2]>,
 }
 
 /// One request. Only these headers are ever logged: never authorization, cookies or bodies.

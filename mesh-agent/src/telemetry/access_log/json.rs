@@ -56,6 +56,11 @@ fn start(out: &mut Vec<u8>, time: std::time::SystemTime, peers: &Peers<'_>) {
     }
     address(out, "upstream_host", peers.endpoint.map(|e| e.socket_addr()));
     workload(out, "destination_workload", peers.destination_workload);
+    if let Some([source, destination]) = peers.principals {
+        string(out, "connection_security_policy", b"mutual_tls");
+        string(out, "source_principal", source.as_bytes());
+        string(out, "destination_principal", destination.as_bytes());
+    }
 }
 
 fn outcome(out: &mut Vec<u8>, flag: &str, details: &str) {

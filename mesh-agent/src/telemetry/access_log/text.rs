@@ -106,6 +106,11 @@ fn peers(out: &mut Vec<u8>, peers: &Peers<'_>) {
         pair(out, " service=", service.host.as_bytes());
     }
     workload(out, " workload=", peers.destination_workload);
+    if let Some([source, destination]) = peers.principals {
+        out.extend_from_slice(b" tls=mutual");
+        pair(out, " from=", source.as_bytes());
+        pair(out, " as=", destination.as_bytes());
+    }
 }
 
 fn workload(out: &mut Vec<u8>, key: &str, workload: Option<&Workload>) {

@@ -52,7 +52,7 @@ fn policies_are_asked_about_a_token_that_held_on_both_ways_in() {
     let both = |head: &request::Parts| {
         let mut own = head.clone();
         let departs = outbound.admit_departure(&picked, head).now_or_never().unwrap();
-        let arrives = inbound.admit_arrival(&mut own).now_or_never().unwrap();
+        let arrives = inbound.admit_arrival(&mut own, true).now_or_never().unwrap();
         let status = |result: &Result<Option<Rc<Admitted>>, LocalAnswer>| {
             result.as_ref().map_or_else(|answer| answer.status.as_u16(), |_| 200)
         };

@@ -1,0 +1,93 @@
+//! `describe pod`: who it is, whether it is captured, which connections it accepts and what kubelet may ask in plain text.
+
+use serde::Serialize;
+
+use super::{NamedArgs, section, warning_section};
+use crate::admin::api::{Dump, Warning, Workload};
+use crate::cli::output::{Out, document};
+use crate::cli::{Exit, Failure, Outcome};
+
+pub(super) fn run(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
+    let (dump, (namespace, name)) = (args.dump()?, args.object());
+    let page = Page::new(dump, namespace, name).ok_or_else(|| {
+        Failure::message(Exit::Failed, format!("there is no pod {namespace}/{name}"))
+            .hint("`mesh-agent get workloads` lists those that the agent knows")
+    })?;
+    out.data(&document(args.output, &page, Page::text)?)?;
+    Ok(Exit::Ok)
+}
+
+/// All about one pod.
+#[derive(Serialize)]
+struct Page {
+    pod: Workload,
+    /// `NAMESPACE/NAME:PORT` of services that it is an endpoint of.
+    services: Vec<String>,
+    /// Of the pod and the policies that it is under.
+    warnings: Vec<Warning>,
+}
+
+impl Page {
+    fn new(dump: Dump, namespace: &str, name: &str) -> Option<Self> {
+        let pod = dump.workloads.into_iter().find(|it| it.namespace == namespace && it.name == name)?;
+        let full = format!("{namespace}/{name}");
+        let mine = dump.endpoints.iter().filter(|endpoint| endpoint.workload.as_ref() == Some(&full));
+        let mut services: Vec<_> = mine
+            .map(|endpoint| format!("{}/{}:{}", endpoint.namespace, endpoint.service, endpoint.port))
+            .collect();
+        services.dedup();
+        let own = format!("Pod {full}");
+        let mut warnings = dump.warnings;
+        warnings.retain(|it| it.object == own || pod.mtls.iter().any(|mode| mode.from == it.object));
+        Some(Self { pod, services, warnings })
+    }
+
+    fn text(&self) -> String {
+        let sections = [self.head(), self.modes(), self.probes(), warning_section(&self.warnings)];
+        sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn head(&self) -> String {
+        let pod = &self.pod;
+        let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+        let reason = if pod.reason.is_empty() { String::new() } else { format!(" ({})", pod.reason) };
+        let mut lines = vec![
+            ("Pod:", format!("{}/{}", pod.namespace, pod.name)),
+            ("Node:", pod.node.clone()),
+            ("Addresses:", addresses.join(", ")),
+            ("Account:", pod.service_account.clone()),
+            ("Capture:", format!("{}{reason}", pod.capture.label())),
+            ("Fail mode:", pod.fail_mode.clone()),
+        ];
+        if !self.services.is_empty() {
+            lines.push(("Services:", self.services.join(", ")));
+        }
+        lines.into_iter().map(|(what, how)| format!("{what:<12}{how}\n")).collect()
+    }
+
+    fn modes(&self) -> String {
+        let header = ["PORT", "MODE", "FROM"];
+        let row = |port: Option<u16>, mode: &str, from: &str| {
+            let port = match port {
+                Some(port) => port.to_string(),
+                None if self.pod.mtls.len() > 1 => "others".to_owned(),
+                None => "all".to_owned(),
+            };
+            vec![port, mode.to_owned(), if from.is_empty() { "default" } else { from }.to_owned()]
+        };
+        let mut rows: Vec<_> = self.pod.mtls.iter().map(|it| row(it.port, &it.mode, &it.from)).collect();
+        if rows.is_empty() {
+            rows.push(row(None, "PERMISSIVE", ""));
+        }
+        section("Mutual TLS", &header, rows.into_iter())
+    }
+
+    fn probes(&self) -> String {
+        let header = ["PORT", "PLAIN TEXT FROM THE NODE IN EVERY MODE"];
+        let rows = self.pod.probes.iter().map(|probe| {
+            let (port, what) = probe.split_once(' ').unwrap_or((probe, ""));
+            vec![port.to_owned(), what.to_owned()]
+        });
+        section("Probes", &header, rows)
+    }
+}

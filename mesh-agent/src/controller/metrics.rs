@@ -1,0 +1,132 @@
+//! The controller's metrics and probes: `/metrics`, `/livez`, `/readyz`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{Method, StatusCode};
+use prometheus::{Encoder, Gauge, IntCounterVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::task::spawn_local;
+
+use super::serve::Controller;
+use crate::admin::http as answers;
+
+/// Name, type, labels and help of each.
+pub(crate) const TABLE: &[(&str, &str, &[&str], &str)] = &[
+    (
+        "mesh_agent_controller_requests_total",
+        "IntCounterVec",
+        &["outcome"],
+        "Requests for certificates that the controller answered, by what came of them.",
+    ),
+    (
+        "mesh_agent_controller_authority_expiry_timestamp_seconds",
+        "Gauge",
+        &[],
+        "When the certificate expires that the controller signs with, in Unix time.",
+    ),
+];
+
+/// What requests come to, in `outcome`.
+const OUTCOMES: &[&str] = &[
+    "signed",
+    "unauthenticated",
+    "bad_request",
+    "bad_signature",
+    "bad_key",
+    "trust_domain",
+    "not_on_node",
+    "not_ready",
+    "authority",
+    "method",
+];
+
+/// Counts of one controller.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    expiry: Gauge,
+    /// What was wrong when it was last said.
+    said: RefCell<String>,
+}
+
+impl Metrics {
+    /// Nothing happened yet.
+    #[expect(clippy::expect_used, reason = "constant names; every test of the controller runs through them")]
+    pub fn new() -> Self {
+        let [(requests, _, labels, requests_help), (expiry, _, _, expiry_help)] = TABLE else {
+            unreachable!("the table above has two rows")
+        };
+        let requests =
+            IntCounterVec::new(Opts::new(*requests, *requests_help), labels).expect("a valid name");
+        let expiry = Gauge::new(*expiry, *expiry_help).expect("a valid name");
+        let registry = Registry::new();
+        registry.register(Box::new(requests.clone())).expect("a unique name");
+        registry.register(Box::new(expiry.clone())).expect("a unique name");
+        for outcome in OUTCOMES {
+            requests.with_label_values(&[*outcome]).reset();
+        }
+        Self { registry, requests, expiry, said: RefCell::default() }
+    }
+
+    /// One request was answered.
+    pub fn request(&self, outcome: &str) {
+        self.requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// How many were answered so.
+    #[cfg(test)]
+    pub fn count(&self, outcome: &str) -> u64 {
+        self.requests.with_label_values(&[outcome]).get()
+    }
+
+    /// The authority's certificate ends then.
+    pub fn authority_expires(&self, at: SystemTime) {
+        self.expiry.set(at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+    }
+
+    /// True if this wasn't the last thing that was said to be wrong.
+    pub fn problem(&self, problem: &str) -> bool {
+        self.said.replace(problem.to_owned()) != problem
+    }
+
+    fn text(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory can't fail.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Serves for as long as it is polled.
+pub async fn serve(listener: TcpListener, controller: Rc<Controller>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let controller = controller.clone();
+                spawn_local(answers::serve(stream, move |request| {
+                    let controller = controller.clone();
+                    async move {
+                        if request.method() != Method::GET {
+                            return answers::text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+                        }
+                        match request.uri().path() {
+                            "/metrics" => answers::text(StatusCode::OK, controller.parts.metrics.text()),
+                            "/livez" => answers::text(StatusCode::OK, "ok"),
+                            "/readyz" if controller.is_ready() => answers::text(StatusCode::OK, "ok"),
+                            "/readyz" => {
+                                answers::text(StatusCode::SERVICE_UNAVAILABLE, "the pods aren't known yet")
+                            }
+                            _ => answers::text(StatusCode::NOT_FOUND, "try /metrics, /livez or /readyz"),
+                        }
+                    }
+                }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the metrics address can't be accepted from");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
