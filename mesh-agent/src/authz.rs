@@ -29,7 +29,7 @@ pub use facts::{Facts, RequestFacts, remote_address};
 pub use name::{NONE_MATCHED, RuleName};
 pub use network::Networks;
 pub use path::{HasNul, Normalization, Readings, is_in_normal_form};
-pub use policy::{Options, Policy, ROOT, Selection};
+pub use policy::{Options, Policy, Selection};
 pub use rule::Rule;
 pub use template::Template;
 pub use verdict::{Judged, Verdict};

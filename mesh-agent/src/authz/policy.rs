@@ -13,7 +13,7 @@ use crate::model::{ObjectName, Workload};
 use crate::objects::{Action, AuthorizationPolicy, ConditionKey};
 
 /// What policies of this namespace hold for all namespaces (Istio's default for `rootNamespace`).
-pub const ROOT: &str = "istio-system";
+const ROOT: &str = "istio-system";
 
 /// What a policy is made with, and how requests are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

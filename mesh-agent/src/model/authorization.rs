@@ -80,7 +80,7 @@ fn ports_of<'s>(service: &'s Service, workload: &'s Workload) -> impl Iterator<I
 
 /// Those of the root namespace first, then by name; a policy that names several Services of one port counts once.
 fn in_order(policies: &mut Vec<Arc<Policy>>) {
-    policies.sort_by(|a, b| (!a.is_of_root(), &a.name).cmp(&(!b.is_of_root(), &b.name)));
+    policies.sort_by(|a, b| (!a.of_root, &a.name).cmp(&(!b.of_root, &b.name)));
     policies.dedup_by(|a, b| Arc::ptr_eq(a, b));
 }
 
