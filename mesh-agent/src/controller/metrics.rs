@@ -126,6 +126,7 @@ pub async fn serve(listener: TcpListener, controller: Rc<Controller>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "the metrics address can't be accepted from");
+                // Out of descriptors, most likely: time for others to close some.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
