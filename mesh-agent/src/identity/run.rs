@@ -235,7 +235,7 @@ impl<C: Fn() -> SystemTime> Run<C> {
                     .set(life.not_after.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
                 (self.health.last_issued, self.health.failure) = (Some(now), None);
                 tracing::debug!(%id, serial = svid.facts.serial, "a certificate was issued");
-                slot.stand(Standing::With(svid));
+                slot.stand(Standing::With(Box::new(svid)));
                 self.report(id, &slot, now, None);
             }
             Err(error) => {

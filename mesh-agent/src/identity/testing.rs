@@ -195,7 +195,7 @@ impl AtOnce {
     pub(super) fn issue(&self, identity: &Identity, trust: &Arc<Trust>) {
         let life = self.life.unwrap_or_else(today);
         let svid = self.root.svid(&[identity.id().as_str()], life, trust);
-        identity.0.stand(Standing::With(svid));
+        identity.0.stand(Standing::With(Box::new(svid)));
     }
 }
 

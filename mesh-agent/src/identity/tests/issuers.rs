@@ -98,7 +98,7 @@ async fn files_are_read_again_and_what_does_not_fit_leaves_the_former_in_force()
     let problem = refresh(&issuer).problem.unwrap();
     assert!(problem.contains("tls.key") && problem.contains("can't sign"), "{problem}");
     signed_under(
-        &Bundle::new(&[old.certificate.clone()]).unwrap(),
+        &Bundle::new(std::slice::from_ref(&old.certificate)).unwrap(),
         &issue(&issuer).await.unwrap().chain,
         SystemTime::now(),
     )
@@ -109,7 +109,7 @@ async fn files_are_read_again_and_what_does_not_fit_leaves_the_former_in_force()
     assert_eq!((news.roots, news.problem), (Some(vec![new.certificate.clone()]), None));
     assert!(news.reissue.is_some());
     signed_under(
-        &Bundle::new(&[new.certificate.clone()]).unwrap(),
+        &Bundle::new(std::slice::from_ref(&new.certificate)).unwrap(),
         &issue(&issuer).await.unwrap().chain,
         SystemTime::now(),
     )
