@@ -107,7 +107,7 @@ struct Slot {
 enum Standing {
     /// Nothing was issued yet, or is refused.
     Without(NoIdentity),
-    With(Svid),
+    With(Box<Svid>),
 }
 
 impl Identities {

@@ -142,11 +142,13 @@ pub(crate) fn state(dir: &Path) -> (AdminState, mpsc::Receiver<Command>) {
         (ObjectName::new("shop", "cart-1"), PodState::Pending("/run/netns/cart-1: not found".into())),
         (ObjectName::new("shop", "web-1"), PodState::Enrolled),
     ]);
+    let identities = identity::testing::Root::shared().identities();
+    identities.follow(&report.snapshot);
     let state = AdminState {
         snapshot: Arc::new(ArcSwap::new(report.snapshot)),
         telemetry: Telemetry::quiet(),
         warnings: Arc::new(ArcSwap::from_pointee(report.warnings)),
-        identities: identity::testing::Root::shared().identities(),
+        identities,
         history: history(),
         pods: Arc::new(ArcSwap::from_pointee(pods)),
         settings: Arc::new(serde_json::json!({ "nodeName": "node-a" })),

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::*;
+use crate::admin::api;
 use crate::admin::testing::Fixture;
 
 mod route;
@@ -191,8 +192,35 @@ fn status_in_a_few_lines() {
     Kernel:        OK     Linux 6.8.0   2 programs   1 map   heartbeat 40ms ago
     Pods:          WARN   1/2 captured
                           shop/cart-1 pending: /run/netns/cart-1: not found
+    Identity:      OK     2/2 certificates valid   trust domain cluster.local   issuer testing   1 root
     Traffic:       OK     0 outbound and 0 inbound connections   0 requests under way
     "#);
+}
+
+#[test]
+fn certificates_are_listed_without_their_keys() {
+    let fixture = Fixture::start();
+    assert_eq!(good(&fixture, "get certs -o name"), "shop/cart\nshop/web\n");
+    assert_eq!(good(&fixture, "get cert -n shop -o name"), "shop/cart\nshop/web\n");
+    let table = good(&fixture, "get certs");
+    let mut lines = table.lines();
+    let header = "NAMESPACE   SERVICE-ACCOUNT   STATE   EXPIRES-IN   RENEWED-IN   ISSUER    REASON";
+    assert_eq!(lines.next(), Some(header));
+    assert!(
+        lines.next().is_some_and(|row| row.starts_with("shop        cart              valid   ")),
+        "{table}"
+    );
+    let wide = good(&fixture, "get certs -o wide");
+    assert!(
+        wide.contains("CN=test root") && wide.contains("spiffe://cluster.local/ns/shop/sa/web"),
+        "{wide}"
+    );
+    for form in ["json", "yaml"] {
+        let all = good(&fixture, &format!("get certs -o {form}"));
+        let rows: Vec<api::Certificate> = serde_yaml_ng::from_str(&all).unwrap();
+        assert!(rows.iter().all(|row| row.state == api::CertificateState::Valid && !row.serial.is_empty()));
+        assert!(!all.to_lowercase().contains("key"), "{all}");
+    }
 }
 
 #[test]

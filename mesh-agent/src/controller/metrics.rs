@@ -12,21 +12,25 @@ use tokio::task::spawn_local;
 use super::serve::Controller;
 use crate::admin::http as answers;
 
-/// Name, type, labels and help of each.
-pub(crate) const TABLE: &[(&str, &str, &[&str], &str)] = &[
-    (
-        "mesh_agent_controller_requests_total",
-        "IntCounterVec",
-        &["outcome"],
-        "Requests for certificates that the controller answered, by what came of them.",
-    ),
-    (
-        "mesh_agent_controller_authority_expiry_timestamp_seconds",
-        "Gauge",
-        &[],
-        "When the certificate expires that the controller signs with, in Unix time.",
-    ),
-];
+/// Name, type, labels and help.
+type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+const REQUESTS: Row = (
+    "mesh_agent_controller_requests_total",
+    "IntCounterVec",
+    &["outcome"],
+    "Requests for certificates that the controller answered, by what came of them.",
+);
+const EXPIRY: Row = (
+    "mesh_agent_controller_authority_expiry_timestamp_seconds",
+    "Gauge",
+    &[],
+    "When the certificate expires that the controller signs with, in Unix time.",
+);
+
+/// Every one, for the documentation.
+#[cfg(test)]
+pub(crate) const TABLE: &[Row] = &[REQUESTS, EXPIRY];
 
 /// What requests come to, in `outcome`.
 const OUTCOMES: &[&str] = &[
@@ -55,12 +59,9 @@ impl Metrics {
     /// Nothing happened yet.
     #[expect(clippy::expect_used, reason = "constant names; every test of the controller runs through them")]
     pub fn new() -> Self {
-        let [(requests, _, labels, requests_help), (expiry, _, _, expiry_help)] = TABLE else {
-            unreachable!("the table above has two rows")
-        };
-        let requests =
-            IntCounterVec::new(Opts::new(*requests, *requests_help), labels).expect("a valid name");
-        let expiry = Gauge::new(*expiry, *expiry_help).expect("a valid name");
+        let (name, _, labels, help) = REQUESTS;
+        let requests = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name");
+        let expiry = Gauge::new(EXPIRY.0, EXPIRY.3).expect("a valid name");
         let registry = Registry::new();
         registry.register(Box::new(requests.clone())).expect("a unique name");
         registry.register(Box::new(expiry.clone())).expect("a unique name");
@@ -125,6 +126,7 @@ pub async fn serve(listener: TcpListener, controller: Rc<Controller>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "the metrics address can't be accepted from");
+                // Out of descriptors, most likely: time for others to close some.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

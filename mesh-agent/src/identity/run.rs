@@ -235,13 +235,14 @@ impl<C: Fn() -> SystemTime> Run<C> {
                     .set(life.not_after.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
                 (self.health.last_issued, self.health.failure) = (Some(now), None);
                 tracing::debug!(%id, serial = svid.facts.serial, "a certificate was issued");
-                slot.stand(Standing::With(svid));
+                slot.stand(Standing::With(Box::new(svid)));
                 self.report(id, &slot, now, None);
             }
             Err(error) => {
                 let wait = self.renewals.failed(id, now, fastrand::f64());
                 self.metrics.certificate_requests.with_label_values(&[error.label()]).inc();
                 self.health.failure = Some((now, error.to_string()));
+                let known = slot.report.load().error.as_deref() == Some(error.to_string().as_str());
                 self.report(id, &slot, now, Some(error.to_string()));
                 if let Standing::Without(_) = **slot.standing.load() {
                     let refused = matches!(error, IssueError::Refused(_));
@@ -251,7 +252,13 @@ impl<C: Fn() -> SystemTime> Run<C> {
                         NoIdentity::NotYetIssued
                     }));
                 }
-                tracing::warn!(%id, issuer = %self.issuer, %error, again_in = ?wait, "no certificate was issued");
+                match known {
+                    // Said once; `get certs` and the metrics have it as long as it is so.
+                    true => tracing::debug!(%id, %error, again_in = ?wait, "still no certificate was issued"),
+                    false => {
+                        tracing::warn!(%id, issuer = %self.issuer, %error, again_in = ?wait, "no certificate was issued");
+                    }
+                }
             }
         }
     }

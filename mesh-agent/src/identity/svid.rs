@@ -25,6 +25,8 @@ pub struct Svid {
     pub facts: Facts,
     /// It, and what is between it and the root.
     pub chain: Vec<CertificateDer<'static>>,
+    /// Name of the root that the chain leads to.
+    pub root: String,
     client: ClientConfig,
     server: Arc<ServerConfig>,
     trust: Arc<Trust>,
@@ -55,6 +57,7 @@ impl Svid {
         trust: Arc<Trust>,
     ) -> Result<Self, BadSvid> {
         let facts = x509::facts(chain.first().ok_or(BadSvid::None)?)?;
+        let root = x509::facts(chain.last().ok_or(BadSvid::None)?)?.issuer;
         let provider = provider();
         let algorithms = provider.signature_verification_algorithms;
         let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain.clone(), key)));
@@ -75,7 +78,7 @@ impl Svid {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.alpn_protocols = vec![ALPN_MESH.to_vec(), ALPN_HBONE.to_vec()];
-        Ok(Self { facts, chain, client, server: Arc::new(server), trust })
+        Ok(Self { facts, chain, root, client, server: Arc::new(server), trust })
     }
 
     /// For connections to `expected`.

@@ -15,6 +15,7 @@ use super::issuer::{IssueError, Issued, News};
 use super::key::Key;
 use super::svid::Svid;
 use super::trust::Trust;
+use super::view::Health;
 use super::x509::{self, San};
 use super::{Identities, Identity, Options, Standing, run};
 
@@ -95,6 +96,7 @@ impl Root {
         let roots: Vec<_> = trusted.iter().map(|root| root.certificate.clone()).collect();
         identities.0.trust.set_roots(&roots).unwrap();
         let shared = Arc::get_mut(&mut identities.0).unwrap();
+        shared.health.store(Arc::new(Health { issuer: "testing".to_owned(), ..Health::default() }));
         shared.at_once = Some(AtOnce { root: self.clone(), life, _told: told });
         identities
     }
@@ -115,7 +117,7 @@ impl Root {
 
 /// An issuer that does what a test says.
 #[derive(Clone, Default)]
-pub(crate) struct Scripted(Arc<Mutex<Script>>);
+pub struct Scripted(Arc<Mutex<Script>>);
 
 #[derive(Default)]
 pub(crate) struct Script {
@@ -175,7 +177,8 @@ impl Scripted {
                 return Err(error.clone());
             }
             let uri = script.uri.as_deref().unwrap_or(id.as_str());
-            let life = Life { not_before: now, not_after: now + lifetime };
+            // Long enough ago for handshakes, which go by the system's clock.
+            let life = Life { not_before: now - Duration::from_secs(3600), not_after: now + lifetime };
             let (chain, key) = script.root.as_ref().unwrap().chain(&[uri], life);
             Ok(Issued { chain, key: Arc::new(key), roots: script.sends.clone() })
         })
@@ -192,7 +195,7 @@ impl AtOnce {
     pub(super) fn issue(&self, identity: &Identity, trust: &Arc<Trust>) {
         let life = self.life.unwrap_or_else(today);
         let svid = self.root.svid(&[identity.id().as_str()], life, trust);
-        identity.0.stand(Standing::With(svid));
+        identity.0.stand(Standing::With(Box::new(svid)));
     }
 }
 

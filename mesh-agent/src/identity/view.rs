@@ -37,8 +37,7 @@ impl Identities {
     pub fn list(&self) -> Vec<api::Certificate> {
         let now = SystemTime::now();
         let issuer = self.0.health.load().issuer.clone();
-        let roots = self.roots();
-        let row = |slot: &Slot| row(slot, now, &issuer, &roots);
+        let row = |slot: &Slot| row(slot, now, &issuer);
         let mut rows: Vec<_> = self.slots().iter().filter_map(Weak::upgrade).map(|slot| row(&slot)).collect();
         rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         rows
@@ -118,7 +117,7 @@ impl Identities {
     }
 }
 
-fn row(slot: &Slot, now: SystemTime, issuer: &str, roots: &[Facts]) -> api::Certificate {
+fn row(slot: &Slot, now: SystemTime, issuer: &str) -> api::Certificate {
     let report = slot.report.load();
     let standing = slot.standing.load();
     let mut row = api::Certificate {
@@ -145,10 +144,7 @@ fn row(slot: &Slot, now: SystemTime, issuer: &str, roots: &[Facts]) -> api::Cert
             };
             row.serial.clone_from(&svid.facts.serial);
             (row.not_before, row.not_after) = (Some(svid.facts.not_before), Some(svid.facts.not_after));
-            let top = svid.chain.last().and_then(|last| x509::facts(last).ok());
-            let signer = top.map(|facts| facts.issuer).unwrap_or_default();
-            let known = roots.iter().find(|root| root.subject == signer);
-            row.root = known.map(|root| root.subject.clone()).unwrap_or_default();
+            row.root.clone_from(&svid.root);
         }
     }
     row

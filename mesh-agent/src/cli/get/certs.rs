@@ -24,7 +24,7 @@ impl Row for Certificate {
     const PLAIN: usize = 7;
 
     fn cells(&self) -> Vec<String> {
-        let moment = |at: Option<SystemTime>| at.map_or_else(|| "-".to_owned(), utc);
+        let moment = |at: Option<SystemTime>| at.map_or_else(String::new, utc);
         vec![
             self.namespace.clone(),
             self.name.clone(),
@@ -33,10 +33,10 @@ impl Row for Certificate {
             until(self.next_renewal, "now"),
             self.issuer.clone(),
             self.reason.clone(),
-            or_dash(&self.serial),
+            self.serial.clone(),
             moment(self.not_before),
             moment(self.not_after),
-            or_dash(&self.root),
+            self.root.clone(),
             self.id.clone(),
         ]
     }
@@ -52,13 +52,9 @@ impl InNamespace for Certificate {
     }
 }
 
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
-}
-
 fn until(at: Option<SystemTime>, past: &str) -> String {
     match at.map(|at| at.duration_since(SystemTime::now())) {
-        None => "-".to_owned(),
+        None => String::new(),
         Some(Ok(left)) => age(left),
         Some(Err(_)) => past.to_owned(),
     }

@@ -27,6 +27,8 @@ use crate::identity::x509;
 /// After the stream broke; doubled with each try up to the most (SPIFFE Workload API, 4.4: exponential back-off).
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// Before the first answer or failure.
+const NOT_ASKED: &str = "it hasn't answered yet";
 /// For the socket to be connected to.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,7 @@ struct Pushed {
 impl Spiffe {
     /// Nothing is asked yet: [`Self::follow`] does.
     pub fn new(socket: PathBuf) -> Self {
-        let down = Some("it wasn't asked yet".to_owned());
+        let down = Some(NOT_ASKED.to_owned());
         let table = Table { svids: HashMap::new(), roots: Vec::new(), news: false, down };
         Self { socket, table: Mutex::new(table), changed: Notify::new() }
     }
@@ -135,7 +137,7 @@ impl Spiffe {
         News {
             roots: news.then(|| table.roots.clone()),
             reissue: news.then_some(Duration::ZERO),
-            problem: table.down.clone(),
+            problem: table.down.clone().filter(|why| why != NOT_ASKED),
         }
     }
 

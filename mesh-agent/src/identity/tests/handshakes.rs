@@ -178,7 +178,7 @@ fn old_and_new_root_are_trusted_together_and_the_old_one_no_longer_than_it_is_th
     assert_eq!(all(&trust), (1, vec![true, false, false, false]));
     assert!(trust.set_roots(&[old.certificate.clone(), new.certificate.clone()]).unwrap());
     assert_eq!(all(&trust), (2, vec![true; 4]));
-    assert!(trust.set_roots(&[new.certificate.clone()]).unwrap());
+    assert!(trust.set_roots(std::slice::from_ref(&new.certificate)).unwrap());
     assert_eq!(all(&trust), (1, vec![false, false, false, true]));
     assert!(trust.set_roots(&["nonsense".as_bytes().to_vec().into()]).is_err());
     assert_eq!(all(&trust), (1, vec![false, false, false, true]));
