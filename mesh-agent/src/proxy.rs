@@ -46,7 +46,7 @@ pub use exchange::Exchange;
 pub use limits::Limits;
 pub use mirror::Copied;
 pub use plan::{Plan, TryDeadline};
-pub use retry::Tries;
 pub use reach::Reach;
+pub use retry::Tries;
 pub use stream::Stream;
 pub use upstream::Upstream;

@@ -8,8 +8,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use h2::server::SendResponse;
 use h2::RecvStream;
+use h2::server::SendResponse;
 use http::header::FORWARDED;
 use http::{HeaderMap, Request, StatusCode};
 
@@ -18,11 +18,7 @@ use crate::addr::{ClientAddr, OrigDst};
 use crate::proxy::{Connection, Hostile, inbound};
 
 /// Carries one stream to its end.
-pub(super) async fn serve(
-    conn: &Connection,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+pub(super) async fn serve(conn: &Connection, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let authority = request.uri().authority();
     let dialled: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
     let client = client_of(request.headers(), conn.client);
@@ -63,7 +59,9 @@ mod tests {
         check("for=\"10.0.0.1:4000\"", "10.0.0.1:5000", "10.0.0.1:4000");
         check("for=\"[fd00::1]:4000\"", "[fd00::1]:5000", "[fd00::1]:4000");
         check("for=\"10.0.0.2:4000\"", "10.0.0.1:5000", "10.0.0.1:5000");
-        for other in ["for=10.0.0.1", "for=\"_hidden\"", "for=\"10.0.0.1\"", "for=\"10.0.0.1:4000\";proto=http", ""] {
+        for other in
+            ["for=10.0.0.1", "for=\"_hidden\"", "for=\"10.0.0.1\"", "for=\"10.0.0.1:4000\";proto=http", ""]
+        {
             check(other, "10.0.0.1:5000", "10.0.0.1:5000");
         }
     }

@@ -323,8 +323,8 @@ impl Connection {
     ) -> Rc<Upstream> {
         let (addr, snapshot) = (EndpointAddr::from(self.dst), self.snapshot());
         let disabled = workload.as_ref().is_some_and(|w| snapshot.takes_no_mutual_tls(w, addr.port()));
-        let reach = Way::of(&self.pod, policy, workload.as_deref(), disabled)
-            .reach(&self.pod, workload.as_deref());
+        let reach =
+            Way::of(&self.pod, policy, workload.as_deref(), disabled).reach(&self.pod, workload.as_deref());
         if !reach.is_mesh() {
             let edges = Edges::outbound(self, service, workload.as_ref(), &reach);
             return Rc::new(Upstream::paired(addr, workload, edges).over(reach));

@@ -276,8 +276,11 @@ mod tests {
         let mut conn = testing::connection(addr);
         (conn.protocol, conn.untouched) = (protocol, false);
         if let Some(authority) = tls {
-            let upstream =
-                Upstream::paired(EndpointAddr::from(addr), None, Edges::outbound(&conn, None, None, &Reach::Plain));
+            let upstream = Upstream::paired(
+                EndpointAddr::from(addr),
+                None,
+                Edges::outbound(&conn, None, None, &Reach::Plain),
+            );
             let upstream = upstream.over(Reach::Tls(origination(authority.spec("outside.test"))));
             conn.set_backends(Backends::Single(Rc::new(upstream)));
         }

@@ -325,7 +325,9 @@ impl Connection {
     pub fn peers<'a>(&'a self, endpoint: Option<&'a Endpoint>, proven: Option<&'a SpiffeId>) -> Peers<'a> {
         let principals = match self.direction {
             Direction::Outbound => proven.and_then(|to| Some([self.proven_identity()?, to.as_str()])),
-            Direction::Inbound => self.peer.get().zip(self.reached_as.get()).map(|(a, b)| [a.as_str(), b.as_str()]),
+            Direction::Inbound => {
+                self.peer.get().zip(self.reached_as.get()).map(|(a, b)| [a.as_str(), b.as_str()])
+            }
         };
         Peers {
             reporter: self.direction.reporter(),

@@ -145,7 +145,10 @@ fn client_hello(bytes: &[u8]) -> Verdict {
                 let hello = accepted.client_hello();
                 let is_agents =
                     hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_MESH));
-                return Verdict::Tls(Hello { server_name: hello.server_name().map(str::to_owned), is_agents });
+                return Verdict::Tls(Hello {
+                    server_name: hello.server_name().map(str::to_owned),
+                    is_agents,
+                });
             }
             Ok(None) => {}
             // Not a ClientHello that rustls would take, yet TLS by its record header: passed through without a name.

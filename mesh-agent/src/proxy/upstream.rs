@@ -204,12 +204,7 @@ impl Upstream {
         self.stashed.take()
     }
 
-    async fn try_connect(
-        &self,
-        pod: &Pod,
-        mark: Mark,
-        limits: &PoolLimits,
-    ) -> Result<TcpStream, ProxyError> {
+    async fn try_connect(&self, pod: &Pod, mark: Mark, limits: &PoolLimits) -> Result<TcpStream, ProxyError> {
         let addr = self.endpoint.addr;
         let internal = |error: io::Error| ProxyError::new(ErrorKind::Internal, error);
         let socket = pod.sockets.take(addr.ip(), pod.netns.as_fd()).map_err(internal)?;

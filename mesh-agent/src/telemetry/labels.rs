@@ -56,7 +56,9 @@ impl LabelContext {
         labels.add(names.namespace, of(|w| &w.name.namespace));
         match (security, proven, peer) {
             (Security::MutualTls, Some(proven), _) => labels.add(names.principal, proven),
-            (Security::MutualTls, None, Some(w)) => labels.add(names.principal, &w.spiffe_id(&self.trust_domain)),
+            (Security::MutualTls, None, Some(w)) => {
+                labels.add(names.principal, &w.spiffe_id(&self.trust_domain))
+            }
             _ => labels.add(names.principal, UNKNOWN),
         }
         labels.add(names.app, of(|w| &w.app));

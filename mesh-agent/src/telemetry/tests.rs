@@ -406,7 +406,13 @@ fn logged(format: &str) -> String {
         details: "no_healthy_upstream",
         upstream_time: None,
         attempts: 0,
-        peers: Peers { source: None, endpoint: None, destination_workload: None, principals: None, ..good.peers },
+        peers: Peers {
+            source: None,
+            endpoint: None,
+            destination_workload: None,
+            principals: None,
+            ..good.peers
+        },
         ..good
     };
     telemetry.access_log.request(&good);

@@ -99,11 +99,7 @@ impl TlsStream {
         Self::server_after(Vec::new(), tcp, session).await
     }
 
-    async fn shake_hands(
-        incoming: Vec<u8>,
-        tcp: TcpStream,
-        session: Connection,
-    ) -> Result<Self, TlsError> {
+    async fn shake_hands(incoming: Vec<u8>, tcp: TcpStream, session: Connection) -> Result<Self, TlsError> {
         let stream = Self { tcp, state: RefCell::new(State { session, incoming, owed: 0, closed: false }) };
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)

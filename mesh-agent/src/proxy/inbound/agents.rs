@@ -190,7 +190,9 @@ impl Why {
 
     fn advice(&self) -> &'static str {
         match (self, self.refusal()) {
-            (Self::Certificate(_), _) => "this pod has no certificate to show; see `mesh-agent get certs` for why",
+            (Self::Certificate(_), _) => {
+                "this pod has no certificate to show; see `mesh-agent get certs` for why"
+            }
             (_, Some(Refusal::UnknownRoot)) => {
                 "its certificate is signed by a root that isn't trusted here; give both nodes the same `ca`"
             }

@@ -192,7 +192,9 @@ impl Why {
                 "it refuses this pod's certificate; its agent's log says why, `mesh-agent get certs` shows the certificate"
             }
             Self::Certificate => "this pod has no certificate to show; see `mesh-agent get certs` for why",
-            Self::Late | Self::Connect => "see whether its node's agent runs and whether a NetworkPolicy is between them",
+            Self::Late | Self::Connect => {
+                "see whether its node's agent runs and whether a NetworkPolicy is between them"
+            }
             Self::Refused(Refusal::Incompatible | Refusal::Failed) | Self::Broken => {
                 "no agent of this mesh answers there; see whether its node's agent runs and has captured the pod"
             }

@@ -14,8 +14,8 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
 use super::*;
 use crate::addr::{EndpointAddr, OrigDst};
-use crate::identity::testing::Root;
 use crate::identity::Identities;
+use crate::identity::testing::Root;
 use crate::model::Target;
 use crate::proxy::edges::Edges;
 use crate::proxy::{Direction, Limits, Pod, Reach, Upstream, testing};
@@ -142,7 +142,8 @@ impl Lab {
     fn closed_with(&self, pod: &Pod, flag: &str) -> bool {
         let text = pod.worker.telemetry.metrics.text();
         let flag = format!("response_flags=\"{flag}\"");
-        text.lines().any(|line| line.starts_with("istio_tcp_connections_closed_total") && line.contains(&flag))
+        text.lines()
+            .any(|line| line.starts_with("istio_tcp_connections_closed_total") && line.contains(&flag))
     }
 }
 
@@ -174,10 +175,18 @@ fn both_directions_end_by_themselves() {
         assert_eq!(answer, b"pong");
         served.await.unwrap();
         for pod in [&lab.conn.pod, &lab.far] {
-            assert!(lab.closed_with(pod, "-") || { yield_now().await; lab.closed_with(pod, "-") });
+            assert!(
+                lab.closed_with(pod, "-") || {
+                    yield_now().await;
+                    lab.closed_with(pod, "-")
+                }
+            );
             let text = pod.worker.telemetry.metrics.text();
             let line = text.lines().find(|line| line.starts_with("istio_tcp_sent_bytes_total")).unwrap();
-            assert!(line.ends_with(" 4") && line.contains("spiffe://cluster.local/ns/test/sa/default"), "{line}");
+            assert!(
+                line.ends_with(" 4") && line.contains("spiffe://cluster.local/ns/test/sa/default"),
+                "{line}"
+            );
         }
         assert_eq!(lab.handshakes(&lab.conn.pod, "outbound", "ok"), 1);
         assert_eq!(lab.handshakes(&lab.far, "inbound", "ok"), 1);
@@ -304,7 +313,8 @@ fn many_share_few_connections_and_bulk_keeps_to_itself() {
 #[test]
 fn a_client_whose_agent_has_no_place_or_other_address_for_it_is_refused() {
     run(async {
-        let full = Far { limits: Limits { max_connections_per_pod: 0, ..Limits::default() }, ..Far::default() };
+        let full =
+            Far { limits: Limits { max_connections_per_pod: 0, ..Limits::default() }, ..Far::default() };
         let lab = lab_with(&Root::shared().identities(), "default", full).await;
         let (client, served) = lab.client().await;
         assert!(was_reset(client).await);
@@ -366,7 +376,8 @@ async fn knocks(uris: &[&str], from: i64, until: i64, result: &str) {
     let config = root.svid(uris, life, &trust).client(&SpiffeId::new("cluster.local", "test", "default"));
     let tcp = TcpStream::connect(lab.addr).await.unwrap();
     let name = rustls::pki_types::ServerName::IpAddress(lab.addr.ip().into());
-    let session = rustls::client::ClientConnection::new_with_alpn(config, name, vec![ALPN_MESH.to_vec()]).unwrap();
+    let session =
+        rustls::client::ClientConnection::new_with_alpn(config, name, vec![ALPN_MESH.to_vec()]).unwrap();
     // The client's part of the handshake is done before the server judges.
     let mut stream = Stream::from(TlsStream::client(tcp, session).await.unwrap());
     let refused = stream.read(&mut [0]).await;
