@@ -266,7 +266,7 @@ fn tls_of_the_applications_own_is_passed_through_unopened() {
     let service = nodes.expose("pay", "https", port, &[&nodes.cart]).unwrap();
     let wire = Wire::listen(&nodes.topology).unwrap();
     let client = nodes.web.command("sh").args(["-c", &format!(
-        "(echo abc; sleep 1) | openssl s_client -quiet -connect {service} -servername pay.example -verify_return_error -CAfile {}",
+        "(echo abc; sleep 1) | timeout 5 openssl s_client -quiet -connect {service} -servername pay.example -verify_return_error -CAfile {}",
         authority.file().display()
     )]);
     let out = client.run(PATIENCE).unwrap();
