@@ -180,7 +180,8 @@ pub async fn dial_or_hear(
             Err(error) => return Err(error),
         };
         if let Some(patience) = patience.filter(|_| picked.upstream.is_mesh() && tried.is_empty())
-            && timeout(patience, client.readable()).await.is_ok()
+            // Looked at, since being told that there may be something to read is no more than that.
+            && matches!(timeout(patience, client.peek(&mut [0])).await, Ok(Ok(1..)))
         {
             conn.pick_first(picked);
             return Ok(None);
