@@ -65,7 +65,13 @@ impl Nodes {
     }
 
     /// Adds a service with one port, 80, over `endpoints`, and waits until both agents know it.
-    pub fn expose(&self, name: &str, port_name: &str, target: u16, endpoints: &[&Host]) -> Result<SocketAddr> {
+    pub fn expose(
+        &self,
+        name: &str,
+        port_name: &str,
+        target: u16,
+        endpoints: &[&Host],
+    ) -> Result<SocketAddr> {
         let vip = Ipv4Addr::new(10, 96, 9, u8::try_from(self.next.fetch_add(1, Ordering::Relaxed))?);
         let object = ServiceObject::new(NAMESPACE, name).vip(vip).port(port_name, 80);
         let slice = slice(name, port_name, target, endpoints);

@@ -58,7 +58,11 @@ fn secret() -> String {
 fn is_proven(line: &serde_json::Value, server: &str) {
     assert_eq!(line["connection_security_policy"], "mutual_tls", "{line}");
     assert_eq!(line["source_principal"], "spiffe://cluster.local/ns/shop/sa/web", "{line}");
-    assert_eq!(line["destination_principal"], format!("spiffe://cluster.local/ns/shop/sa/{server}"), "{line}");
+    assert_eq!(
+        line["destination_principal"],
+        format!("spiffe://cluster.local/ns/shop/sa/{server}"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -71,19 +75,31 @@ fn requests_of_http1_are_secret_and_answered_as_before() {
         let wire = Wire::listen(&nodes.topology).unwrap();
         let mut client = Client::new(nodes.web.connect(service).unwrap());
         for _ in 0..3 {
-            let answer = client.get_with(name, &format!("/{}", secret()), &format!("X-Card: {}", secret())).unwrap();
+            let answer =
+                client.get_with(name, &format!("/{}", secret()), &format!("X-Card: {}", secret())).unwrap();
             assert_eq!(answer.status(), 200);
         }
         let body = format!("{}{}", secret(), "x".repeat(100_000));
-        let request = format!("POST /{name} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let request =
+            format!("POST /{name} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         assert_eq!(client.ask(request).unwrap().status(), 200);
         assert_eq!(seen.of(&format!("/{name}"))[0].body.len(), body.len());
-        assert!(wire.frames() > 10 && wire.count(SECRET) == 0, "{} frames of {}", wire.count(SECRET), wire.frames());
+        assert!(
+            wire.frames() > 10 && wire.count(SECRET) == 0,
+            "{} frames of {}",
+            wire.count(SECRET),
+            wire.frames()
+        );
         assert!(server.peers().iter().all(|peer| peer.ip() == nodes.web.v4()), "{:?}", server.peers());
         for agent in [&nodes.near, &nodes.far] {
-            let line = Nodes::log_shows(agent, name, |line| line["path"] == format!("/{name}").as_str()).unwrap();
+            let line =
+                Nodes::log_shows(agent, name, |line| line["path"] == format!("/{name}").as_str()).unwrap();
             is_proven(&line, "cart");
-            assert_eq!((&line["response_code"], &line["response_flags"]), (&200.into(), &"-".into()), "{line}");
+            assert_eq!(
+                (&line["response_code"], &line["response_flags"]),
+                (&200.into(), &"-".into()),
+                "{line}"
+            );
         }
     }
 }
@@ -107,7 +123,11 @@ fn requests_of_http2_share_one_connection_and_are_secret() {
     with_client(nodes.web.connect(service).unwrap(), |client| async move {
         for _ in 0..20 {
             let answer = get(&client, "h2", &path).await?;
-            ensure!(answer.head.status == 200 && answer.trailers.is_some_and(|t| t["x-path"] == path), "{:?}", answer.head);
+            ensure!(
+                answer.head.status == 200 && answer.trailers.is_some_and(|t| t["x-path"] == path),
+                "{:?}",
+                answer.head
+            );
         }
         Ok(())
     })
@@ -115,16 +135,21 @@ fn requests_of_http2_share_one_connection_and_are_secret() {
     assert!(wire.frames() > 10 && wire.count(SECRET) == 0);
     assert_eq!(server.accepted(), 1);
     assert_eq!(Nodes::handshakes(&nodes.near, "outbound", "ok") - before, 1.0);
-    nodes.far.wait_metrics(SOON, |metrics| {
-        let labels = [
-            ("destination_service_name", "h2"), ("reporter", "destination"), ("connection_security_policy", "mutual_tls"),
-            ("source_principal", "spiffe://cluster.local/ns/shop/sa/web"),
-            ("destination_principal", "spiffe://cluster.local/ns/shop/sa/cart"),
-        ];
-        let count = metrics.sum("istio_requests_total", &labels);
-        ensure!(count == 20.0, "{count}");
-        Ok(())
-    }).unwrap();
+    nodes
+        .far
+        .wait_metrics(SOON, |metrics| {
+            let labels = [
+                ("destination_service_name", "h2"),
+                ("reporter", "destination"),
+                ("connection_security_policy", "mutual_tls"),
+                ("source_principal", "spiffe://cluster.local/ns/shop/sa/web"),
+                ("destination_principal", "spiffe://cluster.local/ns/shop/sa/cart"),
+            ];
+            let count = metrics.sum("istio_requests_total", &labels);
+            ensure!(count == 20.0, "{count}");
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -136,11 +161,18 @@ fn grpc_in_every_form_passes_between_nodes() {
     let service = nodes.expose("grpc", "grpc", port, &[&nodes.cart]).unwrap();
     let client = peers::python_script(&nodes.topology, &nodes.web, "grpc_echo.py").unwrap();
     client.args(["client", &service.to_string()]).run(PATIENCE * 2).unwrap().success().unwrap();
-    nodes.far.wait_metrics(SOON, |metrics| {
-        let labels = [("destination_service_name", "grpc"), ("request_protocol", "grpc"), ("connection_security_policy", "mutual_tls")];
-        ensure!(metrics.sum("istio_requests_total", &labels) > 0.0, "none");
-        Ok(())
-    }).unwrap();
+    nodes
+        .far
+        .wait_metrics(SOON, |metrics| {
+            let labels = [
+                ("destination_service_name", "grpc"),
+                ("request_protocol", "grpc"),
+                ("connection_security_policy", "mutual_tls"),
+            ];
+            ensure!(metrics.sum("istio_requests_total", &labels) > 0.0, "none");
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -156,7 +188,9 @@ fn opaque_bytes_are_secret_and_every_end_is_carried() {
     let megabyte = SECRET.repeat(64 * 1024);
     let mut writer = stream.try_clone().unwrap();
     let sent = megabyte.clone();
-    let sending = std::thread::spawn(move || writer.write_all(&sent).and_then(|()| writer.shutdown(Shutdown::Write)).unwrap());
+    let sending = std::thread::spawn(move || {
+        writer.write_all(&sent).and_then(|()| writer.shutdown(Shutdown::Write)).unwrap()
+    });
     let mut got = Vec::new();
     stream.read_to_end(&mut got).unwrap();
     sending.join().unwrap();
@@ -166,16 +200,26 @@ fn opaque_bytes_are_secret_and_every_end_is_carried() {
     assert_eq!(server.peers(), [SocketAddr::new(nodes.web.v4().into(), from.port())]);
     for agent in [&nodes.near, &nodes.far] {
         let line = Nodes::log_shows(agent, "opaque", |line| {
-            line["destination_service"] == "opaque.shop.svc.cluster.local" && line["bytes_received"] == megabyte.len() + SECRET.len()
-        }).unwrap();
+            line["destination_service"] == "opaque.shop.svc.cluster.local"
+                && line["bytes_received"] == megabyte.len() + SECRET.len()
+        })
+        .unwrap();
         is_proven(&line, "cart");
         assert_eq!(line["response_flags"], "-", "{line}");
     }
     // A reset of the client reaches the server as one.
     let stream = nodes.web.connect(service).unwrap();
-    eventually(SOON, || { ensure!(server.open() == 1, "{}", server.open()); Ok(()) }).unwrap();
+    eventually(SOON, || {
+        ensure!(server.open() == 1, "{}", server.open());
+        Ok(())
+    })
+    .unwrap();
     mesh_tests::server::reset(stream);
-    eventually(SOON, || { ensure!(server.open() == 0, "{}", server.open()); Ok(()) }).unwrap();
+    eventually(SOON, || {
+        ensure!(server.open() == 0, "{}", server.open());
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -222,7 +266,7 @@ fn tls_of_the_applications_own_is_passed_through_unopened() {
     let service = nodes.expose("pay", "https", port, &[&nodes.cart]).unwrap();
     let wire = Wire::listen(&nodes.topology).unwrap();
     let client = nodes.web.command("sh").args(["-c", &format!(
-        "(echo abc; sleep 1) | openssl s_client -quiet -connect {service} -servername pay.example -verify_return_error -CAfile {}",
+        "(echo abc; sleep 1) | timeout 5 openssl s_client -quiet -connect {service} -servername pay.example -verify_return_error -CAfile {}",
         authority.file().display()
     )]);
     let out = client.run(PATIENCE).unwrap();
@@ -230,7 +274,9 @@ fn tls_of_the_applications_own_is_passed_through_unopened() {
     // Not even the server's name is there to be read.
     assert_eq!(wire.count(b"pay.example"), 0);
     for agent in [&nodes.near, &nodes.far] {
-        let line = Nodes::log_shows(agent, "pay.example", |line| line["requested_server_name"] == "pay.example").unwrap();
+        let line =
+            Nodes::log_shows(agent, "pay.example", |line| line["requested_server_name"] == "pay.example")
+                .unwrap();
         is_proven(&line, "cart");
     }
 }
@@ -308,7 +354,10 @@ fn impostor(nodes: &Nodes, name: &str, account: &str) -> mesh_tests::sockets::Ho
 fn log_has(agent: &Agent, texts: &[&str]) {
     eventually(SOON, || {
         let log = agent.log();
-        ensure!(log.lines().any(|line| texts.iter().all(|text| line.contains(text))), "{texts:?} in no line of:\n{log}");
+        ensure!(
+            log.lines().any(|line| texts.iter().all(|text| line.contains(text))),
+            "{texts:?} in no line of:\n{log}"
+        );
         Ok(())
     })
     .unwrap();
@@ -327,12 +376,16 @@ fn what_says_it_is_enrolled_and_is_not_is_never_spoken_to_in_plain_text() {
     let service = nodes.expose("bare", "http", port, &[&bare]).unwrap();
     let begun = Instant::now();
     let wire = Wire::listen(&nodes.topology).unwrap();
-    let answer = Client::new(nodes.web.connect(service).unwrap()).get("bare", &format!("/{}", secret())).unwrap();
+    let answer =
+        Client::new(nodes.web.connect(service).unwrap()).get("bare", &format!("/{}", secret())).unwrap();
     assert_eq!(answer.status(), 503);
     assert!(begun.elapsed() < PATIENCE);
     assert_eq!(wire.count(SECRET), 0);
     assert!(heard.accepted() > 0, "it was tried");
-    let line = Nodes::log_shows(&nodes.near, "bare", |line| line["destination_service"] == "bare.shop.svc.cluster.local").unwrap();
+    let line = Nodes::log_shows(&nodes.near, "bare", |line| {
+        line["destination_service"] == "bare.shop.svc.cluster.local"
+    })
+    .unwrap();
     assert_eq!(line["response_flags"], "UF", "{line}");
     log_has(&nodes.near, &["no mutual TLS", "shop/web", "shop/bare"]);
 }
@@ -359,8 +412,15 @@ fn a_server_with_a_certificate_of_somebody_elses_is_refused() {
     let _ = stream.write_all(SECRET);
     assert!(stream.read(&mut [0]).is_err());
     assert!(Nodes::handshakes(&nodes.near, "outbound", "unknown_root") > before);
-    let line = Nodes::log_shows(&nodes.near, "fake", |line| line["destination_service"] == "fake.shop.svc.cluster.local").unwrap();
-    assert_eq!((&line["response_flags"], &line["response_code_details"]), (&"UF".into(), &"certificate_refused".into()), "{line}");
+    let line = Nodes::log_shows(&nodes.near, "fake", |line| {
+        line["destination_service"] == "fake.shop.svc.cluster.local"
+    })
+    .unwrap();
+    assert_eq!(
+        (&line["response_flags"], &line["response_code_details"]),
+        (&"UF".into(), &"certificate_refused".into()),
+        "{line}"
+    );
     log_has(&nodes.near, &["no mutual TLS", "shop/web", "shop/fake", "unknown_root"]);
 }
 
@@ -380,17 +440,25 @@ fn a_client_that_cannot_prove_itself_is_refused_counted_and_told() {
     for (result, args) in attempts {
         let before = Nodes::handshakes(&nodes.far, "inbound", result);
         let to = nodes.till.at(port).to_string();
-        let command = nodes.outside.command("openssl").args(["s_client", "-quiet", "-alpn", "mesh-h2", "-connect", &to]);
+        let command = nodes
+            .outside
+            .command("openssl")
+            .args(["s_client", "-quiet", "-alpn", "mesh-h2", "-connect", &to]);
         let _ = command.args(args).run(PATIENCE).unwrap();
-        nodes.far.wait_metrics(SOON, |metrics| {
-            let labels = [("direction", "inbound"), ("result", result)];
-            let now = metrics.sum("mesh_agent_mesh_handshakes_total", &labels);
-            ensure!(now >= before + 1.0, "{result}: {now}");
-            Ok(())
-        })
-        .unwrap();
+        nodes
+            .far
+            .wait_metrics(SOON, |metrics| {
+                let labels = [("direction", "inbound"), ("result", result)];
+                let now = metrics.sum("mesh_agent_mesh_handshakes_total", &labels);
+                ensure!(now >= before + 1.0, "{result}: {now}");
+                Ok(())
+            })
+            .unwrap();
     }
-    let line = Nodes::log_shows(&nodes.far, "refused", |line| line["response_code_details"] == "peer_certificate_refused").unwrap();
+    let line = Nodes::log_shows(&nodes.far, "refused", |line| {
+        line["response_code_details"] == "peer_certificate_refused"
+    })
+    .unwrap();
     assert_eq!(line["response_flags"], "DPE", "{line}");
     log_has(&nodes.far, &["a client that speaks as an agent is refused", "shop/till"]);
     // At most the undeclared port's own connection, on which nothing was said.

@@ -149,8 +149,11 @@ async fn first_words(
     first: &mut BytesMut,
 ) -> Result<Option<Verdict>, ()> {
     let deadline = Instant::now() + conn.limits().head_timeout;
+    // `inbound` has waited for as long already.
+    let waited = !first.is_empty();
     loop {
         match detect::classify(first) {
+            Verdict::Unclear if waited => return Err(()),
             Verdict::Unclear if first.len() < detect::MAX_PEEK => {}
             verdict => return Ok(Some(verdict)),
         }

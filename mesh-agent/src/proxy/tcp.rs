@@ -213,7 +213,8 @@ async fn dial_unless_heard(
         conn.last_dialled.set(Some(picked.upstream.endpoint.clone()));
         conn.admit_connection(&picked, purpose == Purpose::Detection).await?;
         if let Some(patience) = patience.filter(|_| picked.upstream.is_mesh() && tried.is_empty())
-            && timeout(patience, client.readable()).await.is_ok()
+            // Looked at, since being told that there may be something to read is no more than that.
+            && matches!(timeout(patience, client.peek(&mut [0])).await, Ok(Ok(1..)))
         {
             conn.pick_first(picked);
             return Ok(None);

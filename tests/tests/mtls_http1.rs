@@ -1,0 +1,211 @@
+//! HTTP/1 between two nodes: multiplexed as HTTP/2 in mutual TLS, and what either end sees is what the other one sent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::OnceLock;
+
+use anyhow::ensure;
+use mesh_tests::http1::{Client, Seen, echo_server};
+use mesh_tests::lab::{Object, eventually};
+use mesh_tests::nodes::{Nodes, Wire};
+use mesh_tests::server::Server;
+use mesh_tests::shop::NAMESPACE;
+use mesh_tests::sockets::Host;
+use mesh_tests::{PATIENCE, SOON, agent_options, peers};
+use serde_json::json;
+
+fn nodes() -> Option<&'static Nodes> {
+    static NODES: OnceLock<Option<Nodes>> = OnceLock::new();
+    let options = || Some(agent_options()?.flag("workers", "1"));
+    NODES.get_or_init(|| Some(Nodes::start("mtlshttp1", &options()?).expect("two nodes"))).as_ref()
+}
+
+macro_rules! need_nodes {
+    () => {
+        match nodes() {
+            Some(nodes) => nodes,
+            None => return,
+        }
+    };
+}
+
+/// Goes in plain text wherever it goes at all.
+const SECRET: &str = "4111-1111-secret-of-http1";
+
+/// An echo server on the other node and a service over it.
+fn serve(nodes: &Nodes, host: &Host, name: &str) -> (Server, Seen, SocketAddr, u16) {
+    let port = nodes.port();
+    let (server, seen) = echo_server(host.listen(port).unwrap(), name);
+    let service = nodes.expose(name, "http", port, &[host]).unwrap();
+    (server, seen, service, port)
+}
+
+fn client(nodes: &Nodes, service: SocketAddr) -> Client {
+    Client::new(nodes.web.connect(service).unwrap())
+}
+
+/// A head without the id that agents add.
+fn without_id(head: &str) -> String {
+    head.split_inclusive("\r\n").filter(|line| !line.starts_with("x-request-id: ")).collect()
+}
+
+#[test]
+fn requests_and_responses_arrive_as_they_were_sent() {
+    let nodes = need_nodes!();
+    let (_server, seen, service, _) = serve(nodes, &nodes.cart, "spelled");
+    let wire = Wire::listen(&nodes.topology).unwrap();
+    for request in [
+        format!("GET /head?{SECRET} HTTP/1.1\r\nhOST: a:80\r\nX-b: 1\r\nCOOKIE: c\r\nX-B: 2\r\n\r\n"),
+        "POST http://a/echo HTTP/1.1\r\nHost: A:80\r\nContent-LENGTH: 5\r\n\r\nhello".to_owned(),
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        "GET /old HTTP/1.0\r\nX-A: 1\r\n\r\n".to_owned(),
+    ] {
+        let answer = client(nodes, service).ask(&request).unwrap();
+        assert_eq!((answer.start_line(), answer.status()), ("HTTP/1.1 200 Reason", 200), "{request}");
+        assert!(answer.head.contains("\r\nX-Kept: As-Is\r\n"), "{}", answer.head);
+        let got = seen.all().pop().unwrap();
+        let head = &request[..request.find("\r\n\r\n").unwrap() + 4];
+        assert_eq!(without_id(&got.head), head);
+    }
+    let chunked = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-SUM: 3\r\n\r\n";
+    let answer = client(nodes, service).ask(chunked).unwrap();
+    assert_eq!((answer.text().as_str(), &answer.trailers[..]), ("abc", &["X-SUM: 3".to_owned()][..]));
+    assert_eq!(seen.of("/echo").pop().unwrap().trailers, ["X-SUM: 3"]);
+    assert!(wire.frames() > 10);
+    assert_eq!(wire.count(SECRET.as_bytes()), 0);
+}
+
+#[test]
+fn every_end_of_a_response_is_what_it_is() {
+    let nodes = need_nodes!();
+    let (_server, _, service, _) = serve(nodes, &nodes.cart, "ends");
+    let ask = |path: &str| client(nodes, service).get("a", path);
+    let chunked = ask("/chunked").unwrap();
+    assert_eq!(
+        (chunked.text().as_str(), &chunked.trailers[..]),
+        ("onetwothree", &["X-Sum: 11".to_owned()][..])
+    );
+    let close = ask("/close").unwrap();
+    assert_eq!((close.text().as_str(), close.header("connection")), ("until the end", Some("close")));
+    assert_eq!(ask("/status/204").unwrap().status(), 204);
+    let mut early = client(nodes, service);
+    assert_eq!(early.get("a", "/early").unwrap().status(), 103);
+    assert_eq!(early.read().unwrap().unwrap().status(), 200);
+    for (path, part) in [("/cut", "only this"), ("/cutchunk", "part")] {
+        let mut cut = client(nodes, service);
+        cut.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+        let all = String::from_utf8(cut.read_all().unwrap()).unwrap();
+        assert!(all.contains(part) && !all.contains("\r\n0\r\n"), "{all}");
+    }
+    assert_eq!(ask("/reset").unwrap().status(), 503);
+    let mut head = client(nodes, service);
+    head.send("HEAD /bytes/1234 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(head.read_bodiless().unwrap().unwrap().header("content-length"), Some("1234"));
+    assert_eq!(head.get("a", "/").unwrap().status(), 200);
+}
+
+#[test]
+fn clients_share_a_connection_between_nodes() {
+    let nodes = need_nodes!();
+    let (server, _, service, _) = serve(nodes, &nodes.till, "shared");
+    let before = Nodes::handshakes(&nodes.near, "outbound", "ok");
+    let mut clients: Vec<_> = (0..8).map(|_| client(nodes, service)).collect();
+    for _ in 0..3 {
+        for client in &mut clients {
+            assert_eq!(client.get("a", "/").unwrap().status(), 200);
+        }
+    }
+    let made = Nodes::handshakes(&nodes.near, "outbound", "ok") - before;
+    assert!(made >= 1.0, "nothing went over mutual TLS");
+    // Others of this file make theirs meanwhile, to another pod.
+    assert!(made < 8.0, "{made} handshakes for eight clients");
+    // The application's connections are kept for the next request.
+    assert!(server.peers().len() < 24, "{:?}", server.peers());
+}
+
+#[test]
+fn curl_uploads_and_downloads() {
+    let nodes = need_nodes!();
+    let (_server, _, service, _) = serve(nodes, &nodes.cart, "curled");
+    let file = nodes.topology.scratch().join("upload");
+    std::fs::write(&file, vec![b'n'; 300_000]).unwrap();
+    let upload = format!("@{}", file.display());
+    let url = |path: &str| format!("http://{service}{path}");
+    assert_eq!(nodes.web.curl(&["--data-binary", &upload, &url("/echo")]).unwrap().len(), 300_000);
+    let chunked =
+        nodes.web.curl(&["-H", "Transfer-Encoding: chunked", "--data-binary", &upload, &url("/echo")]);
+    assert_eq!(chunked.unwrap().len(), 300_000);
+    let waits = nodes.web.curl(&["-H", "Expect: 100-continue", "--data-binary", &upload, &url("/echo")]);
+    assert_eq!(waits.unwrap().len(), 300_000);
+    assert_eq!(nodes.web.curl(&[&url("/bytes/2000000")]).unwrap().len(), 2_000_000);
+    assert_eq!(nodes.web.curl(&["--http1.0", &url("/close")]).unwrap(), "until the end");
+}
+
+#[test]
+fn a_switch_of_protocols_goes_through_as_it_is() {
+    let nodes = need_nodes!();
+    let (_server, seen, service, _) = serve(nodes, &nodes.cart, "switched");
+    let mut client = client(nodes, service);
+    let request = "GET /upgrade HTTP/1.1\r\nHost: u\r\nUPGRADE: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let answer = client.ask(request).unwrap();
+    assert_eq!((answer.status(), answer.header("upgrade")), (101, Some("websocket")));
+    assert_eq!(without_id(&seen.all().pop().unwrap().head).matches("UPGRADE: websocket\r\n").count(), 1);
+    client.send("\x00raw bytes\r\n\r\n").unwrap();
+    assert_eq!(client.read_bytes(13).unwrap(), b"\x00raw bytes\r\n\r\n"[..].to_vec());
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read_all().unwrap(), b"\n");
+}
+
+#[test]
+fn a_websocket_of_a_real_library_works_both_ways() {
+    let nodes = need_nodes!();
+    let port = nodes.port();
+    let args = ["server", &port.to_string()];
+    let _server = peers::python_server(&nodes.topology, &nodes.cart, "websocket.py", &args).unwrap();
+    let service = nodes.expose("websocket", "http", port, &[&nodes.cart]).unwrap();
+    let script = peers::python_script(&nodes.topology, &nodes.web, "websocket.py").unwrap();
+    let url = format!("ws://{service}/chat");
+    let output = script.args(["client", &url]).run(PATIENCE * 2).unwrap().success().unwrap();
+    assert_eq!(output.stdout.trim(), "echoed 4 messages, closed 1000");
+}
+
+#[test]
+fn strict_takes_agents_alone_and_a_disabled_port_is_spoken_to_in_plain_text() {
+    let nodes = need_nodes!();
+    let (_strict, _, service, port) = serve(nodes, &nodes.till, "strict");
+    let (_plain, _, disabled, disabled_port) = serve(nodes, &nodes.till, "disabled");
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "till"}},
+        "mtls": {"mode": "STRICT"},
+        "portLevelMtls": {disabled_port.to_string(): {"mode": "DISABLE"}},
+    });
+    let metadata = json!({"name": "till", "namespace": NAMESPACE});
+    let api = "security.istio.io/v1";
+    let object = json!({"apiVersion": api, "kind": "PeerAuthentication", "metadata": metadata, "spec": spec});
+    nodes.topology.mesh().write("peer-till.yaml", [Object(object)]).unwrap();
+    for agent in [&nodes.near, &nodes.far] {
+        eventually(SOON, || {
+            let pod = agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/till"), "-o", "json"])?;
+            ensure!(pod["pod"]["mtls"][1]["mode"] == "DISABLE", "{pod}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert_eq!(client(nodes, service).get("a", "/").unwrap().status(), 200);
+    let mut stranger = nodes.outside.connect(nodes.till.at(port)).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let ended = stranger.read(&mut [0]).unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+    let wire = Wire::listen(&nodes.topology).unwrap();
+    let secret = format!("/{SECRET}-disabled");
+    assert_eq!(client(nodes, disabled).get("a", &secret).unwrap().status(), 200);
+    eventually(SOON, || {
+        ensure!(wire.count(secret.as_bytes()) > 0, "it was to go in plain text");
+        Ok(())
+    })
+    .unwrap();
+    let answer =
+        Client::new(nodes.outside.connect(nodes.till.at(disabled_port)).unwrap()).get("a", "/").unwrap();
+    assert_eq!(answer.status(), 200);
+}
