@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::request;
 
-use super::context::{Connection, Direction};
+use super::context::{Connection, Direction, Pod};
 use super::error::{ErrorKind, ProxyError};
 use super::plan::Plan;
 use super::session;
@@ -74,6 +74,11 @@ impl Picked {
     pub fn fail(&self, conn: &Connection) {
         self.distrust();
         self.outcome(conn, Outcome::LocalOrigin);
+    }
+
+    /// The service port that the endpoint was picked from.
+    pub(super) fn port(&self) -> Option<&Arc<ServicePort>> {
+        self.port.as_ref()
     }
 
     /// Feeds outlier detection, where the policy asks for it.
@@ -227,7 +232,7 @@ impl Connection {
             return None;
         }
         let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
-        let upstream = self.upstream(&port, endpoint);
+        let upstream = upstream(&self.pod, &port, endpoint);
         Some(Picked::new(upstream, Some(port)))
     }
 
@@ -239,15 +244,36 @@ impl Connection {
         tried: &[EndpointAddr],
         head: Option<&request::Parts>,
     ) -> Result<Picked, ProxyError> {
-        let port = port.for_client(&self.pod.workload.borrow()).clone();
-        match port.policy.unusable {
-            Some(Unusable::NoSuchSubset) => return Err(ErrorKind::NoBackend.into()),
-            _ if port.policy.is_unusable() => return Err(ErrorKind::TlsNotOriginated.into()),
-            _ => {}
-        }
+        let port = usable(port, &self.pod)?;
         if port.policy.passthrough {
             return self.pick_original(port, tried);
         }
+        self.choose(&self.pod, port, plan, tried, head)
+    }
+
+    /// An endpoint for a question of the agent's own, as another pod's.
+    pub(super) fn pick_as(
+        &self,
+        pod: &Rc<Pod>,
+        port: &Arc<ServicePort>,
+        tried: &[EndpointAddr],
+    ) -> Result<Picked, ProxyError> {
+        let port = usable(port, pod)?;
+        // Nobody dialled it.
+        if port.policy.passthrough {
+            return Err(ErrorKind::NoBackend.into());
+        }
+        self.choose(pod, port, None, tried, None)
+    }
+
+    fn choose(
+        &self,
+        pod: &Rc<Pod>,
+        port: Arc<ServicePort>,
+        plan: Option<&Plan>,
+        tried: &[EndpointAddr],
+        head: Option<&request::Parts>,
+    ) -> Result<Picked, ProxyError> {
         let now_ns = clock::now_ns();
         let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
         if avoid.panics {
@@ -263,7 +289,7 @@ impl Connection {
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
-        let upstream = self.upstream(&port, endpoint);
+        let upstream = upstream(pod, &port, endpoint);
         Ok(Picked::new(upstream, Some(port)))
     }
 
@@ -282,7 +308,7 @@ impl Connection {
                 upstream.clone()
             }
             _ => {
-                let edges = Edges::outbound(self, Some(&port.service), None);
+                let edges = Edges::outbound(&self.pod, Some(&port.service), None);
                 let upstream = Upstream::paired(addr, None, edges).over_tls(port.policy.tls.clone());
                 let upstream = Rc::new(upstream);
                 *own = Some((port.service.clone(), upstream.clone()));
@@ -305,7 +331,7 @@ impl Connection {
             Target::Endpoint(port) => (None, Some(port.service.clone())),
             Target::Unknown => (None, None),
         };
-        let edges = Edges::outbound(self, service.as_ref(), workload.as_ref());
+        let edges = Edges::outbound(&self.pod, service.as_ref(), workload.as_ref());
         Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(self.dst), workload, edges)))
     }
 
@@ -352,20 +378,30 @@ impl Connection {
             *backends = Backends::Service(port);
         }
     }
+}
 
-    fn upstream(&self, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
-        let key = Arc::as_ptr(&endpoint.load) as usize;
-        if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
-            && same_workload(&upstream.endpoint, endpoint)
-            && same_tls(upstream.tls(), port.policy.tls.as_ref())
-        {
-            return upstream.clone();
-        }
-        let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref());
-        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, port.policy.tls.clone()));
-        self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
-        upstream
+/// The port as it is for the pod's clients, if its policy lets anybody go there.
+fn usable(port: &Arc<ServicePort>, pod: &Pod) -> Result<Arc<ServicePort>, ProxyError> {
+    let port = port.for_client(&pod.workload.borrow()).clone();
+    match port.policy.unusable {
+        Some(Unusable::NoSuchSubset) => Err(ErrorKind::NoBackend.into()),
+        _ if port.policy.is_unusable() => Err(ErrorKind::TlsNotOriginated.into()),
+        _ => Ok(port),
     }
+}
+
+fn upstream(pod: &Rc<Pod>, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
+    let key = Arc::as_ptr(&endpoint.load) as usize;
+    if let Some(upstream) = pod.upstreams.borrow().get(&key)
+        && same_workload(&upstream.endpoint, endpoint)
+        && same_tls(upstream.tls(), port.policy.tls.as_ref())
+    {
+        return upstream.clone();
+    }
+    let edges = Edges::outbound(pod, Some(&port.service), endpoint.workload.as_ref());
+    let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, port.policy.tls.clone()));
+    pod.upstreams.borrow_mut().insert(key, upstream.clone());
+    upstream
 }
 
 /// Another workload behind an address has other labels in every series, and connections to the former one are of no use.

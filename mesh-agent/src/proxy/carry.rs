@@ -248,7 +248,7 @@ mod tests {
         (conn.protocol, conn.untouched) = (protocol, false);
         if let Some(authority) = tls {
             let upstream =
-                Upstream::paired(EndpointAddr::from(addr), None, Edges::outbound(&conn, None, None));
+                Upstream::paired(EndpointAddr::from(addr), None, Edges::outbound(&conn.pod, None, None));
             let upstream = upstream.over_tls(Some(origination(authority.spec("outside.test"))));
             conn.set_backends(Backends::Single(Rc::new(upstream)));
         }

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ use crate::ext_authz::Providers;
 use crate::jwt;
 use crate::kernel::Flows;
 use crate::model::{
-    AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
+    AppProtocol, Endpoint, ObjectName, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
     WorkloadTokens,
 };
 use crate::objects::traffic_policy::Redis as RedisSpec;
@@ -63,6 +63,8 @@ pub struct Worker {
     pub redis: RefCell<HashMap<String, Redis>>,
     /// Copies of requests on their way to mirrors.
     pub mirrors: Cell<usize>,
+    /// Pods by name, as far as they are captured.
+    pub(super) served: RefCell<HashMap<ObjectName, Weak<Pod>>>,
     /// Tokens that held.
     pub tokens: RefCell<jwt::Cache>,
     /// Whom CUSTOM policies may ask.
@@ -195,6 +197,16 @@ impl Drop for Admitted {
 }
 
 impl Worker {
+    /// Takes note of a pod.
+    pub(super) fn serves(&self, pod: &Rc<Pod>) {
+        self.served.borrow_mut().insert(pod.workload().name.clone(), Rc::downgrade(pod));
+    }
+
+    /// This pod, if it is captured.
+    pub(super) fn pod_of(&self, workload: &Workload) -> Option<Rc<Pod>> {
+        self.served.borrow().get(&workload.name)?.upgrade()
+    }
+
     /// The connection to this Redis; made at the first call.
     pub(super) fn redis(&self, at: &RedisSpec) -> Redis {
         let mut all = self.redis.borrow_mut();
@@ -312,7 +324,7 @@ impl Connection {
     /// The series of a failure before an endpoint was chosen. Looked up anew; not for a fast path.
     pub fn edges_without_endpoint(&self) -> Edges {
         match self.direction {
-            Direction::Outbound => Edges::outbound(self, self.service.as_ref(), None),
+            Direction::Outbound => Edges::outbound(&self.pod, self.service.as_ref(), None),
             Direction::Inbound => Edges::inbound(self, self.service.as_ref()),
         }
     }

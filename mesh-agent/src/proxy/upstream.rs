@@ -73,17 +73,13 @@ pub struct Edges {
 
 impl Edges {
     /// Both reporters, where the destination is a pod that this agent captures too.
-    pub fn outbound(
-        conn: &Connection,
-        service: Option<&Arc<ServiceMeta>>,
-        to: Option<&Arc<Workload>>,
-    ) -> Self {
-        let from = conn.pod.workload();
+    pub fn outbound(pod: &Pod, service: Option<&Arc<ServiceMeta>>, to: Option<&Arc<Workload>>) -> Self {
+        let from = pod.workload();
         let both = to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
         // Istio's names for its two clusters of unknown destinations, by outboundTrafficPolicy.
-        let nowhere = if conn.pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
+        let nowhere = if pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
         let edge = |reporter| {
-            conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
+            pod.worker.telemetry.metrics.edge(&EdgeKey {
                 reporter,
                 source: Some(from.clone()),
                 destination: to.cloned(),

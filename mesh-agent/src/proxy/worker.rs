@@ -135,6 +135,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
             mirrors: Cell::new(0),
+            served: RefCell::default(),
             tokens: RefCell::default(),
             providers: parts.providers,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
@@ -226,10 +227,12 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
             }
         }
     }
+    worker.serves(&pod);
     pods.insert(pod.cookie, (pod, stop));
 }
 
 fn sweep(worker: &Worker, pods: &Pods) {
+    worker.served.borrow_mut().retain(|_, pod| pod.strong_count() > 0);
     let mut idle = 0;
     for (pod, _) in pods.values() {
         pod.sweep();
