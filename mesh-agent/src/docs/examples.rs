@@ -22,6 +22,15 @@ metadata: {name: example, namespace: shop}
 spec: {host: cart, subsets: [{name: v2, labels: {version: v2}}]}
 ";
 
+/// What policies of the examples select.
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: cart-0, namespace: shop, labels: {app: cart}}
+spec: {nodeName: node-a}
+status: {podIP: 10.1.0.1}
+";
+
 /// What the examples' parents and backends are.
 fn world() -> String {
     let services = [
@@ -38,9 +47,7 @@ fn world() -> String {
         ("shop", "db-v2", "tls", 5432),
         ("data", "store", "http", 80),
     ];
-    let mut text =
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {name: cart-1, namespace: shop, labels: {app: cart}}\n"
-            .to_owned();
+    let mut text = POD.to_owned();
     for (place, (namespace, name, port_name, port)) in services.into_iter().enumerate() {
         let more = if name == "cart" { ", {name: http-admin, port: 9090}" } else { "" };
         write!(

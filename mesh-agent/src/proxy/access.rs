@@ -84,10 +84,7 @@ impl Connection {
             return Ok(None);
         }
         self.follow_configuration();
-        match self.arrival(None) {
-            Some(arrival) => admit_request(self, &arrival, Passing::Own(head)).await,
-            None => Ok(None),
-        }
+        admit_request(self, None, Passing::Own(head)).await
     }
 
     /// The same for a request that goes from here straight to the application of another pod.
@@ -102,10 +99,7 @@ impl Connection {
         if self.direction == Direction::Inbound {
             return Ok(None);
         }
-        match self.arrival(Some(picked)) {
-            Some(arrival) => admit_request(self, &arrival, Passing::Shared(head, None)).await,
-            None => Ok(None),
-        }
+        admit_request(self, Some(picked), Passing::Shared(head, None)).await
     }
 
     /// True if a request may go to `picked` as it is, and without anybody being asked: for copies and hedges, which wait for
@@ -236,49 +230,100 @@ impl Connection {
     }
 }
 
+/// What is known of a request before anybody else is asked.
+enum Admission<'h> {
+    Settled(Result<Option<Rc<Admitted>>, Box<LocalAnswer>>),
+    /// Somebody else is asked first.
+    Asks(Box<Asking<'h>>),
+}
+
+/// A provider that is asked, and what becomes of the request if it agrees.
+struct Asking<'h> {
+    arrival: Arrival,
+    passing: Passing<'h>,
+    admitted: Admitted,
+    rule: Arc<RuleName>,
+    /// It is denied then too, by this rule if by one.
+    denied: Option<Option<Arc<RuleName>>>,
+}
+
 /// Lets a request in where it arrives, or says what it is answered. None: nothing of it changes, and nothing is known of it.
+/// Most are neither waited for nor make room for it.
 ///
 /// # Errors
 /// With the answer to give at once.
 async fn admit_request(
     conn: &Connection,
-    arrival: &Arrival,
-    mut passing: Passing<'_>,
+    picked: Option<&Picked>,
+    passing: Passing<'_>,
 ) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
+    match judge_arriving(conn, picked, passing) {
+        Admission::Settled(result) => result.map_err(|answer| *answer),
+        Admission::Asks(asking) => Box::pin(asking.go_on(conn)).await,
+    }
+}
+
+/// Asks what needs no wait: tokens, and policies.
+fn judge_arriving<'h>(conn: &Connection, picked: Option<&Picked>, mut passing: Passing<'h>) -> Admission<'h> {
+    let refused = |answer| Admission::Settled(Err(Box::new(answer)));
+    let Some(arrival) = conn.arrival(picked) else { return Admission::Settled(Ok(None)) };
     let mut admitted = Admitted::default();
     if let Some(tokens) = &arrival.tokens {
-        let Authenticated { claims, edits } = conn.pod.worker.authenticate(tokens, passing.head())?;
+        let Authenticated { claims, edits } = match conn.pod.worker.authenticate(tokens, passing.head()) {
+            Ok(authenticated) => authenticated,
+            Err(answer) => return refused(answer),
+        };
         admitted.claims = claims;
         if let Some(edits) = edits {
             admitted.retargeted |= edits.apply(passing.change());
         }
     }
-    let claims = admitted.claims.as_deref();
-    let (custom, mut denied) = judge_request(conn, arrival, passing.head(), claims, |judged| {
-        report::noted(conn, &Subject { arrival, head: Some(passing.head()) }, &judged);
+    let judged = judge_request(conn, &arrival, passing.head(), admitted.claims.as_deref(), |judged| {
+        report::noted(conn, &Subject { arrival: &arrival, head: Some(passing.head()) }, &judged);
         (judged.custom.cloned(), denied_by(&judged))
-    })
-    .map_err(|HasNul| refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget)))?;
-    if let Some(rule) = custom {
-        // On the heap: few requests wait for somebody else.
-        let allowed = Box::pin(ask_about_request(conn, arrival, passing.head(), &rule)).await?;
+    });
+    match judged {
+        Err(HasNul) => refused(refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget))),
+        Ok((Some(rule), denied)) => {
+            Admission::Asks(Box::new(Asking { arrival, passing, admitted, rule, denied }))
+        }
+        Ok((None, denied)) => Admission::Settled(settle(conn, &arrival, passing, admitted, denied)),
+    }
+}
+
+/// What becomes of a request about which everybody was asked.
+fn settle(
+    conn: &Connection,
+    arrival: &Arrival,
+    passing: Passing<'_>,
+    mut admitted: Admitted,
+    denied: Option<Option<Arc<RuleName>>>,
+) -> Result<Option<Rc<Admitted>>, Box<LocalAnswer>> {
+    if let Some(rule) = denied {
+        let subject = Subject { arrival, head: Some(passing.head()) };
+        return Err(Box::new(deny(conn, &subject, Verdict::Denied(rule.as_ref()))));
+    }
+    admitted.head = passing.changed();
+    Ok((!admitted.is_empty()).then(|| Rc::new(admitted)))
+}
+
+impl Asking<'_> {
+    async fn go_on(self: Box<Self>, conn: &Connection) -> Result<Option<Rc<Admitted>>, LocalAnswer> {
+        let Self { arrival, mut passing, mut admitted, rule, mut denied } = *self;
+        let allowed = ask_about_request(conn, &arrival, passing.head(), &rule).await?;
         if !allowed.response.is_empty() {
             let set = allowed.response.clone();
             admitted.told = Some(Box::new(HeaderEdits { set, ..HeaderEdits::default() }));
         }
         if !allowed.is_empty() {
             admitted.retargeted |= allowed.apply(passing.change());
+            let claims = admitted.claims.as_deref();
             // It has to be allowed as it was and as it is.
-            let again = judge_request(conn, arrival, passing.head(), claims, |judged| denied_by(&judged));
+            let again = judge_request(conn, &arrival, passing.head(), claims, |judged| denied_by(&judged));
             denied = denied.or(again.unwrap_or(Some(None)));
         }
+        settle(conn, &arrival, passing, admitted, denied).map_err(|answer| *answer)
     }
-    if let Some(rule) = denied {
-        let subject = Subject { arrival, head: Some(passing.head()) };
-        return Err(deny(conn, &subject, Verdict::Denied(rule.as_ref())));
-    }
-    admitted.head = passing.changed();
-    Ok((!admitted.is_empty()).then(|| Rc::new(admitted)))
 }
 
 /// Some if it is denied, with the rule that says so, if one does.
@@ -332,7 +377,8 @@ async fn ask_about_request(
         return Err(deny(conn, &Subject { arrival, head: Some(head) }, Verdict::Denied(Some(rule))));
     };
     let destination = conn.pod.worker.telemetry.metrics.principal(&arrival.workload);
-    conn.ask_provider(provider, &asked(conn, arrival, &destination, Some(head), None)).await
+    let asked = asked(conn, arrival, &destination, Some(head), None);
+    conn.ask_provider(provider, &asked, &arrival.workload).await
 }
 
 /// The same of a connection. Only gRPC has a question about one.
@@ -342,7 +388,7 @@ async fn ask_about_connection(conn: &Connection, arrival: &Arrival, rule: &Arc<R
     let destination = conn.pod.worker.telemetry.metrics.principal(&arrival.workload);
     let sni = conn.sni.borrow().clone();
     let asked = asked(conn, arrival, &destination, None, sni.as_deref());
-    conn.ask_provider(provider, &asked).await.map(|_| ()).map_err(|_| ())
+    conn.ask_provider(provider, &asked, &arrival.workload).await.map(|_| ()).map_err(|_| ())
 }
 
 /// Whom the rule names, if the configuration file has it and the pod's other policies name nobody else (Istio: one provider for

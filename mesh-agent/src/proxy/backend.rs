@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::request;
 
-use super::context::{Connection, Direction};
+use super::context::{Connection, Direction, Pod};
 use super::edges::Edges;
 use super::error::{ErrorKind, ProxyError};
 use super::plan::Plan;
@@ -75,6 +75,11 @@ impl Picked {
     pub fn fail(&self, conn: &Connection) {
         self.distrust();
         self.outcome(conn, Outcome::LocalOrigin);
+    }
+
+    /// The service port that the endpoint was picked from.
+    pub(super) fn port(&self) -> Option<&Arc<ServicePort>> {
+        self.port.as_ref()
     }
 
     /// Feeds outlier detection, where the policy asks for it.
@@ -239,7 +244,7 @@ impl Connection {
             return None;
         }
         let endpoint = session::serving(&port, plan.session.as_ref()?.endpoint()?)?;
-        let upstream = self.upstream(&port, endpoint);
+        let upstream = upstream(&self.pod, &port, endpoint);
         Some(Picked::new(upstream, Some(port)))
     }
 
@@ -251,15 +256,36 @@ impl Connection {
         tried: &[EndpointAddr],
         head: Option<&request::Parts>,
     ) -> Result<Picked, ProxyError> {
-        let port = port.for_client(&self.pod.workload.borrow()).clone();
-        match port.policy.unusable {
-            Some(Unusable::NoSuchSubset) => return Err(ErrorKind::NoBackend.into()),
-            _ if port.policy.is_unusable() => return Err(ErrorKind::TlsNotOriginated.into()),
-            _ => {}
-        }
+        let port = usable(port, &self.pod)?;
         if port.policy.passthrough {
             return self.pick_original(port, tried);
         }
+        self.choose(&self.pod, port, plan, tried, head)
+    }
+
+    /// An endpoint for a question of the agent's own, as another pod's.
+    pub(super) fn pick_as(
+        &self,
+        pod: &Rc<Pod>,
+        port: &Arc<ServicePort>,
+        tried: &[EndpointAddr],
+    ) -> Result<Picked, ProxyError> {
+        let port = usable(port, pod)?;
+        // Nobody dialled it.
+        if port.policy.passthrough {
+            return Err(ErrorKind::NoBackend.into());
+        }
+        self.choose(pod, port, None, tried, None)
+    }
+
+    fn choose(
+        &self,
+        pod: &Rc<Pod>,
+        port: Arc<ServicePort>,
+        plan: Option<&Plan>,
+        tried: &[EndpointAddr],
+        head: Option<&request::Parts>,
+    ) -> Result<Picked, ProxyError> {
         let now_ns = clock::now_ns();
         let avoid = Avoid::of(&port.endpoints, &port.policy, now_ns);
         if avoid.panics {
@@ -275,7 +301,7 @@ impl Connection {
             &mut fastrand::Rng::new(),
         )
         .ok_or(ErrorKind::NoHealthyUpstream)?;
-        let upstream = self.upstream(&port, endpoint);
+        let upstream = upstream(pod, &port, endpoint);
         Ok(Picked::new(upstream, Some(port)))
     }
 
@@ -332,7 +358,7 @@ impl Connection {
         let reach =
             Way::of(&self.pod, policy, workload.as_deref(), disabled).reach(&self.pod, workload.as_deref());
         if !reach.is_mesh() {
-            let edges = Edges::outbound(self, service, workload.as_ref(), &reach);
+            let edges = Edges::outbound(&self.pod, service, workload.as_ref(), &reach);
             return Rc::new(Upstream::paired(addr, workload, edges).over(reach));
         }
         let mut direct = self.pod.direct.borrow_mut();
@@ -344,7 +370,7 @@ impl Connection {
         if let Some(known) = known {
             return known.clone();
         }
-        let edges = Edges::outbound(self, service, workload.as_ref(), &reach);
+        let edges = Edges::outbound(&self.pod, service, workload.as_ref(), &reach);
         let upstream = Upstream::pooled(Upstream::endpoint_at(addr, workload), edges, reach);
         let upstream = Rc::new(upstream.of_service(service));
         direct.insert(addr, upstream.clone());
@@ -404,24 +430,33 @@ impl Connection {
             _ => {}
         }
     }
+}
 
-    fn upstream(&self, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
-        let key = Arc::as_ptr(&endpoint.load) as usize;
-        if let Some(upstream) = self.pod.upstreams.borrow().get(&key)
-            && same_workload(&upstream.endpoint, endpoint)
-            && self.still_reached(upstream, Some(&port.policy))
-        {
-            return upstream.clone();
-        }
-        let workload = endpoint.workload.as_deref();
-        let snapshot = self.snapshot();
-        let disabled = workload.is_some_and(|w| snapshot.takes_no_mutual_tls(w, endpoint.addr.port()));
-        let reach = Way::of(&self.pod, Some(&port.policy), workload, disabled).reach(&self.pod, workload);
-        let edges = Edges::outbound(self, Some(&port.service), endpoint.workload.as_ref(), &reach);
-        let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, reach));
-        self.pod.upstreams.borrow_mut().insert(key, upstream.clone());
-        upstream
+/// The port as it is for the pod's clients, if its policy lets anybody go there.
+fn usable(port: &Arc<ServicePort>, pod: &Pod) -> Result<Arc<ServicePort>, ProxyError> {
+    let port = port.for_client(&pod.workload.borrow()).clone();
+    match port.policy.unusable {
+        Some(Unusable::NoSuchSubset) => Err(ErrorKind::NoBackend.into()),
+        _ if port.policy.is_unusable() => Err(ErrorKind::TlsNotOriginated.into()),
+        _ => Ok(port),
     }
+}
+
+fn upstream(pod: &Rc<Pod>, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) -> Rc<Upstream> {
+    let (key, snapshot) = (Arc::as_ptr(&endpoint.load) as usize, pod.worker.snapshot.load());
+    if let Some(upstream) = pod.upstreams.borrow().get(&key)
+        && same_workload(&upstream.endpoint, endpoint)
+        && upstream.reach().is(upstream.way(pod, Some(&port.policy), &snapshot))
+    {
+        return upstream.clone();
+    }
+    let workload = endpoint.workload.as_deref();
+    let disabled = workload.is_some_and(|w| snapshot.takes_no_mutual_tls(w, endpoint.addr.port()));
+    let reach = Way::of(pod, Some(&port.policy), workload, disabled).reach(pod, workload);
+    let edges = Edges::outbound(pod, Some(&port.service), endpoint.workload.as_ref(), &reach);
+    let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, reach));
+    pod.upstreams.borrow_mut().insert(key, upstream.clone());
+    upstream
 }
 
 /// Another workload behind an address has other labels in every series, and connections to the former one are of no use.

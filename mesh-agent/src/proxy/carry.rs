@@ -308,7 +308,7 @@ mod tests {
             let upstream = Upstream::paired(
                 EndpointAddr::from(addr),
                 None,
-                Edges::outbound(&conn, None, None, &Reach::Plain),
+                Edges::outbound(&conn.pod, None, None, &Reach::Plain),
             );
             let upstream = upstream.over(Reach::Tls(origination(authority.spec("outside.test"))));
             conn.set_backends(Backends::Single(Rc::new(upstream)));

@@ -30,7 +30,7 @@ use crate::identity::{Identities, Identity, SpiffeId};
 use crate::jwt;
 use crate::kernel::Flows;
 use crate::model::{
-    AppProtocol, Endpoint, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
+    AppProtocol, Endpoint, ObjectName, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
     WorkloadTokens,
 };
 use crate::policy::traffic::TrafficPolicy;
@@ -77,6 +77,8 @@ pub struct Worker {
     pub secrets_dir: Arc<Path>,
     /// Copies of requests on their way to mirrors.
     pub mirrors: Cell<usize>,
+    /// Pods by name, as far as they are captured.
+    pub(super) served: RefCell<HashMap<ObjectName, Weak<Pod>>>,
     /// Tokens that held.
     pub tokens: RefCell<jwt::Cache>,
     /// Whom CUSTOM policies may ask.
@@ -238,6 +240,16 @@ impl Drop for Admitted {
 }
 
 impl Worker {
+    /// Takes note of a pod.
+    pub(super) fn serves(&self, pod: &Rc<Pod>) {
+        self.served.borrow_mut().insert(pod.workload().name.clone(), Rc::downgrade(pod));
+    }
+
+    /// This pod, if it is captured.
+    pub(super) fn pod_of(&self, workload: &Workload) -> Option<Rc<Pod>> {
+        self.served.borrow().get(&workload.name)?.upgrade()
+    }
+
     /// The connection to this Redis; made at the first call.
     pub(super) fn redis(&self, at: &Arc<RedisOptions>) -> Redis {
         let mut all = self.redis.borrow_mut();
@@ -372,7 +384,7 @@ impl Connection {
     /// The series of a failure before an endpoint was chosen. Looked up anew; not for a fast path.
     pub fn edges_without_endpoint(&self) -> Edges {
         match self.direction {
-            Direction::Outbound => Edges::outbound(self, self.service.as_ref(), None, &Reach::Plain),
+            Direction::Outbound => Edges::outbound(&self.pod, self.service.as_ref(), None, &Reach::Plain),
             Direction::Inbound => Edges::inbound(self, self.service.as_ref()),
         }
     }

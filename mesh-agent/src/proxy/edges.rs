@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::context::Connection;
+use super::context::{Connection, Pod};
 use super::reach::Reach;
 use crate::model::{ServiceMeta, Workload};
 use crate::telemetry::{Edge, EdgeKey, Reporter, Security};
@@ -21,18 +21,18 @@ pub struct Edges {
 impl Edges {
     /// Both reporters, where the destination is a pod that this agent captures too and goes straight to.
     pub fn outbound(
-        conn: &Connection,
+        pod: &Pod,
         service: Option<&Arc<ServiceMeta>>,
         to: Option<&Arc<Workload>>,
         reach: &Reach,
     ) -> Self {
-        let from = conn.pod.workload();
+        let from = pod.workload();
         let is_mesh = reach.is_mesh();
         let both = !is_mesh && to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
         // Istio's names for its two clusters of unknown destinations, by outboundTrafficPolicy.
-        let nowhere = if conn.pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
+        let nowhere = if pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
         let edge = |reporter| {
-            conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
+            pod.worker.telemetry.metrics.edge(&EdgeKey {
                 reporter,
                 source: Some(from.clone()),
                 destination: to.cloned(),

@@ -16,12 +16,12 @@ use tokio::time::timeout;
 
 use super::answer::LocalAnswer;
 use super::backend::Picked;
-use super::context::Connection;
+use super::context::{Connection, Direction, Pod};
 use super::error::{ErrorKind, grpc_status_for};
 use crate::ext_authz::message::{CHECK, CheckResponse};
 use crate::ext_authz::{self, Allowed, Asked, Denied, Protocol, Provider, Verdict};
 use crate::model::build::CLUSTER_DOMAIN;
-use crate::model::{ObjectName, ServicePort, Snapshot};
+use crate::model::{ObjectName, ServicePort, Snapshot, Workload};
 use crate::{http1, http2};
 
 /// Answers are decisions, maybe with a page for people.
@@ -33,7 +33,8 @@ const PREFIX: usize = 5;
 const AGENT: &str = concat!("mesh-agent/", env!("CARGO_PKG_VERSION"));
 
 impl Connection {
-    /// Asks the provider.
+    /// Asks the provider, as the pod would where the traffic arrives: what its client is able to do in its own network
+    /// namespace reaches nobody who is asked.
     ///
     /// # Errors
     /// With the answer to give to the client, where the request may not pass.
@@ -41,8 +42,9 @@ impl Connection {
         &self,
         provider: &Provider,
         asked: &Asked<'_>,
+        there: &Workload,
     ) -> Result<Box<Allowed>, LocalAnswer> {
-        let answered = timeout(provider.timeout, self.ask(provider, asked)).await;
+        let answered = timeout(provider.timeout, self.ask(provider, asked, there)).await;
         let verdict = answered.unwrap_or(Verdict::Unanswered(Cow::Borrowed("no answer in time")));
         let (outcome, result) = match verdict {
             Verdict::Allowed(allowed) => ("allowed", Ok(allowed)),
@@ -67,18 +69,25 @@ impl Connection {
         result
     }
 
-    async fn ask(&self, provider: &Provider, asked: &Asked<'_>) -> Verdict {
+    async fn ask(&self, provider: &Provider, asked: &Asked<'_>, there: &Workload) -> Verdict {
+        let asking = match self.direction {
+            Direction::Inbound => Some(self.pod.clone()),
+            Direction::Outbound => self.pod.worker.pod_of(there),
+        };
+        let Some(pod) = asking else {
+            return Verdict::Unanswered("the pod that was called isn't captured".into());
+        };
         let port = find(&self.snapshot(), &provider.service, provider.port);
         let Some(port) = port else {
             return Verdict::Unanswered("there is no such service, or port of it".into());
         };
         let mut tried = Vec::new();
         loop {
-            let picked = match self.pick_of(&port, None, &tried, None) {
+            let picked = match self.pick_as(&pod, &port, &tried) {
                 Ok(picked) => picked,
                 Err(error) => return Verdict::Unanswered(error.kind.label().into()),
             };
-            match self.ask_endpoint(provider, &port, &picked, asked).await {
+            match self.ask_endpoint(provider, &pod, &picked, asked).await {
                 Ok(verdict) => return verdict,
                 Err(kind) => {
                     picked.fail(self);
@@ -94,18 +103,18 @@ impl Connection {
     async fn ask_endpoint(
         &self,
         provider: &Provider,
-        port: &ServicePort,
+        pod: &Pod,
         picked: &Picked,
         asked: &Asked<'_>,
     ) -> Result<Verdict, ErrorKind> {
         match &provider.protocol {
-            Protocol::Grpc => self.ask_by_grpc(provider, port, picked, asked).await,
+            Protocol::Grpc => self.ask_by_grpc(provider, pod, picked, asked).await,
             Protocol::Http { prefix, told, more, upstream, on_deny, on_allow } => {
                 let head = asked.head.and_then(|head| ext_authz::http_head(head, prefix, told, more));
                 let Some(head) = head else {
                     return Ok(Verdict::Unanswered("it can't be asked about by HTTP".into()));
                 };
-                let answered = http1::ask(&head, picked, &self.pod, self.client, LONGEST_ANSWER).await;
+                let answered = http1::ask(&head, picked, pod, self.client, LONGEST_ANSWER).await;
                 let it = answered.map_err(|error| error.kind)?;
                 Ok(ext_authz::of_http(it.status, &it.headers, &it.body, upstream, on_deny, on_allow))
             }
@@ -115,16 +124,17 @@ impl Connection {
     async fn ask_by_grpc(
         &self,
         provider: &Provider,
-        port: &ServicePort,
+        pod: &Pod,
         picked: &Picked,
         asked: &Asked<'_>,
     ) -> Result<Verdict, ErrorKind> {
+        let Some(port) = picked.port() else { return Err(ErrorKind::NoBackend) };
         let authority = format!("{}:{}", port.service.host, port.port);
         let Some(head) = grpc_head(&authority, provider.timeout) else {
             return Ok(Verdict::Unanswered("its host can't be asked for".into()));
         };
         let body = frame(&asked.message());
-        let answered = http2::ask(&head, &body, picked, &self.pod, self.client, LONGEST_ANSWER).await;
+        let answered = http2::ask(&head, &body, picked, pod, self.client, LONGEST_ANSWER).await;
         answered.map(|answered| of_call(&answered)).map_err(|error| error.kind)
     }
 }

@@ -46,7 +46,7 @@ pub fn connection_with(endpoint: SocketAddr, limits: Limits) -> Connection {
     let pod = pod(limits, Telemetry::quiet());
     let client = ClientAddr::from(SocketAddr::from(([127, 0, 0, 1], 40000)));
     let conn = Connection::open(&pod, Direction::Outbound, client, OrigDst::from(endpoint), &Target::Unknown);
-    let edges = Edges::outbound(&conn, None, None, &Reach::Plain);
+    let edges = Edges::outbound(&conn.pod, None, None, &Reach::Plain);
     conn.set_backends(Backends::Single(Rc::new(Upstream::paired(EndpointAddr::from(endpoint), None, edges))));
     conn
 }
@@ -191,6 +191,23 @@ pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
     })
 }
 
+/// Another pod of the same worker.
+#[expect(clippy::unwrap_used, reason = "test support")]
+pub fn neighbour(conn: &Connection, workload: Workload) -> Rc<Pod> {
+    let pod = Rc::new(Pod {
+        worker: conn.pod.worker.clone(),
+        workload: RefCell::new(Arc::new(workload)),
+        cookie: 1,
+        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
+        sockets: SocketStock::default(),
+        share: Arc::default(),
+        upstreams: RefCell::default(),
+        connections: Cell::new(0),
+    });
+    conn.pod.worker.serves(&pod);
+    pod
+}
+
 /// A worker that isn't a thread.
 pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) -> Rc<Worker> {
     Rc::new(Worker {
@@ -211,6 +228,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         redis: RefCell::default(),
         secrets_dir: Path::new("/nowhere").into(),
         mirrors: Cell::new(0),
+        served: RefCell::default(),
         tokens: RefCell::default(),
         providers: Providers::default(),
         scratch: RefCell::new(vec![0; 64 * 1024].into_boxed_slice()),

@@ -150,6 +150,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             redis: RefCell::default(),
             secrets_dir: parts.secrets_dir,
             mirrors: Cell::new(0),
+            served: RefCell::default(),
             tokens: RefCell::default(),
             providers: parts.providers,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
@@ -246,10 +247,12 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
             }
         }
     }
+    worker.serves(&pod);
     pods.insert(pod.cookie, (pod, stop));
 }
 
 fn sweep(worker: &Worker, pods: &Pods) {
+    worker.served.borrow_mut().retain(|_, pod| pod.strong_count() > 0);
     let mut idle = 0;
     for (pod, _) in pods.values() {
         pod.sweep();

@@ -37,7 +37,7 @@ fn over_tls(
 ) -> (Rc<Connection>, Rc<Upstream>) {
     let addr = endpoint.local_addr().unwrap();
     let conn = testing::connection_with(addr, limits);
-    let edges = Edges::outbound(&conn, None, None, &Reach::Plain);
+    let edges = Edges::outbound(&conn.pod, None, None, &Reach::Plain);
     let upstream = Upstream::paired(EndpointAddr::from(addr), None, edges).over(Reach::Tls(tls.clone()));
     let upstream = Rc::new(upstream);
     conn.set_backends(Backends::Single(upstream.clone()));

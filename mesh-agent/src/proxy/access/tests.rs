@@ -14,7 +14,7 @@ use crate::addr::{ClientAddr, OrigDst};
 use crate::authz::{Policy, WorkloadPolicies};
 use crate::model::{ObjectName, Snapshot, Target};
 use crate::objects::AuthorizationPolicy;
-use crate::proxy::{Limits, Plan, testing};
+use crate::proxy::{Limits, Plan, Pod, testing};
 use crate::telemetry::Telemetry;
 
 const SERVER: &str = "127.0.0.1:8080";

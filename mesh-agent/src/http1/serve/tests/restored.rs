@@ -84,7 +84,7 @@ impl Mesh {
         let reach = Reach::Mesh(SpiffeId::new("cluster.local", "test", "default"));
         let endpoint =
             Upstream::endpoint_at(EndpointAddr::from(addr), Some(std::sync::Arc::new(testing::workload())));
-        let edges = Edges::outbound(&conn, None, None, &reach);
+        let edges = Edges::outbound(&conn.pod, None, None, &reach);
         conn.set_backends(Backends::Single(Rc::new(Upstream::pooled(endpoint, edges, reach))));
         let lab = lab_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), conn).await;
         Self { client: lab.client, application: Mutex::new(application), source: lab.conn, between }

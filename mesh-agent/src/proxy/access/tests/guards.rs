@@ -92,13 +92,14 @@ fn nobody_forges_a_claim_without_a_token_and_copies_that_would_are_not_sent() {
     assert!(!conn.admits_at_once(&picked, &request));
 }
 
-/// Makes the provider's service known: `ask.test`, at this address.
-fn with_provider(conn: &mut Connection, address: SocketAddr, provider: Value) {
+/// Makes the provider's service known: `ask.test`, at this address. The server is captured as long as the pod is kept.
+fn with_provider(conn: &mut Connection, address: SocketAddr, provider: Value) -> Rc<Pod> {
     let list: Vec<ExtensionProvider> = serde_json::from_value(json!([provider])).unwrap();
     Rc::get_mut(&mut Rc::get_mut(&mut conn.pod).unwrap().worker).unwrap().providers =
         Providers::new(&list).unwrap();
     testing::serve(conn, &testing::service_port("ask", &[address]));
     conn.follow_configuration();
+    testing::neighbour(conn, Workload::clone(&server("node")))
 }
 
 /// An HTTP provider that passes what has `x-pass`, and answers nothing to what has `x-hang`.
@@ -148,7 +149,7 @@ fn a_provider_is_asked_about_what_its_rule_matches_and_refuses_without_an_answer
     run(async {
         let address = provider().await;
         let mut conn = outbound("node", &[ASK]);
-        with_provider(&mut conn, address, http_provider(json!({"statusOnError": "503"})));
+        let there = with_provider(&mut conn, address, http_provider(json!({"statusOnError": "503"})));
         let picked = conn.pick(&Plan::default(), &[], None).unwrap();
         let ask = async |path: &str, header: Option<&'static str>| {
             let mut request = head("GET", path);
@@ -162,8 +163,15 @@ fn a_provider_is_asked_about_what_its_rule_matches_and_refuses_without_an_answer
         assert_eq!((denied.status.as_u16(), denied.why), (403, Some(ErrorKind::ExternallyDenied)));
         let admitted = ask("/asked", Some("x-pass")).await.unwrap().unwrap();
         assert_eq!(admitted.head.as_ref().unwrap().headers["x-team"], "admins");
+        assert_eq!(
+            (there.upstreams.borrow().len(), conn.pod.upstreams.borrow().len()),
+            (1, 0),
+            "as the pod called"
+        );
         let late = ask("/asked", Some("x-hang")).await.unwrap_err();
         assert_eq!((late.status.as_u16(), late.why), (503, Some(ErrorKind::AuthorizationUnavailable)));
+        drop(there);
+        assert!(ask("/asked", Some("x-pass")).await.is_err(), "nobody can ask as a pod that isn't captured");
     });
 }
 
@@ -173,7 +181,7 @@ fn a_provider_that_is_away_refuses_unless_it_fails_open() {
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         for (fail_open, passes) in [(false, false), (true, true)] {
             let mut conn = outbound("node", &[ASK]);
-            with_provider(&mut conn, nobody, http_provider(json!({"failOpen": fail_open})));
+            let _there = with_provider(&mut conn, nobody, http_provider(json!({"failOpen": fail_open})));
             let picked = conn.pick(&Plan::default(), &[], None).unwrap();
             assert_eq!(conn.admit_departure(&picked, &head("GET", "/asked")).await.is_ok(), passes);
         }
@@ -192,7 +200,7 @@ fn a_provider_that_nobody_has_and_a_second_one_refuse() {
             [(&[ASK][..], true), (&[ASK, other], false), (&[&ASK.replace("ask}", "none}")], false)]
         {
             let mut conn = outbound("node", policies);
-            with_provider(&mut conn, address, http_provider(json!({})));
+            let _there = with_provider(&mut conn, address, http_provider(json!({})));
             let picked = conn.pick(&Plan::default(), &[], None).unwrap();
             assert_eq!(conn.admit_departure(&picked, &request).await.is_ok(), passes, "{policies:?}");
         }
@@ -208,7 +216,7 @@ fn a_provider_that_agrees_overrules_no_policy_and_what_it_changed_is_judged_agai
         request.headers.insert("x-pass", "1".parse().unwrap());
         for (policies, passes) in [(&[ASK][..], true), (&[ASK, deny], false), (&[ASK, "{}"], false)] {
             let mut conn = outbound("node", policies);
-            with_provider(&mut conn, address, http_provider(json!({})));
+            let _there = with_provider(&mut conn, address, http_provider(json!({})));
             let picked = conn.pick(&Plan::default(), &[], None).unwrap();
             assert_eq!(conn.admit_departure(&picked, &request).await.is_ok(), passes, "{policies:?}");
         }

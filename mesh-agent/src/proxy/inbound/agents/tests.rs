@@ -75,7 +75,7 @@ async fn lab_with(near: &Identities, account: &str, far: Far) -> Lab {
     let conn = Connection::open(&near, Direction::Outbound, client, OrigDst::from(addr), &Target::Unknown);
     let reach = Reach::Mesh(SpiffeId::new("cluster.local", "test", account));
     let endpoint = Upstream::endpoint_at(EndpointAddr::from(addr), Some(Arc::new(testing::workload())));
-    let edges = Edges::outbound(&conn, None, None, &reach);
+    let edges = Edges::outbound(&conn.pod, None, None, &reach);
     let upstream = Rc::new(Upstream::pooled(endpoint, edges, reach));
     conn.set_backends(Backends::Single(upstream.clone()));
     let (to_application, applications) = unbounded_channel();
