@@ -61,10 +61,7 @@ impl Connection {
             return Ok(());
         }
         self.follow_configuration();
-        match self.arrival(None) {
-            Some(arrival) => admit_request(self, &arrival, head).await,
-            None => Ok(()),
-        }
+        admit_request(self, None, head).await
     }
 
     /// The same for a request that goes from here straight to the application of another pod.
@@ -79,10 +76,7 @@ impl Connection {
         if self.direction == Direction::Inbound {
             return Ok(());
         }
-        match self.arrival(Some(picked)) {
-            Some(arrival) => admit_request(self, &arrival, head).await,
-            None => Ok(()),
-        }
+        admit_request(self, Some(picked), head).await
     }
 
     /// True if a request may go to `picked` without anybody being asked: for copies and hedges, which wait for nobody.
@@ -199,30 +193,56 @@ impl Connection {
     }
 }
 
-/// Lets a request in where it arrives, or says what it is answered.
+/// What policies alone make of a request.
+enum Admission {
+    Admitted,
+    Refused(Box<LocalAnswer>),
+    /// Somebody else is asked first.
+    Asks(Box<Asking>),
+}
+
+/// A provider that is asked, and what becomes of the request if it agrees.
+struct Asking {
+    arrival: Arrival,
+    rule: Arc<RuleName>,
+    /// It is denied then too, by this rule if by one.
+    denied: Option<Option<Arc<RuleName>>>,
+}
+
+/// Lets a request in where it arrives, or says what it is answered. Most are neither waited for nor make room for it.
 ///
 /// # Errors
 /// With the answer to give at once.
 async fn admit_request(
     conn: &Connection,
-    arrival: &Arrival,
+    picked: Option<&Picked>,
     head: &request::Parts,
 ) -> Result<(), LocalAnswer> {
-    let subject = Subject { arrival, head: Some(head) };
-    let judged = judge_request(conn, arrival, head, None, |judged| {
+    let asking = match judge_arriving(conn, picked, head) {
+        Admission::Admitted => return Ok(()),
+        Admission::Refused(answer) => return Err(*answer),
+        Admission::Asks(asking) => asking,
+    };
+    Box::pin(ask_about_request(conn, asking, head)).await
+}
+
+/// Asks policies alone, without a wait.
+fn judge_arriving(conn: &Connection, picked: Option<&Picked>, head: &request::Parts) -> Admission {
+    let Some(arrival) = conn.arrival(picked) else { return Admission::Admitted };
+    let subject = Subject { arrival: &arrival, head: Some(head) };
+    let judged = judge_request(conn, &arrival, head, None, |judged| {
         report::noted(conn, &subject, &judged);
         (judged.custom.cloned(), judged.verdict.is_denied().then(|| judged.verdict.rule().cloned()))
     });
     let Ok((custom, denied)) = judged else {
-        return Err(refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget)));
+        return Admission::Refused(Box::new(refuse(ErrorKind::DownstreamProtocol(Hostile::BadTarget))));
     };
-    if let Some(rule) = custom {
-        // On the heap: few requests wait for somebody else.
-        Box::pin(ask_about_request(conn, arrival, head, &rule)).await?;
-    }
-    match denied {
-        None => Ok(()),
-        Some(rule) => Err(deny(conn, &subject, Verdict::Denied(rule.as_ref()))),
+    match (custom, denied) {
+        (None, None) => Admission::Admitted,
+        (None, Some(rule)) => {
+            Admission::Refused(Box::new(deny(conn, &subject, Verdict::Denied(rule.as_ref()))))
+        }
+        (Some(rule), denied) => Admission::Asks(Box::new(Asking { arrival, rule, denied })),
     }
 }
 
@@ -261,11 +281,13 @@ fn remote_of(peer: IpAddr, head: &request::Parts, options: &Options) -> IpAddr {
 /// Asks the provider of a CUSTOM rule. Without one that answers, what asks for it is denied.
 async fn ask_about_request(
     conn: &Connection,
-    arrival: &Arrival,
+    asking: Box<Asking>,
     head: &request::Parts,
-    rule: &Arc<RuleName>,
 ) -> Result<(), LocalAnswer> {
-    Err(deny(conn, &Subject { arrival, head: Some(head) }, Verdict::Denied(Some(rule))))
+    let Asking { arrival, rule, denied } = *asking;
+    let subject = Subject { arrival: &arrival, head: Some(head) };
+    let rule = denied.unwrap_or(Some(rule));
+    Err(deny(conn, &subject, Verdict::Denied(rule.as_ref())))
 }
 
 /// The same of a connection.

@@ -38,7 +38,7 @@ fn what_istio_refuses_is_refused() {
         "{rules: [{to: [{operation: {ports: [\"70000\"]}}]}]}",
         Some("spec.rules[0].to[0].operation.ports[0]"),
     );
-    check("{rules: [{to: [{operation: {ports: [80]}}]}]}", Some("!"));
+    check("{rules: [{to: [{operation: {ports: [[80]]}}]}]}", Some("!"));
     check(
         "{rules: [{to: [{operation: {paths: [\"/{x}\"]}}]}]}",
         Some("spec.rules[0].to[0].operation.paths[0]"),
