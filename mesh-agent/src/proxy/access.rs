@@ -86,7 +86,7 @@ impl Connection {
             return true;
         };
         let admits = |judged: Judged<'_>| judged.custom.is_none() && !judged.verdict.is_denied();
-        judge_request(self, &arrival, head, None, |judged| admits(judged)).unwrap_or(false)
+        judge_request(self, &arrival, head, None, admits).unwrap_or(false)
     }
 
     /// Lets a connection to `picked` in that isn't carried as requests. While it is being found out what the connection
