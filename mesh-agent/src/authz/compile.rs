@@ -31,11 +31,13 @@ impl WorkloadPolicies {
 
     /// True if both say the same.
     pub fn same(&self, other: &Self) -> bool {
-        let same =
-            |(a, b): (&(u16, Arc<Compiled>), &(u16, Arc<Compiled>))| a.0 == b.0 && Arc::ptr_eq(&a.1, &b.1);
         Arc::ptr_eq(&self.all, &other.all)
             && self.ports.len() == other.ports.len()
-            && self.ports.iter().zip(&other.ports).all(same)
+            && self
+                .ports
+                .iter()
+                .zip(&other.ports)
+                .all(|(one, other)| one.0 == other.0 && Arc::ptr_eq(&one.1, &other.1))
     }
 }
 

@@ -30,7 +30,7 @@ impl Template {
             if !any && !rest[at..].starts_with(ONE) {
                 break;
             }
-            literals.push(rest[..at].as_bytes().into());
+            literals.push(rest.as_bytes()[..at].into());
             operators.push(any);
             rest = &rest[at + if any { ANY.len() } else { ONE.len() }..];
         }
