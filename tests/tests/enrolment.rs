@@ -271,7 +271,8 @@ fn a_pod_of_another_node_is_known_but_not_captured() {
     let service = shop.http("othernode", "http", 1).unwrap();
     let node = shop.topology.node("node-b").unwrap();
     let pod = Host::new(&shop.topology, node.pod("far").unwrap()).unwrap();
-    write(shop, "far.yaml", [PodObject::of(&pod, NAMESPACE).into()]);
+    // No agent is there, which its object says.
+    write(shop, "far.yaml", [PodObject::of(&pod, NAMESPACE).enabled(false).into()]);
     let port = shop.port();
     let (_server, _) = echo_server(pod.listen(port).unwrap(), "far");
     let direct = service.backends[0].host.at(service.target);

@@ -11,6 +11,7 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::mem;
 use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::Connection;
 use rustls::client::ClientConnection;
@@ -19,9 +20,12 @@ use rustls::server::ServerConnection;
 use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// One read of a socket takes at most this much: two records of the largest size.
 const CIPHER: usize = 32 * 1024;
+/// How long a client that is refused may go on sending until it has read why.
+const LINGER: Duration = Duration::from_secs(1);
 /// One read of plaintext: the largest record.
 const PLAIN: usize = 16 * 1024;
 
@@ -76,7 +80,7 @@ impl TlsStream {
     /// # Errors
     /// [`TlsError`]; the socket is closed then, after the alert that the peer is owed.
     pub async fn client(tcp: TcpStream, session: ClientConnection) -> Result<Self, TlsError> {
-        Self::shake_hands(Vec::new(), tcp, session.into()).await
+        Self::shake_hands(tcp, session.into()).await
     }
 
     /// Shakes hands as the server, after `first` was read from the socket.
@@ -88,7 +92,29 @@ impl TlsStream {
         tcp: TcpStream,
         session: ServerConnection,
     ) -> Result<Self, TlsError> {
-        Self::shake_hands(first.into(), tcp, session.into()).await
+        let stream = Self::new(first.into(), tcp, session.into());
+        match poll_fn(|cx| stream.poll_handshake(cx)).await {
+            Ok(()) => Ok(stream),
+            Err(error) => {
+                // A client of TLS 1.3 has done its part and goes on to speak: closing with that unread would reset the
+                // connection, and the alert that says why with it.
+                let _ = timeout(LINGER, stream.linger()).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn linger(&self) {
+        let _ = SockRef::from(&self.tcp).shutdown(Shutdown::Write);
+        let mut left = CIPHER;
+        while left > 0 && self.tcp.readable().await.is_ok() {
+            match self.tcp.try_read(&mut [0; 1024]) {
+                Ok(0) => return,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Shakes hands as the server.
@@ -99,10 +125,14 @@ impl TlsStream {
         Self::server_after(Vec::new(), tcp, session).await
     }
 
-    async fn shake_hands(incoming: Vec<u8>, tcp: TcpStream, session: Connection) -> Result<Self, TlsError> {
-        let stream = Self { tcp, state: RefCell::new(State { session, incoming, owed: 0, closed: false }) };
+    async fn shake_hands(tcp: TcpStream, session: Connection) -> Result<Self, TlsError> {
+        let stream = Self::new(Vec::new(), tcp, session);
         poll_fn(|cx| stream.poll_handshake(cx)).await?;
         Ok(stream)
+    }
+
+    fn new(incoming: Vec<u8>, tcp: TcpStream, session: Connection) -> Self {
+        Self { tcp, state: RefCell::new(State { session, incoming, owed: 0, closed: false }) }
     }
 
     fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

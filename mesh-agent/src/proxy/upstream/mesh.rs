@@ -35,7 +35,10 @@ impl Upstream {
         count_connect(pod, result.as_ref().err());
         match result {
             Ok(stream) => Ok(stream.into()),
-            Err(error) => self.agreed(pod, Err(error)),
+            Err(error) => {
+                self.note(pod, Some((Why::of(&error), &error)));
+                Err(error)
+            }
         }
     }
 
@@ -88,13 +91,19 @@ impl Upstream {
         Ok(http2::open_tunnel(self, pod, client, limits, limit).await?.into())
     }
 
-    /// Takes note of what became of a connection to the endpoint's agent, once it speaks or has failed.
+    /// Takes note of what became of a connection after its handshake: the endpoint's agent speaks, or it doesn't.
     pub(crate) fn agreed<T>(&self, pod: &Pod, opened: Result<T, ProxyError>) -> Result<T, ProxyError> {
-        let Err(error) = &opened else {
-            count(pod, "ok");
-            return opened;
-        };
-        let why = Why::of(error);
+        let failed = opened.as_ref().err().map(|error| match Why::of(error) {
+            // There was a connection.
+            Why::Connect => (Why::Broken, error),
+            why => (why, error),
+        });
+        self.note(pod, failed);
+        opened
+    }
+
+    fn note(&self, pod: &Pod, failed: Option<(Why, &ProxyError)>) {
+        let Some((why, error)) = failed else { return count(pod, "ok") };
         count(pod, why.label());
         // A socket that couldn't be connected is no handshake, and is told of where such are.
         if why != Why::Connect && self.is_to_be_told() {
@@ -114,7 +123,6 @@ impl Upstream {
                 why.advice()
             );
         }
-        opened
     }
 
     fn is_to_be_told(&self) -> bool {
