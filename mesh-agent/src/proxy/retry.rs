@@ -126,14 +126,6 @@ impl<'p> Tries<'p> {
         Ok(picked)
     }
 
-    /// [`Self::pick`] where nobody is asked who takes time.
-    #[cfg(test)]
-    #[expect(clippy::unwrap_used, reason = "test support")]
-    pub fn pick_now(&mut self, head: &request::Parts) -> Result<Picked, ErrorKind> {
-        use futures_util::FutureExt;
-        self.pick(Some(head)).now_or_never().unwrap()
-    }
-
     fn next(&self, head: Option<&request::Parts>) -> Result<Picked, ErrorKind> {
         if self.tried.is_empty()
             && let Some(kept) = self.conn.pick_kept(self.plan)
@@ -281,5 +273,15 @@ impl<'p> Tries<'p> {
         if !self.tried.contains(&addr) {
             self.tried.push(addr);
         }
+    }
+}
+
+#[cfg(test)]
+impl Tries<'_> {
+    /// [`Self::pick`] where nobody is asked who takes time.
+    #[expect(clippy::unwrap_used, reason = "test support")]
+    pub fn pick_now(&mut self, head: &request::Parts) -> Result<Picked, ErrorKind> {
+        use futures_util::FutureExt;
+        self.pick(Some(head)).now_or_never().unwrap()
     }
 }
