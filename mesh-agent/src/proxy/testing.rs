@@ -172,14 +172,25 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
 }
 
 /// A pod in this process's network namespace, on a worker of its own.
-#[expect(clippy::unwrap_used, reason = "test support")]
 pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
     let worker = worker(limits, telemetry, Ceiling::for_descriptors(1 << 20));
+    pod_on(worker, workload(), 0)
+}
+
+/// Another pod of the same worker.
+pub fn neighbour(conn: &Connection, workload: Workload) -> Rc<Pod> {
+    let pod = pod_on(conn.pod.worker.clone(), workload, 1);
+    conn.pod.worker.serves(&pod);
+    pod
+}
+
+#[expect(clippy::unwrap_used, reason = "test support")]
+fn pod_on(worker: Rc<Worker>, workload: Workload, cookie: u64) -> Rc<Pod> {
     Rc::new(Pod {
-        identity: RefCell::new(worker.identities.of_pod(&workload())),
+        identity: RefCell::new(worker.identities.of_pod(&workload)),
         worker,
-        workload: RefCell::new(Arc::new(workload())),
-        cookie: 0,
+        workload: RefCell::new(Arc::new(workload)),
+        cookie,
         netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
         sockets: SocketStock::default(),
         share: Arc::default(),
@@ -189,23 +200,6 @@ pub fn pod(limits: Limits, telemetry: Arc<Telemetry>) -> Rc<Pod> {
         told_at: Cell::new(0),
         connections: Cell::new(0),
     })
-}
-
-/// Another pod of the same worker.
-#[expect(clippy::unwrap_used, reason = "test support")]
-pub fn neighbour(conn: &Connection, workload: Workload) -> Rc<Pod> {
-    let pod = Rc::new(Pod {
-        worker: conn.pod.worker.clone(),
-        workload: RefCell::new(Arc::new(workload)),
-        cookie: 1,
-        netns: Arc::new(File::open("/proc/self/ns/net").unwrap().into()),
-        sockets: SocketStock::default(),
-        share: Arc::default(),
-        upstreams: RefCell::default(),
-        connections: Cell::new(0),
-    });
-    conn.pod.worker.serves(&pod);
-    pod
 }
 
 /// A worker that isn't a thread.
