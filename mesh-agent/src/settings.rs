@@ -287,7 +287,11 @@ impl Settings {
             netns_annotation: matches!(self.source, Source::Dir(_)),
             resolv_conf: self.resolv_conf.clone(),
             authorization: authz::Options {
-                trust_domains: [&self.trust_domain].into_iter().chain(&self.trust_domain_aliases).cloned().collect(),
+                trust_domains: [&self.trust_domain]
+                    .into_iter()
+                    .chain(&self.trust_domain_aliases)
+                    .cloned()
+                    .collect(),
                 normalization: self.path_normalization,
                 trusted_hops: self.trusted_hops,
                 root: self.root_namespace.clone(),

@@ -77,6 +77,8 @@ impl Compiler {
             .current_dir(workspace::root())
             .env("PATH", sh::path())
             .env("CARGO_ENCODED_RUSTFLAGS", rustflags())
+            // Split into units as increments are, the programs aren't optimized as a whole, and the verifier refuses them.
+            .env("CARGO_INCREMENTAL", "0")
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER");
         cargo

@@ -31,7 +31,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let normalization = Normalization::default();
-        Self { trust_domains: vec!["cluster.local".into()], normalization, trusted_hops: 0, root: ROOT.into() }
+        Self {
+            trust_domains: vec!["cluster.local".into()],
+            normalization,
+            trusted_hops: 0,
+            root: ROOT.into(),
+        }
     }
 }
 

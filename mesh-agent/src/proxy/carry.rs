@@ -121,8 +121,7 @@ async fn unknown(conn: &Connection, mut client: Stream, mut first: BytesMut) {
         Err(error) if error.kind == ErrorKind::Overflow => return crowded(conn, client, first).await,
         // Who comes in plain text may not: an agent may still follow, or requests that may.
         Err(error)
-            if error.kind == ErrorKind::Denied
-                && (conn.may_carry_requests() || conn.may_be_an_agents()) =>
+            if error.kind == ErrorKind::Denied && (conn.may_carry_requests() || conn.may_be_an_agents()) =>
         {
             conn.forget_refusal();
             return guarded(conn, client, first).await;

@@ -20,8 +20,8 @@ use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
     AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind,
-    Known, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, ReferenceGrant, RequestAuthentication,
-    Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute, kind_of,
+    Known, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, ReferenceGrant,
+    RequestAuthentication, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute, kind_of,
 };
 
 /// How a file is written.
