@@ -1,13 +1,16 @@
 //! RequestAuthentication: tokens where requests arrive, on one node and from outside it, with keys inline and fetched.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::io::{BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
 use anyhow::{Context, Result, ensure};
 use http::Request;
 use mesh_tests::http1::{Client, Message};
 use mesh_tests::http2::{Answer, whole, with_client};
 use mesh_tests::lab::{Object, eventually};
-use mesh_tests::shop::{HttpService, NAMESPACE, Service, Shop};
-use mesh_tests::sockets::Host;
+use mesh_tests::server::Server;
+use mesh_tests::shop::{HttpService, NAMESPACE, Shop};
 use mesh_tests::tokens::{Issuer, now};
 use mesh_tests::{SOON, need_shop, shared_shop};
 use serde_json::{Value, json};
@@ -178,10 +181,9 @@ fn over_grpc_a_refusal_is_unauthenticated() {
     assert_eq!(missing.head.headers["grpc-status"], "7", "nobody's, and authorization wants somebody's");
 }
 
-/// A server of key sets in a pod, and how often it was asked.
-fn key_server(host: &Host, port: u16, jwks: String) -> Result<mesh_tests::server::Server> {
-    use std::io::{BufReader, Write};
-    Ok(mesh_tests::server::Server::new(host.listen(port)?, move |stream, _| {
+/// A server of key sets.
+fn key_server(listener: TcpListener, jwks: String) -> Server {
+    Server::new(listener, move |stream, _| {
         let Ok(mut out) = stream.try_clone() else { return };
         let mut reader = BufReader::new(stream);
         while let Ok(Some(_)) = mesh_tests::http1::read_message(&mut reader, false) {
@@ -190,14 +192,39 @@ fn key_server(host: &Host, port: u16, jwks: String) -> Result<mesh_tests::server
                 return;
             }
         }
-    }))
+    })
+}
+
+/// An address of the network namespace that the agent is in, which pods' addresses can't be reached from here.
+fn own_address() -> Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // Sends nothing.
+    socket.connect("192.0.2.254:9").context("a machine with a default route")?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The Service `keys`, whose endpoint is at this address.
+fn keys_at(address: SocketAddr) -> [Object; 2] {
+    let metadata = json!({"name": "keys", "namespace": NAMESPACE});
+    let slice =
+        json!({"name": "keys-1", "namespace": NAMESPACE, "labels": {"kubernetes.io/service-name": "keys"}});
+    [
+        Object(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+            "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]},
+        })),
+        Object(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": slice, "addressType": "IPv4",
+            "endpoints": [{"addresses": [address.ip()], "conditions": {"ready": true}}],
+            "ports": [{"name": "http", "port": address.port()}],
+        })),
+    ]
 }
 
 #[test]
-fn keys_are_fetched_from_a_service_in_the_mesh_and_tokens_wait_for_none() {
+fn keys_are_fetched_from_a_service_and_tokens_wait_for_none() {
     let shop = need_shop!();
     let issuer = Issuer::new("https://fetched.test");
-    let port = shop.port();
     let uri = "http://keys.shop.svc.cluster.local/jwks.json";
     let rule = json!({"issuer": issuer.name(), "jwksUri": uri, "timeout": "1s"});
     let service = service_under(shop, "fetched", [tokens("fetched", &rule)]).unwrap();
@@ -213,11 +240,13 @@ fn keys_are_fetched_from_a_service_in_the_mesh_and_tokens_wait_for_none() {
         Ok(())
     })
     .unwrap();
-    let _server = key_server(&shop.outside, port, issuer.jwks()).unwrap();
-    let keys: Service = shop.expose("keys", "http", port, &[&shop.outside]).unwrap();
+    let listener = TcpListener::bind((own_address().unwrap(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _server = key_server(listener, issuer.jwks());
+    shop.topology.mesh().write("keys.yaml", keys_at(address)).unwrap();
     eventually(SOON, || {
         let status = get(&good)?;
-        ensure!(status == 200, "{status}, keys at {}", keys.at());
+        ensure!(status == 200, "{status}, keys at {address}");
         Ok(())
     })
     .unwrap();
