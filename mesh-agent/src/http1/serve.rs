@@ -42,7 +42,8 @@ pub async fn serve(mut down: Conn, conn: &Connection) {
             After::Next => first = false,
             After::Linger => return answer::linger(down, &mut timer).await,
             After::Reset => return reset(down.into_parts().0),
-            After::Switched(tunnel) => return tunnel.run(conn, down).await,
+            // On the heap, so that connections that stay with HTTP make no room for it.
+            After::Switched(tunnel) => return Box::pin(tunnel.run(conn, down)).await,
         }
     }
 }
