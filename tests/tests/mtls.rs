@@ -117,7 +117,6 @@ fn requests_of_http2_share_one_connection_and_are_secret() {
         answer(&mut respond, body, Some(trailers));
     });
     let service = nodes.expose("h2", "http2", port, &[&nodes.cart]).unwrap();
-    let before = Nodes::handshakes(&nodes.near, "outbound", "ok");
     let wire = Wire::listen(&nodes.topology).unwrap();
     let path = format!("/{}", secret());
     with_client(nodes.web.connect(service).unwrap(), |client| async move {
@@ -134,7 +133,12 @@ fn requests_of_http2_share_one_connection_and_are_secret() {
     .unwrap();
     assert!(wire.frames() > 10 && wire.count(SECRET) == 0);
     assert_eq!(server.accepted(), 1);
-    assert_eq!(Nodes::handshakes(&nodes.near, "outbound", "ok") - before, 1.0);
+    let open = nodes.far.cli_json(&["get", "connections"]).unwrap();
+    let of_it = |line: &&serde_json::Value| line["destination"] == nodes.cart.at(port).to_string();
+    let lines: Vec<_> = open.as_array().unwrap().iter().filter(of_it).collect();
+    assert_eq!(lines.len(), 1, "{open}");
+    assert_eq!((&lines[0]["protocol"], &lines[0]["requests"]), (&"mesh".into(), &20.into()), "{open}");
+    assert_eq!(lines[0]["peer"], "spiffe://cluster.local/ns/shop/sa/web", "{open}");
     nodes
         .far
         .wait_metrics(SOON, |metrics| {
