@@ -35,10 +35,8 @@ pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
     let (conn, port) = open(&pod, from, dst);
     let mut client = Stream::from(client);
     let mut first = BytesMut::new();
-    if agents::is_expected(&conn) {
-        if agents::hello(&conn, &mut client, &mut first).await {
-            return agents::serve_agent(&conn, client, first).await;
-        }
+    if agents::is_expected(&conn) && agents::hello(&conn, &mut client, &mut first).await {
+        return agents::serve_agent(&conn, client, first).await;
     }
     // Whoever comes this far has shown that it isn't an agent, or still may: `carry` looks at the first bytes of all others
     // before the application sees any of them. Plain text is let in here or not at all.
