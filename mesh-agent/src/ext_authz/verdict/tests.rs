@@ -1,3 +1,4 @@
+//! What answers of providers mean.
 #![allow(clippy::unwrap_used, clippy::panic)]
 use http::Request;
 

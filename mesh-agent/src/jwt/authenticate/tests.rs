@@ -1,3 +1,4 @@
+//! Requests against the rules of a pod: whose tokens hold, and what changes.
 #![allow(clippy::unwrap_used)]
 use http::Request;
 use serde_json::{Value, json};

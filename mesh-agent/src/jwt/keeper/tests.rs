@@ -1,3 +1,4 @@
+//! Keys are fetched, kept and given up, with a real server under a paused clock.
 #![allow(clippy::unwrap_used)]
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -115,6 +116,8 @@ impl Kept {
         let all = || self.stats.fetches().map(|(_, count)| count).sum::<u64>();
         let waited = timeout(Duration::from_secs(7200), async {
             while all() < many {
+                // The clock is paused: lets the server's thread of events run.
+                // The clock is paused: lets the server's thread of events run.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
@@ -196,6 +199,7 @@ fn a_source_that_no_rule_has_is_not_asked_any_more() {
         let server = Server::new(vec![ok(&key())]).await;
         let Kept { store, remote, stats } = keep_fresh(server.spec());
         while stats.fetches().next().unwrap().1 == 0 {
+            // The clock is paused: lets the server's thread of events run.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let weak = Arc::downgrade(&remote);

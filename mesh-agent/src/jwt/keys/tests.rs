@@ -1,3 +1,4 @@
+//! Which keys are read, and which are passed over.
 #![allow(clippy::unwrap_used)]
 use serde_json::json;
 

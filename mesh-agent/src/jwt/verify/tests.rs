@@ -1,3 +1,4 @@
+//! Which tokens hold, and that nothing else does.
 #![allow(clippy::unwrap_used)]
 use std::sync::LazyLock;
 

@@ -1,3 +1,4 @@
+//! Which RequestAuthentications are valid, and what is said of the others.
 #![allow(clippy::unwrap_used)]
 use super::*;
 
