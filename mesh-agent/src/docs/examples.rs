@@ -136,8 +136,14 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
                 assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
             }
             "peerauthentication" => {
-                let mode = |port| snapshot.mtls_mode(&ObjectName::new("shop", "cart-1"), port);
+                let mode = |port| snapshot.mtls_mode(&ObjectName::new("shop", "cart-0"), port);
                 assert_eq!((mode(80), mode(9090)), (MtlsMode::Strict, MtlsMode::Permissive));
+            }
+            "requestauthentication" => {
+                assert!(!snapshot.authentication.policies.is_empty(), "{name} isn't in force");
+            }
+            "externalauthorization" => {
+                assert!(!snapshot.authorization.policies.is_empty(), "{name} isn't in force");
             }
             rule if !rule.contains("route") => {
                 let mut ports = snapshot.services.values().flat_map(|service| &service.ports);
@@ -161,6 +167,7 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
         "httproute-consumer",
         "httproute-cors",
         "peerauthentication",
+        "requestauthentication",
         "tcproute",
     ] {
         assert!(seen.iter().any(|other| other == name), "{name} isn't among {seen:?}");

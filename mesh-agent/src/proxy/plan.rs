@@ -59,14 +59,8 @@ pub struct Plan {
     /// Where copies go as well; None for a mirror that isn't there.
     mirrors: Option<Box<RefCell<Mirrors>>>,
     policed: Option<Box<Policed>>,
-    /// What was found out where the request arrived in this connection's own pod.
-    arrived: Option<Rc<Admitted>>,
-    /// The same for the endpoint that was picked last.
-    departing: RefCell<Option<Rc<Admitted>>>,
-    /// What whoever was asked about it changes in the response; the first answer counts.
-    told: OnceCell<Box<HeaderEdits>>,
-    /// What whoever guards the endpoint answers instead of it.
-    refused: RefCell<Option<Box<LocalAnswer>>>,
+    /// What whoever guards the pod where it arrives had to say of it; most requests meet nobody.
+    guarded: OnceCell<Box<Guarded>>,
     /// A cookie that keeps the client at its endpoint from here on, made when an endpoint was chosen by it.
     cookie: OnceCell<Box<NewCookie>>,
 }
@@ -97,6 +91,19 @@ struct Policed {
     fallen: OnceCell<Fallen>,
     /// The answer that says more than the kind of failure; few requests have one.
     refusal: RefCell<Option<Box<LocalAnswer>>>,
+}
+
+/// What was found out about a request where it arrives.
+#[derive(Default)]
+struct Guarded {
+    /// In this connection's own pod.
+    arrived: OnceCell<Rc<Admitted>>,
+    /// At the endpoint that was picked last.
+    departing: RefCell<Option<Rc<Admitted>>>,
+    /// What changes in the response; the first answer counts.
+    told: OnceCell<Box<HeaderEdits>>,
+    /// What is answered instead of the endpoint.
+    refused: RefCell<Option<Box<LocalAnswer>>>,
 }
 
 /// A request before its route changed it.
@@ -154,7 +161,7 @@ impl Plan {
         let cors = self.routed.as_ref().and_then(|routed| routed.cors.as_deref());
         let told = self.session.as_deref().and_then(Sticky::told);
         let cookie = self.cookie.get().map(|cookie| &cookie.told);
-        let of_guards = self.told.get().map(|edits| &**edits);
+        let of_guards = self.guarded.get().and_then(|guarded| guarded.told.get()).map(|edits| &**edits);
         let edits = of_rule.into_iter().flatten().chain(of_guards).chain(cors).chain(told).chain(cookie);
         edits.filter(|edits| !edits.is_empty())
     }
@@ -244,40 +251,51 @@ impl Plan {
     /// Takes what was found out where the request arrived.
     #[must_use]
     pub fn with_arrival(mut self, arrived: Option<Rc<Admitted>>) -> Self {
-        self.retargeted |= arrived.as_ref().is_some_and(|arrived| arrived.retargeted);
-        self.note_told(arrived.as_ref());
-        self.arrived = arrived;
+        if let Some(arrived) = arrived {
+            self.retargeted |= arrived.retargeted;
+            self.note_told(&arrived);
+            let _ = self.guarded().arrived.set(arrived);
+        }
         self
     }
 
     /// Takes what was found out about the request as it goes to the endpoint that was picked.
     pub(super) fn departs(&self, departing: Option<Rc<Admitted>>) {
-        self.note_told(departing.as_ref());
-        self.departing.replace(departing);
+        if let Some(departing) = &departing {
+            self.note_told(departing);
+        }
+        if departing.is_some() || self.guarded.get().is_some() {
+            self.guarded().departing.replace(departing);
+        }
     }
 
-    fn note_told(&self, admitted: Option<&Rc<Admitted>>) {
-        if let Some(told) = admitted.and_then(|admitted| admitted.told.clone()) {
+    fn guarded(&self) -> &Guarded {
+        self.guarded.get_or_init(Box::default)
+    }
+
+    fn note_told(&self, admitted: &Admitted) {
+        if let Some(told) = admitted.told.clone() {
             // The client gets one response: what was asked about it first is asked about the same request.
-            let _ = self.told.set(told);
+            let _ = self.guarded().told.set(told);
         }
     }
 
     /// What was found out about the request as it goes to the endpoint that was picked last; its head is for that one alone.
     pub fn departing(&self) -> Option<Rc<Admitted>> {
-        self.departing.borrow().clone()
+        self.guarded.get()?.departing.borrow().clone()
     }
 
     /// Of the token that the request came with.
     pub fn claims(&self) -> Option<Arc<Claims>> {
+        let guarded = self.guarded.get()?;
         let of = |admitted: &Rc<Admitted>| admitted.claims.clone();
-        self.arrived.as_ref().and_then(of).or_else(|| self.departing().as_ref().and_then(of))
+        guarded.arrived.get().and_then(of).or_else(|| guarded.departing.borrow().as_ref().and_then(of))
     }
 
     /// Takes the answer of whoever guards an endpoint, and tells the kind of failure that it is.
     pub(super) fn refused(&self, answer: LocalAnswer) -> ErrorKind {
         let kind = answer.why.unwrap_or(ErrorKind::Denied);
-        self.refused.replace(Some(Box::new(answer)));
+        self.guarded().refused.replace(Some(Box::new(answer)));
         kind
     }
 
@@ -290,7 +308,9 @@ impl Plan {
             conn.count_policy("rate_limited");
             return Some(self.marked(*answer));
         }
-        if let Some(answer) = self.refused.borrow_mut().take_if(|answer| answer.why == Some(why)) {
+        if let Some(guarded) = self.guarded.get()
+            && let Some(answer) = guarded.refused.borrow_mut().take_if(|answer| answer.why == Some(why))
+        {
             return Some(self.marked(*answer));
         }
         let fallback = self.fallback().and_then(|fallback| gate::fallback_answer(fallback, why));

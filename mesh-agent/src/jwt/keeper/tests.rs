@@ -117,7 +117,6 @@ impl Kept {
         let waited = timeout(Duration::from_secs(7200), async {
             while all() < many {
                 // The clock is paused: lets the server's thread of events run.
-                // The clock is paused: lets the server's thread of events run.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });

