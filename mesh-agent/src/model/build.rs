@@ -391,7 +391,11 @@ impl Builder {
 const fn is_policy(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::DestinationRule | Kind::PeerAuthentication
+        Kind::TrafficPolicy
+            | Kind::BackendTrafficPolicy
+            | Kind::DestinationRule
+            | Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
     )
 }
 
