@@ -127,7 +127,8 @@ fn client(
     Ok(of_pod(snapshot, pod, domain, None, notes))
 }
 
-/// As the data path has it: proven are the pods that this agent captures.
+/// As the data path has it: proven are captured pods, those of this node by their network namespace and others by their
+/// certificates.
 fn of_pod(
     snapshot: &Snapshot,
     pod: &Workload,
@@ -136,10 +137,17 @@ fn of_pod(
     notes: &mut Vec<String>,
 ) -> (String, Option<String>, IpAddr) {
     let source = at.or_else(|| pod.addresses.first().copied()).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let proven = pod.is_enrolled() && *pod.node == *snapshot.node;
+    let proven = pod.is_enrolled();
     if !proven {
-        let why = if pod.is_enrolled() { "it is on another node" } else { "it isn't captured" };
-        notes.push(format!("nothing proves who pod {} is, since {why}: it has no identity here", pod.name));
+        notes.push(format!(
+            "nothing proves who pod {} is, since it isn't captured: it has no identity",
+            pod.name
+        ));
+    } else if *pod.node != *snapshot.node {
+        notes.push(format!(
+            "pod {} is on another node: it proves who it is by mutual TLS, which a PeerAuthentication with DISABLE keeps it from",
+            pod.name
+        ));
     }
     (format!("pod {}", pod.name), proven.then(|| pod.spiffe_id(domain)), source)
 }
