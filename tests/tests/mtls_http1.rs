@@ -152,7 +152,7 @@ fn a_switch_of_protocols_goes_through_as_it_is() {
     assert_eq!((answer.status(), answer.header("upgrade")), (101, Some("websocket")));
     assert_eq!(without_id(&seen.all().pop().unwrap().head).matches("UPGRADE: websocket\r\n").count(), 1);
     client.send("\x00raw bytes\r\n\r\n").unwrap();
-    assert_eq!(client.read_bytes(13).unwrap(), b"\x00raw bytes\r\n\r\n"[..].to_vec());
+    assert_eq!(client.read_bytes(13).unwrap(), b"\x00raw bytes\r\n\r"[..].to_vec());
     client.stream().shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.read_all().unwrap(), b"\n");
 }
@@ -186,7 +186,7 @@ fn strict_takes_agents_alone_and_a_disabled_port_is_spoken_to_in_plain_text() {
     nodes.topology.mesh().write("peer-till.yaml", [Object(object)]).unwrap();
     for agent in [&nodes.near, &nodes.far] {
         eventually(SOON, || {
-            let pod = agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/till"), "-o", "json"])?;
+            let pod = agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/till")])?;
             ensure!(pod["pod"]["mtls"][1]["mode"] == "DISABLE", "{pod}");
             Ok(())
         })

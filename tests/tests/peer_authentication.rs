@@ -74,7 +74,7 @@ fn write_policy(shop: &Shop, name: &str, spec: Value) {
 }
 
 fn describe(shop: &Shop, pod: &str) -> anyhow::Result<Value> {
-    shop.agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/{pod}"), "-o", "json"])
+    shop.agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/{pod}")])
 }
 
 /// A connection from the node's own address.

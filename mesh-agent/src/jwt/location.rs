@@ -44,7 +44,7 @@ impl Location {
                 values.for_each(found);
             }
             Self::Cookie(name) => {
-                let crumbs = head.headers.get_all(COOKIE).iter().flat_map(|line| crumbs(line));
+                let crumbs = head.headers.get_all(COOKIE).iter().flat_map(crumbs);
                 crumbs.filter_map(|crumb| cookie(crumb, name)).for_each(|value| found(text(value)));
             }
         }

@@ -115,7 +115,7 @@ impl Connection {
             Some(Ok(Authenticated { claims, edits: None })) => claims,
             Some(_) => return false,
         };
-        judge_request(self, &arrival, head, claims.as_deref(), |judged| admits(judged)).unwrap_or(false)
+        judge_request(self, &arrival, head, claims.as_deref(), admits).unwrap_or(false)
     }
 
     /// Lets a connection to `picked` in that isn't carried as requests. While it is being found out what the connection

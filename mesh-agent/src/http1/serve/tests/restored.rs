@@ -286,7 +286,7 @@ fn the_applications_connections_are_kept_for_the_next_request() {
 fn clients_of_a_pod_share_one_connection_between_agents_and_have_their_own_to_the_application() {
     run(async {
         let mesh = Mesh::new().await;
-        let mut clients = vec![mesh.another().await, mesh.another().await, mesh.another().await];
+        let mut clients = [mesh.another().await, mesh.another().await, mesh.another().await];
         let mut servers = Vec::new();
         for (n, client) in clients.iter_mut().enumerate() {
             let get = format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n");
