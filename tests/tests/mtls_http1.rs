@@ -92,11 +92,9 @@ fn every_end_of_a_response_is_what_it_is() {
     let mut early = client(nodes, service);
     assert_eq!(early.get("a", "/early").unwrap().status(), 103);
     assert_eq!(early.read().unwrap().unwrap().status(), 200);
-    for (path, part) in [("/cut", "only this"), ("/cutchunk", "part")] {
-        let mut cut = client(nodes, service);
-        cut.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
-        let all = String::from_utf8(cut.read_all().unwrap()).unwrap();
-        assert!(all.contains(part) && !all.contains("\r\n0\r\n"), "{all}");
+    for path in ["/cut", "/cutchunk"] {
+        let outcome = ask(path);
+        assert!(outcome.is_err(), "{path}: {outcome:?}");
     }
     assert_eq!(ask("/reset").unwrap().status(), 503);
     let mut head = client(nodes, service);
