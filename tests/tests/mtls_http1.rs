@@ -93,8 +93,9 @@ fn every_end_of_a_response_is_what_it_is() {
     assert_eq!(early.get("a", "/early").unwrap().status(), 103);
     assert_eq!(early.read().unwrap().unwrap().status(), 200);
     for path in ["/cut", "/cutchunk"] {
-        let outcome = ask(path);
-        assert!(outcome.is_err(), "{path}: {outcome:?}");
+        // Where the end comes before the head has left for the client's agent, it is all that does.
+        let outcome = ask(path).map(|answer| answer.status());
+        assert!(outcome.is_err() || matches!(outcome, Ok(503)), "{path}: {outcome:?}");
     }
     assert_eq!(ask("/reset").unwrap().status(), 503);
     let mut head = client(nodes, service);
