@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -41,9 +42,12 @@ impl MeshDir {
 
     /// Writes one file with this text, atomically.
     pub fn write_text(&self, file: &str, text: &str) -> Result<()> {
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.path.join(file);
-        // The dot and the ending keep the source from reading it before it is whole.
-        let partial = self.path.join(format!(".{file}.partial"));
+        // The dot and the ending keep the source from reading it before it is whole; the number, two
+        // threads that write the same file from taking each other's.
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let partial = self.path.join(format!(".{file}.{number}.partial"));
         fs::write(&partial, text)
             .and_then(|()| fs::rename(&partial, &path))
             .with_context(|| format!("writing {}", path.display()))
