@@ -15,6 +15,7 @@ mod process;
 mod reaper;
 mod topology;
 mod wait;
+mod wire;
 
 pub use agent::{Agent, AgentOptions};
 pub use loopback::own_address;
@@ -29,3 +30,4 @@ pub use process::{Finished, Running};
 pub use reaper::{Root, missing};
 pub use topology::{Node, Topology};
 pub use wait::{eventually, eventually_some};
+pub use wire::Wire;

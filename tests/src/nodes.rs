@@ -2,19 +2,14 @@
 //!
 //! What one agent's pods say to the other's goes over the bridge, where [`Wire`] sees every frame.
 
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, ensure};
+pub use mesh_agent::lab::Wire;
 use mesh_agent::lab::{
     Agent, AgentOptions, NamespaceObject, Node, Object, PodObject, ServiceObject, Topology, eventually,
 };
-use nix::libc;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::SOON;
 use crate::shop::{NAMESPACE, slice};
@@ -103,52 +98,5 @@ impl Nodes {
             let found = lines.iter().find(|line| check(line)).cloned();
             found.with_context(|| format!("no line with {what} among {lines:#?}"))
         })
-    }
-}
-
-/// Every frame on the nodes' network since it began to listen.
-pub struct Wire {
-    frames: Arc<Mutex<Vec<Vec<u8>>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Wire {
-    /// Listens on every link of the bridge's namespace, which all pods hang on.
-    pub fn listen(topology: &Topology) -> Result<Self> {
-        let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-        let socket = topology.fabric().run(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)))?;
-        let mut socket = socket.context("a packet socket")?;
-        socket.set_recv_buffer_size(16 * 1024 * 1024)?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let (frames, stop) = (Arc::<Mutex<Vec<Vec<u8>>>>::default(), Arc::<AtomicBool>::default());
-        let (seen, over) = (frames.clone(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            let mut buffer = vec![0; 128 * 1024];
-            while !over.load(Ordering::Relaxed) {
-                if let Ok(length) = socket.read(&mut buffer) {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(buffer[..length].to_vec());
-                }
-            }
-        });
-        Ok(Self { frames, stop, thread: Some(thread) })
-    }
-
-    /// How many frames have these bytes in them.
-    pub fn count(&self, bytes: &[u8]) -> usize {
-        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        frames.iter().filter(|frame| frame.windows(bytes.len()).any(|window| window == bytes)).count()
-    }
-
-    /// How many there are.
-    pub fn frames(&self) -> usize {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
