@@ -48,10 +48,10 @@ impl Seen {
 }
 
 /// An HTTP/1 server that takes requests and answers none, and one that answers with `good`.
-fn pair(shop: &Shop, port: u16) -> ([Server; 2], Seen, Seen) {
+fn pair(hangs: &Host, answers: &Host, port: u16) -> ([Server; 2], Seen, Seen) {
     let (hung, answered) = (Seen::default(), Seen::default());
     let (silent, good) = (hung.clone(), answered.clone());
-    let hangs = Server::new(shop.carts[0].listen(port).unwrap(), move |stream, _| {
+    let hangs = Server::new(hangs.listen(port).unwrap(), move |stream, _| {
         let mut reader = BufReader::new(stream);
         while let Ok(Some(Message { body, .. })) = read_message(&mut reader, false) {
             silent.note(body);
@@ -61,7 +61,7 @@ fn pair(shop: &Shop, port: u16) -> ([Server; 2], Seen, Seen) {
             }
         }
     });
-    let answers = Server::new(shop.carts[1].listen(port).unwrap(), move |stream, _| {
+    let answers = Server::new(answers.listen(port).unwrap(), move |stream, _| {
         let mut out = stream.try_clone().unwrap();
         let mut reader = BufReader::new(stream);
         while let Ok(Some(Message { body, .. })) = read_message(&mut reader, false) {
@@ -76,10 +76,21 @@ fn pair(shop: &Shop, port: u16) -> ([Server; 2], Seen, Seen) {
 
 /// A service over the first two carts, whose requests go to them in turn.
 fn in_turn(shop: &Shop, name: &str, port_name: &str, port: u16, spec: &str) -> Service {
+    let [one, other, _] = &shop.carts;
+    in_turn_over(shop, name, port_name, port, spec, [one, other])
+}
+
+fn in_turn_over(
+    shop: &Shop,
+    name: &str,
+    port_name: &str,
+    port: u16,
+    spec: &str,
+    endpoints: [&Host; 2],
+) -> Service {
     let policy = traffic_policy(name, spec).unwrap();
     shop.topology.mesh().write(&format!("policy-{name}.yaml"), [policy]).unwrap();
-    let [one, other, _] = &shop.carts;
-    shop.expose_with(name, port_name, port, &[one, other], |service| service.load_balancer("ROUND_ROBIN"))
+    shop.expose_with(name, port_name, port, &endpoints, |service| service.load_balancer("ROUND_ROBIN"))
         .unwrap()
 }
 
@@ -104,7 +115,7 @@ fn hedges(shop: &Shop, outcome: &str) -> f64 {
 fn over_http1_a_hedge_hides_an_endpoint_that_hangs() {
     let shop = need_shop!();
     let port = shop.port();
-    let (_servers, hung, answered) = pair(shop, port);
+    let (_servers, hung, answered) = pair(&shop.carts[0], &shop.carts[1], port);
     let service = in_turn(shop, "hedged1", "http", port, HEDGE);
     let won = hedges(shop, "won");
     let mut client = shop.client(&service).unwrap();
@@ -125,6 +136,42 @@ fn over_http1_a_hedge_hides_an_endpoint_that_hangs() {
     hung.all_cancelled(asked);
     assert!(hedges(shop, "won") >= won + asked as f64);
     log_shows_two_attempts(shop, "/hedged1", port);
+}
+
+#[test]
+fn between_nodes_a_hedge_hides_an_endpoint_that_hangs_wherever_it_is() {
+    let shop = need_shop!();
+    let node = shop.topology.node("node-hedges").unwrap();
+    let far =
+        ["hedgeone", "hedgetwo"].map(|name| Host::new(&shop.topology, node.pod(name).unwrap()).unwrap());
+    let objects = far.each_ref().map(|host| PodObject::of(host, NAMESPACE).service_account("far").into());
+    shop.topology.mesh().write("pods-hedges.yaml", objects).unwrap();
+    let _agent = node.agent(agent_options().unwrap()).unwrap();
+    let ([one, two], near) = (&far, &shop.carts[0]);
+    for (name, hangs, answers) in
+        [("hedgefarfar", one, two), ("hedgefarnear", one, near), ("hedgenearfar", near, one)]
+    {
+        let port = shop.port();
+        let (_servers, hung, answered) = pair(hangs, answers, port);
+        let service = in_turn_over(shop, name, "http", port, HEDGE, [hangs, answers]);
+        let mut client = shop.client(&service).unwrap();
+        let request = "POST /far HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbod\r\n1\r\ny\r\n0\r\nX-Sum: 4\r\n\r\n";
+        for i in 0..REQUESTS {
+            let began = Instant::now();
+            let answer = client.ask(request);
+            let answer = answer.unwrap_or_else(|error| {
+                panic!("{name}, request {i}: {error} {:#?}", shop.agent.access_log().last())
+            });
+            assert_eq!((answer.status(), answer.text().as_str()), (200, "good"), "{name}, request {i}");
+            assert!(began.elapsed() < AT_ONCE, "{name}: {:?}", began.elapsed());
+        }
+        let asked = hung.asked();
+        assert!(asked > 0, "{name}: the endpoint that hangs was never asked");
+        assert_eq!(answered.asked(), REQUESTS, "{name}");
+        let all = |seen: &Seen| seen.bodies.lock().unwrap().iter().all(|got| got == b"body");
+        assert!(all(&hung) && all(&answered), "{name}: each got the whole body");
+        hung.all_cancelled(asked);
+    }
 }
 
 #[test]

@@ -80,7 +80,8 @@ impl Done {
         Self { again: Some(wait), ..Self::NOTHING }
     }
 
-    fn outrun() -> Self {
+    /// A hedge's answer is passed on instead.
+    pub(super) fn outrun() -> Self {
         Self { outrun: true, ..Self::NOTHING }
     }
 }

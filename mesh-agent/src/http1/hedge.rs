@@ -1,7 +1,8 @@
-//! A try of an HTTP/1 request beside its own one, on a connection of its own, as far as the head of an answer.
+//! A try of an HTTP/1 request beside its own one, on a connection or stream of its own, as far as the head of an answer.
 //!
-//! Started by `serve` and `forward` when `proxy::hedge` says so; `forward` passes the winner's answer on. Interim answers
-//! of hedges are left out. One that is given up resets its connection, so that the server stops at once.
+//! Started by `serve`, `forward` and `over_http2` when `proxy::hedge` says so; the latter two pass the winner's answer on.
+//! Which of them doesn't depend on the request's own try: endpoints of one service may be spoken to in either version.
+//! Interim answers of hedges are left out. One that is given up is reset, so that the server stops at once.
 
 use bytes::BytesMut;
 use http::Version;
@@ -10,9 +11,11 @@ use tokio::time::timeout;
 use super::conn::Conn;
 use super::forward::final_head_of;
 use super::message::{RequestHead, ResponseHead};
+use super::over_http2;
 use super::serve::connection_to;
 use super::upload::Sent;
 use super::write;
+use crate::http2::Outgoing;
 use crate::proxy::error::{ErrorKind, ProxyError};
 use crate::proxy::hedge::{self, Granted, Run};
 use crate::proxy::upstream::reset;
@@ -24,11 +27,11 @@ pub(super) type Hedges<'h> = hedge::Hedges<'h, Won>;
 pub(super) type Ahead = hedge::Ahead<Won>;
 
 /// The way to an answer.
-pub(crate) struct Won {
-    /// Its connection.
-    pub(super) up: Conn,
-    /// Its head.
-    pub(super) head: ResponseHead,
+pub(crate) enum Won {
+    /// Its connection, and its head.
+    Http1(Conn, Box<ResponseHead>),
+    /// Its stream, which has the answer.
+    Http2(Box<Outgoing>),
 }
 
 /// Sends `request` with its body once more.
@@ -38,13 +41,22 @@ pub(super) fn start<'h>(
     sent: &Sent,
     granted: Granted,
 ) -> Run<'h, Won> {
+    if over_http2::carries(request, &granted.picked) {
+        let body = sent.again();
+        return Box::pin(granted.run(async move |picked| {
+            let patience = conn.limits().body_idle_timeout;
+            let answered = timeout(patience, over_http2::answered(conn, request, body, picked)).await;
+            let (stream, status) = answered.unwrap_or(Err(ErrorKind::UpstreamTimeout.into()))?;
+            Ok((status, None, Won::Http2(stream)))
+        }));
+    }
     let mut bytes = BytesMut::new();
     write::put_request(request, &mut bytes);
     sent.put(&mut bytes);
     let bytes = bytes.freeze();
     Box::pin(granted.run(async move |picked| {
-        let won = to_head(conn, request, &bytes, picked).await?;
-        Ok((won.head.status, None, won))
+        let (up, head) = to_head(conn, request, &bytes, picked).await?;
+        Ok((head.status, None, Won::Http1(up, Box::new(head))))
     }))
 }
 
@@ -53,14 +65,14 @@ async fn to_head(
     request: &RequestHead,
     bytes: &[u8],
     picked: &Picked,
-) -> Result<Won, ProxyError> {
+) -> Result<(Conn, ResponseHead), ProxyError> {
     let mut fresh = request.parts.version == Version::HTTP_10;
     loop {
         let (up, reused) = connection_to(picked, conn, request, fresh).await?;
         let mut up = Cut(Some(up));
         let result = timeout(conn.limits().body_idle_timeout, up.ask(conn, request, bytes)).await;
         match result.unwrap_or(Err((ErrorKind::UpstreamTimeout, true))) {
-            Ok(head) => return up.0.take().map(|up| Won { up, head }).ok_or(ErrorKind::Internal.into()),
+            Ok(head) => return up.0.take().map(|up| (up, head)).ok_or(ErrorKind::Internal.into()),
             // It was closed while it lay idle.
             Err((ErrorKind::UpstreamClosed, false)) if reused => fresh = true,
             Err((kind, _)) => return Err(kind.into()),

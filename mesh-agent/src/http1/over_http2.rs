@@ -3,10 +3,11 @@
 //!
 //! One try, in place of `forward`'s, on a stream that `http2::Outgoing` opened; how many tries there are is `serve`'s to
 //! say. `head` says heads anew, `upload` and `download` move both bodies at the same time in one task, `chunks` is their
-//! framing. The endpoint speaks HTTP/2, as a DestinationRule's `h2UpgradePolicy` says, or its agent makes HTTP/1 of it again: then
+//! framing; `beside` is a hedge's way to an answer. The endpoint speaks HTTP/2, as a DestinationRule's `h2UpgradePolicy` says, or its agent makes HTTP/1 of it again: then
 //! `http1::mark` says what is needed for that, and the response is what the application said. Never collects a body, never
 //! carries what leaves HTTP behind.
 
+mod beside;
 pub(crate) mod chunks;
 mod download;
 mod head;
@@ -16,9 +17,9 @@ use std::cell::Cell;
 use std::pin::pin;
 
 use h2::Reason;
-use http::Request;
+use http::{Request, request};
 
-use self::download::Answering;
+use self::download::{Answering, Heads};
 use self::upload::Sending;
 use super::conn::Conn;
 use super::forward::{Ask, Done, Failure, Forward, State, join};
@@ -31,6 +32,7 @@ use crate::http2::{self, Outgoing};
 use crate::proxy::Copied;
 use crate::proxy::{Connection, Picked, Plan, ProxyError};
 
+pub(super) use self::beside::answered;
 pub(super) use self::chunks::whole;
 pub(super) use self::head::carries;
 
@@ -49,15 +51,20 @@ pub(super) async fn open(
     picked: &Picked,
     conn: &Connection,
 ) -> Result<Outgoing, ProxyError> {
-    // Another agent is told what the client sent: it is the one that changes it on arrival.
-    let head = if picked.restores_http1() {
+    let departing = plan.departing();
+    let departing = departing.as_ref().and_then(|departing| departing.head.as_deref());
+    let head = head_for(picked, request, departing);
+    Outgoing::open(picked, conn, head, request.body.is_done()).await
+}
+
+/// The head for this endpoint, `departing` being how it leaves for one of this node, if that is otherwise than it came.
+fn head_for(picked: &Picked, request: &RequestHead, departing: Option<&request::Parts>) -> Request<()> {
+    if picked.restores_http1() {
+        // Another agent is told what the client sent: it is the one that changes it on arrival.
         mark::request(request)
     } else {
-        let departing = plan.departing();
-        let parts = departing.as_ref().and_then(|departing| departing.head.as_deref());
-        head::request(parts.unwrap_or(&request.parts))
-    };
-    Outgoing::open(picked, conn, head, request.body.is_done()).await
+        head::request(departing.unwrap_or(&request.parts))
+    }
 }
 
 /// The request's head as HTTP/2 says it.
@@ -66,15 +73,15 @@ pub(super) fn head(request: &RequestHead) -> Request<()> {
 }
 
 /// Carries the exchange over `stream` to its end.
-pub(super) async fn run(
-    forward: Forward<'_, '_, '_, '_>,
+pub(super) async fn run<'c: 'h, 'h>(
+    forward: Forward<'_, 'c, '_, 'h>,
     down: &mut Conn,
     stream: &mut Outgoing,
     timer: &mut Timer,
 ) -> Result<Done, Failure> {
-    // Hedges are tries of HTTP/1, so there are none.
-    let Forward { conn, request, plan, picked, until, account, upload, tries, hedges: _, head: _ } = forward;
-    let Outgoing { lease, response, body } = stream;
+    let Forward { conn, request, plan, picked, until, account, upload, tries, hedges, head: _ } = forward;
+    let Outgoing { lease, response, body, answered } = stream;
+    let answered = answered.take();
     let (state, ask, untaken) = (State::of(request), Ask::of(request), Cell::new(false));
     let restored = picked.restores_http1();
     let (mut from_client, mut to_client) = down.split();
@@ -91,11 +98,12 @@ pub(super) async fn run(
             from: &mut from_client,
             to: body,
             restored,
+            is_sent: answered.is_some(),
         };
         let sending = pin!(sending.run(whole));
-        let answering =
-            Answering { conn, plan, picked, account, sent, tries, ask, state, lease, untaken, restored };
-        let answering = pin!(answering.relay(response, &mut to_client));
+        let heads = Heads { limits: conn.limits(), sent, ask, state, lease, untaken, restored };
+        let answering = Answering { conn, request, plan, picked, account, tries, hedges, heads };
+        let answering = pin!(answering.relay(response, answered, &mut to_client));
         let both = pin!(join(sending, answering, state));
         let idle = conn.limits().body_idle_timeout;
         timer.while_moving(idle, until.at(), || state.moved.get(), both).await

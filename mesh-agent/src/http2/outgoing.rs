@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{Reason, SendStream};
-use http::Request;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
 
 use super::link::Lease;
 use super::pool;
@@ -23,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) response: ResponseFuture,
     /// The way of the request's body.
     pub(crate) body: SendStream<Bytes>,
+    /// What was answered, if that has come; the request was sent completely then.
+    pub(crate) answered: Option<Response<RecvStream>>,
 }
 
 /// What an error of an endpoint's stream means.
@@ -48,7 +50,7 @@ impl Outgoing {
         for _ in 0..MOST_CONNECTIONS_TRIED {
             let mut lease = pool::lease(picked, &conn.pod, conn.client).await?;
             if let Some((response, body)) = lease.send(head.clone(), ended).await? {
-                return Ok(Self { lease, response, body });
+                return Ok(Self { lease, response, body, answered: None });
             }
             conn.count_retry(ErrorKind::UpstreamClosed.label());
         }

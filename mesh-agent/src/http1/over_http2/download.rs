@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes};
@@ -18,21 +18,32 @@ use super::{CUT, chunks};
 use crate::http1::conn::Writer;
 use crate::http1::forward::{Ask, Done, MAX_INTERIM, State, persistent_version};
 use crate::http1::head::HeadError;
-use crate::http1::message::ResponseHead;
+use crate::http1::hedge::{self, Hedges};
+use crate::http1::message::{RequestHead, ResponseHead};
 use crate::http1::upload::Sent;
 use crate::http1::{mark, write};
 use crate::http2::Lease;
 use crate::proxy::error::{ErrorKind, Hostile};
-use crate::proxy::{Connection, Exchange, Picked, Plan, Tries};
+use crate::proxy::hedge::Asking;
+use crate::proxy::{Connection, Exchange, Limits, Picked, Plan, Tries};
 
 /// The way back.
-pub(super) struct Answering<'a, 'c, 'p> {
-    pub(super) conn: &'a Connection,
+pub(super) struct Answering<'a, 'c, 'p, 'h> {
+    pub(super) conn: &'c Connection,
+    pub(super) request: &'h RequestHead,
     pub(super) plan: &'a Plan,
     pub(super) picked: &'a Picked,
     pub(super) account: &'a mut Exchange<'c>,
-    pub(super) sent: &'a Sent,
     pub(super) tries: &'a mut Tries<'p>,
+    pub(super) hedges: Option<&'a mut Hedges<'h>>,
+    pub(super) heads: Heads<'a>,
+}
+
+/// What heads of responses are read with.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) sent: &'a Sent,
     pub(super) ask: &'a Ask,
     pub(super) state: &'a State,
     pub(super) lease: &'a Lease,
@@ -48,33 +59,49 @@ enum Came {
     Final(Response<RecvStream>),
 }
 
-impl Answering<'_, '_, '_> {
+impl<'c: 'h, 'h> Answering<'_, 'c, '_, 'h> {
+    /// Passes on what comes back, or what was `answered` before.
     pub(super) async fn relay(
-        self,
+        mut self,
         response: &mut ResponseFuture,
+        answered: Option<Response<RecvStream>>,
         to: &mut Writer<'_>,
     ) -> Result<Done, ErrorKind> {
-        let (mut head, mut body) = self.final_head(response, to).await?.into_parts();
-        let Self { plan, picked, ask, state, .. } = self;
+        let answer = match (answered, &self.hedges) {
+            (Some(answer), _) => answer,
+            (None, None) => self.heads.last(response, to).await?,
+            // On the heap, so that a connection makes no room for it.
+            (None, Some(_)) => match Box::pin(self.first(response, to)).await? {
+                Some(answer) => answer,
+                None => return Ok(Done::outrun()),
+            },
+        };
+        let (mut head, mut body) = answer.into_parts();
+        let Self { plan, picked, heads, .. } = self;
+        let Heads { ask, state, sent, lease, .. } = heads;
         let status = head.status;
-        let said = self.said(status, &mut head.headers)?;
+        if self.hedges.is_some_and(|hedges| hedges.are_under_way()) && self.tries.is_unwanted(status, None) {
+            self.account.tried(picked, status, None);
+            return Ok(Done::outrun());
+        }
+        let said = heads.said(status, &mut head.headers)?;
         let framing = match &said {
             Some(said) => Framing::of_said(&said.body, ask),
             None => Framing::of(status, &head.headers, body.is_end_stream(), ask)
                 .map_err(ErrorKind::UpstreamProtocol)?,
         };
-        if self.sent.is_whole()
+        if sent.is_whole()
             && let Some(wait) = self.tries.answered(picked, status, None)
         {
             self.account.tried(picked, status, None);
             return Ok(Done::again(wait));
         }
-        if plan.replaces(self.conn, status, None, self.sent.is_whole()) {
+        if plan.replaces(self.conn, status, None, sent.is_whole()) {
             self.account.tried(picked, status, None);
             return Err(ErrorKind::UpstreamErrorStatus);
         }
         if !plan.is_mirrored() {
-            self.sent.keep_nothing();
+            sent.keep_nothing();
         }
         self.account.answered(picked, status);
         let draining = self.conn.pod.worker.drain.is_draining();
@@ -102,16 +129,39 @@ impl Answering<'_, '_, '_> {
                 head::put_response(status, &mut head.headers, framing, connection, to.stage());
             }
         }
-        let relay = Relay { conn: self.conn, state, lease: self.lease, framing, restored: said.is_some() };
+        let relay = Relay { conn: self.conn, state, lease, framing, restored: said.is_some() };
         relay.run(&mut body, to).await?;
         Ok(Done { keep_downstream, ..Done::NOTHING })
     }
 
+    /// The answer of this try. None if a hedge has one before.
+    async fn first(
+        &mut self,
+        response: &mut ResponseFuture,
+        to: &mut Writer<'_>,
+    ) -> Result<Option<Response<RecvStream>>, ErrorKind> {
+        let Self { conn, request, account, tries, hedges, heads, .. } = self;
+        let Heads { sent, state, .. } = *heads;
+        let mut own = pin!(heads.last(response, to));
+        let Some(hedges) = hedges else { return own.await.map(Some) };
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = own.as_mut().poll(cx) {
+                return Poll::Ready(answer.map(Some));
+            }
+            let (head, whole) = (&request.parts, state.sent.get() && sent.is_whole());
+            let mut asking = Asking { tries, account, head, whole, own: true };
+            let start = |granted| hedge::start(conn, request, sent, granted);
+            hedges.poll_beside(cx, &mut asking, start).map(|()| Ok(None))
+        })
+        .await
+    }
+}
+
+impl Heads<'_> {
     /// The head as the application said it, if the endpoint's agent tells. From anybody else that is a field to drop.
     fn said(&self, status: StatusCode, headers: &mut HeaderMap) -> Result<Option<ResponseHead>, ErrorKind> {
         let Some(mark) = headers.remove(mark::MARK).filter(|_| self.restored) else { return Ok(None) };
-        let limits = self.conn.limits();
-        let said = mark::restore_response(status, headers, &mark, self.ask.asked, limits);
+        let said = mark::restore_response(status, headers, &mark, self.ask.asked, self.limits);
         said.map(Some).map_err(|error| match error {
             HeadError::Hostile(hostile) => ErrorKind::UpstreamProtocol(hostile),
             HeadError::TooLarge | HeadError::UriTooLong => {
@@ -121,7 +171,7 @@ impl Answering<'_, '_, '_> {
     }
 
     /// Passes interim responses on until there is one that is final.
-    async fn final_head(
+    async fn last(
         &self,
         response: &mut ResponseFuture,
         to: &mut Writer<'_>,

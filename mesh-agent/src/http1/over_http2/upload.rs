@@ -32,6 +32,8 @@ pub(super) struct Sending<'a, 'r> {
     pub(super) to: &'a mut SendStream<Bytes>,
     /// Another agent makes HTTP/1 of it again.
     pub(super) restored: bool,
+    /// It was sent before, and answered: by a hedge.
+    pub(super) is_sent: bool,
 }
 
 /// Why a body's way ended early.
@@ -61,7 +63,7 @@ impl Sending<'_, '_> {
     }
 
     async fn send(&mut self) -> Result<(), Stopped> {
-        if self.body.is_done() {
+        if self.is_sent || self.body.is_done() {
             // The stream was opened with its end.
             return Ok(());
         }
@@ -76,6 +78,8 @@ impl Sending<'_, '_> {
                 self.taken(part.taken);
             }
             let (end, idle) = (part.end, part.taken == 0);
+            // Another try may be one of HTTP/1, which goes by this.
+            self.flow.end = end;
             self.put(part).await?;
             if end {
                 return Ok(());

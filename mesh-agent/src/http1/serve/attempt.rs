@@ -13,7 +13,7 @@ use super::{unless_gone, unless_reset};
 use crate::balance::queue::{Asked, Place, Waiting};
 use crate::http1::conn::Conn;
 use crate::http1::forward::{Done, Failure, Forward};
-use crate::http1::hedge::{self, Ahead, Hedges};
+use crate::http1::hedge::{self, Ahead, Hedges, Won};
 use crate::http1::message::{RequestHead, ResponseHead};
 use crate::http1::over_http2;
 use crate::http1::timer::Timer;
@@ -95,7 +95,7 @@ struct Try {
     picked: Picked,
     until: TryDeadline,
     way: Way,
-    /// The answer's head, of a hedge that won.
+    /// The answer's head, of a hedge that won in HTTP/1.
     head: Option<Box<ResponseHead>>,
     _places: Places,
 }
@@ -202,11 +202,11 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         let until = plan.try_deadline(Instant::now());
         let over = self.over != Some(false) && over_http2::carries(request, &picked);
         self.over = Some(over);
-        if over {
-            return self.open_stream(picked, until, places).await;
-        }
         if let Some(hedges) = &mut self.hedges {
             hedges.begin();
+        }
+        if over {
+            return self.open_stream(picked, until, places).await;
         }
         if let Some(kept) = kept_connection(&picked, request, fresh) {
             let way = Way::Http1(kept, true);
@@ -224,7 +224,7 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         until: TryDeadline,
         places: Places,
     ) -> Result<Found, Failure> {
-        let Self { conn, request, .. } = *self;
+        let Self { conn, .. } = *self;
         let place = match picked.ask_for_connection() {
             None => None,
             Some(Asked::Taken(place)) => Some(place),
@@ -240,42 +240,44 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
             },
         };
         let connecting = until.bound(new_connection(&picked, conn, place));
-        let connected = match &mut self.hedges {
-            None => Some(connecting.await),
-            Some(hedges) => {
-                let Self { down, tries, account, upload, .. } = self;
-                let (head, whole) = (&request.parts, upload.is_complete());
-                let mut asking = Asking { tries, account, head, whole, own: true };
-                let start = |granted| hedge::start(conn, request, &upload.sent, granted);
-                let racing = Box::pin(hedges.beside(connecting, &mut asking, start));
-                let raced = unless_reset(down, racing).await;
-                raced.ok_or(Failure::before_sending(ErrorKind::DownstreamClosed))?
-            }
-        };
-        let why = match connected {
+        match self.unless_outrun(connecting).await? {
             Some(Ok(up)) => {
                 let way = Way::Http1(up, false);
-                return Ok(Found::Here(Try { picked, until, way, head: None, _places: places }));
+                Ok(Found::Here(Try { picked, until, way, head: None, _places: places }))
             }
-            Some(Err(error)) => Some(error.kind),
-            None => None,
-        };
-        if why.is_some_and(|why| why.side() == Side::Upstream) {
-            picked.fail(conn);
+            failed => self.not_connected(&picked, failed.and_then(Result::err)).await,
         }
-        let wait = match why.map(Failure::before_sending) {
-            Some(failure) if !self.others_go_on(&failure) => {
-                self.tries.pass_over(&picked, failure.kind).ok_or(failure)?
-            }
-            others => {
-                if others.is_none() {
-                    picked.outrun();
-                }
-                return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
-            }
+    }
+
+    /// What connecting comes to. None if a hedge has an answer before.
+    async fn unless_outrun<T>(
+        &mut self,
+        connecting: impl Future<Output = Result<T, ProxyError>>,
+    ) -> Result<Option<Result<T, ProxyError>>, Failure> {
+        let Self { conn, request, .. } = *self;
+        let Self { down, tries, account, upload, hedges: Some(hedges), .. } = self else {
+            return Ok(Some(connecting.await));
         };
-        Tries::pause(wait).await;
-        Ok(Found::Nothing)
+        let (head, whole) = (&request.parts, upload.is_complete());
+        let mut asking = Asking { tries, account, head, whole, own: true };
+        let start = |granted| hedge::start(conn, request, &upload.sent, granted);
+        let racing = Box::pin(hedges.beside(connecting, &mut asking, start));
+        unless_reset(down, racing).await.ok_or(Failure::before_sending(ErrorKind::DownstreamClosed))
+    }
+
+    /// Turns to what else there is: hedges under way, or another try. None: a hedge has an answer.
+    async fn not_connected(&mut self, picked: &Picked, error: Option<ProxyError>) -> Result<Found, Failure> {
+        let Some(ProxyError { kind, .. }) = error else {
+            picked.outrun();
+            return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
+        };
+        if kind.side() == Side::Upstream {
+            picked.fail(self.conn);
+        }
+        if self.others_go_on(&Failure::before_sending(kind)) {
+            return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
+        }
+        self.pass_over(picked, kind).await
     }
 
     /// A place for a connection, and the one that was passed on with it. Nothing is hedged meanwhile: a hedge could only
@@ -303,23 +305,26 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
         Ok(Found::Nothing)
     }
 
-    /// A stream on a connection of HTTP/2, which none of HTTP/1 is waited for. Such requests aren't hedged.
+    /// A stream on a connection of HTTP/2, which none of HTTP/1 is waited for.
     async fn open_stream(
         &mut self,
         picked: Picked,
         until: TryDeadline,
         places: Places,
     ) -> Result<Found, Failure> {
-        let Self { conn, request, plan, upload, .. } = self;
+        let Self { conn, request, plan, .. } = *self;
+        // A policy of retries has a limit of its own.
+        if plan.retry().is_none() && self.upload.sent.is_untouched() && !request.body.is_done() {
+            self.upload.sent.keep_at_least(over_http2::KEPT);
+        }
         // Apart, so that requests that stay what they are make no room for it.
-        match until.bound(Box::pin(stream_to(&picked, conn, request, plan, upload))).await {
-            Ok(way) => Ok(Found::Here(Try { picked, until, way, head: None, _places: places })),
-            Err(error) => {
-                if error.kind.side() == Side::Upstream {
-                    picked.fail(conn);
-                }
-                self.pass_over(&picked, error.kind).await
+        let opening = until.bound(Box::pin(over_http2::open(request, plan, &picked, conn)));
+        match self.unless_outrun(opening).await? {
+            Some(Ok(stream)) => {
+                let way = Way::Http2(Box::new(stream));
+                Ok(Found::Here(Try { picked, until, way, head: None, _places: places }))
             }
+            failed => self.not_connected(&picked, failed.and_then(Result::err)).await,
         }
     }
 
@@ -368,8 +373,11 @@ impl Try {
     fn of(ahead: Ahead) -> Self {
         let Ahead { granted, way, .. } = ahead;
         let (picked, until, places) = granted.into_parts();
-        let head = Some(Box::new(way.head));
-        Self { picked, until, way: Way::Http1(way.up, false), head, _places: places }
+        let (way, head) = match way {
+            Won::Http1(up, head) => (Way::Http1(up, false), Some(head)),
+            Won::Http2(stream) => (Way::Http2(stream), None),
+        };
+        Self { picked, until, way, head, _places: places }
     }
 }
 
@@ -416,21 +424,6 @@ impl Way {
             reset(up.into_parts().0);
         }
     }
-}
-
-/// A stream on a connection of HTTP/2.
-async fn stream_to(
-    picked: &Picked,
-    conn: &Connection,
-    request: &RequestHead,
-    plan: &Plan,
-    upload: &mut Upload,
-) -> Result<Way, ProxyError> {
-    // A policy of retries has a limit of its own.
-    if plan.retry().is_none() && upload.sent.is_untouched() && !request.body.is_done() {
-        upload.sent.keep_at_least(over_http2::KEPT);
-    }
-    Ok(Way::Http2(Box::new(over_http2::open(request, plan, picked, conn).await?)))
 }
 
 /// A connection for what waits for no turn: a hedge, or a request to the application itself. True if it isn't new.

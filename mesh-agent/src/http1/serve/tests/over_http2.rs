@@ -18,6 +18,7 @@ use crate::tls::testing::{Authority, accept, origination};
 
 mod bodies;
 mod ends;
+mod hedges;
 mod quotas;
 mod tries;
 

@@ -3,13 +3,16 @@
 use super::*;
 use crate::route::{Mirror, RetryOn, RetryPolicy, Timeouts};
 
-const BODY: &str = "5;x=y\r\nhello\r\n2\r\n, \r\n0\r\nX-Sum: 7\r\n\r\n";
+pub(super) const BODY: &str = "5;x=y\r\nhello\r\n2\r\n, \r\n0\r\nX-Sum: 7\r\n\r\n";
 
 /// Whole requests as their endpoint saw them: path, body, trailers.
-type Seen = Rc<RefCell<Vec<(String, String, Option<String>)>>>;
+pub(super) type Seen = Rc<RefCell<Vec<(String, String, Option<String>)>>>;
 
 /// Notes every request and answers as `answer` says to its number.
-async fn noting(seen: &Seen, answer: impl Fn(usize, SendResponse<Bytes>) + Clone + 'static) -> Endpoint {
+pub(super) async fn noting(
+    seen: &Seen,
+    answer: impl Fn(usize, SendResponse<Bytes>) + Clone + 'static,
+) -> Endpoint {
     let seen = seen.clone();
     Endpoint::start(move |mut request: Request<RecvStream>, respond| {
         let (seen, answer) = (seen.clone(), answer.clone());
@@ -25,11 +28,11 @@ async fn noting(seen: &Seen, answer: impl Fn(usize, SendResponse<Bytes>) + Clone
     .await
 }
 
-fn whole(path: &str) -> (String, String, Option<String>) {
+pub(super) fn whole(path: &str) -> (String, String, Option<String>) {
     (path.to_owned(), "hello, ".to_owned(), Some("7".to_owned()))
 }
 
-fn status(mut respond: SendResponse<Bytes>, code: u16) {
+pub(super) fn status(mut respond: SendResponse<Bytes>, code: u16) {
     respond.send_response(Response::builder().status(code).body(()).unwrap(), true).unwrap();
 }
 
