@@ -3,10 +3,12 @@
 //! Everything is real: pods are network namespaces, the agent is this binary run as a child, the kernel programs are
 //! attached to the pods' cgroups. Built on `lab`, so that nothing is left behind, whatever ends it.
 
+mod far;
 mod load;
 mod peer;
 mod phases;
 mod policies;
+mod security;
 mod show;
 mod stage;
 
@@ -62,7 +64,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
     let show = Show::new(args.output);
     let watching = if args.once { Duration::from_millis(1000) } else { Duration::from_secs(4) };
     let started = Instant::now();
-    show.note("building a node with six network namespaces and starting its agent ...");
+    show.note("building two nodes out of seven network namespaces and starting their agents ...");
     let mut stage = Stage::build()?;
     show.introduce(&stage);
     let mut phases = Vec::new();

@@ -45,7 +45,7 @@ fn nothing_left(pid: u32) {
 }
 
 /// All of them, in order.
-const PHASES: [&str; 12] = [
+const PHASES: [&str; 15] = [
     "interception",
     "balancing",
     "canary",
@@ -54,6 +54,9 @@ const PHASES: [&str; 12] = [
     "retries",
     "ejection",
     "rate limit",
+    "mutual TLS",
+    "stranger",
+    "denied",
     "metrics",
     "fail closed",
     "fail open",
@@ -78,6 +81,9 @@ fn policies_are_told_in_figures(report: &Value) {
         number("rate limit", "/passed") + number("rate limit", "/limited")
     );
     assert!(!figure("rate limit", "/rateLimitPolicy").as_object().unwrap().is_empty());
+    assert!(number("mutual TLS", "/valid") >= 4.0 && number("mutual TLS", "/readOnTheWire") == 0.0);
+    assert!(number("stranger", "/before") > 0.0 && number("stranger", "/refused") > 0.0);
+    assert!(number("denied", "/forbidden") > 0.0 && number("denied", "/web") > 0.0);
 }
 
 #[test]

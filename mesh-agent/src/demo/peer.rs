@@ -122,8 +122,11 @@ fn request(to: SocketAddr, path: &str) -> Result<Answer> {
     let dialled = stream.peer_addr()?;
     let mut answer = String::new();
     // A server that was killed resets; what came before that is judged.
-    let _ = stream.read_to_string(&mut answer);
-    let (head, body) = answer.split_once("\r\n\r\n").context("closed")?;
+    let end = stream.read_to_string(&mut answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        end?;
+        anyhow::bail!("closed");
+    };
     let status = head.split(' ').nth(1).unwrap_or("none");
     if status == "200" {
         return Ok(Answer::Served(format!("{body} {dialled}")));
@@ -145,7 +148,8 @@ fn word(error: &anyhow::Error) -> String {
     match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
         Some(ErrorKind::ConnectionRefused) => "ECONNREFUSED".into(),
         Some(ErrorKind::HostUnreachable) => "EHOSTUNREACH".into(),
-        Some(ErrorKind::ConnectionReset) => "ECONNRESET".into(),
+        // A socket that was reset has no peer to name.
+        Some(ErrorKind::ConnectionReset | ErrorKind::NotConnected) => "ECONNRESET".into(),
         Some(ErrorKind::TimedOut | ErrorKind::WouldBlock) => "timeout".into(),
         Some(kind) => format!("{kind:?}"),
         None => error.to_string().replace(' ', "-"),

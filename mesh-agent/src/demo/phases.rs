@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::load::{Load, Tally};
 use super::show::{Outcome, Show};
 use super::stage::{Server, Stage};
-use super::{pause, policies};
+use super::{pause, policies, security};
 use crate::lab::eventually;
 
 /// DESIGN: new connections follow the fail mode within one second of the agent's end.
@@ -29,7 +29,7 @@ pub(super) struct Phase {
 }
 
 /// All of them.
-pub(super) const ALL: [Phase; 12] = [
+pub(super) const ALL: [Phase; 15] = [
     Phase {
         name: "interception",
         what: "what the kernel programs did with the clients' connections",
@@ -65,6 +65,21 @@ pub(super) const ALL: [Phase; 12] = [
         name: "rate limit",
         what: "a TrafficPolicy lets 20 requests a minute go to /checkout; batch sends 60 at once",
         run: policies::rate_limit,
+    },
+    Phase {
+        name: "mutual TLS",
+        what: "web and batch call the vault on the second node; somebody listens in between",
+        run: security::mutual_tls,
+    },
+    Phase {
+        name: "stranger",
+        what: "outside calls the vault; then a PeerAuthentication says STRICT",
+        run: security::stranger,
+    },
+    Phase {
+        name: "denied",
+        what: "an AuthorizationPolicy keeps batch from the vault's /admin",
+        run: security::denied,
     },
     Phase { name: "metrics", what: "what the agent counted, against what the clients saw", run: metrics },
     Phase {

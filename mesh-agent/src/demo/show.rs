@@ -84,7 +84,7 @@ impl Show {
         self.say(&format!(
             "\n  web   (fails closed) \\                       / cart-1 v1\n  \
                {:21}  > {} = service cart - cart-2 v1      outside: a server in no mesh\n  \
-               batch (fails open)   /                       \\ cart-3 v2\n\n\
+               batch (fails open)   /                       \\ cart-3 v2      vault:   on a second node\n\n\
              Both clients call the service a hundred times a second, each time on a new connection.",
             "", stage.vip
         ));
@@ -128,6 +128,17 @@ impl Show {
         self.say(&format!("  {name:<20} {value:>7}  {meaning}"));
     }
 
+    /// Lines as they are.
+    pub(super) fn lines(&self, lines: impl Iterator<Item = String>) {
+        lines.for_each(|line| self.say(&line));
+    }
+
+    /// A command that anybody could give, and what it says.
+    pub(super) fn command(&self, command: &str, said: &str) {
+        self.say(&format!("  # {command}"));
+        said.trim_end().lines().for_each(|line| self.say(&format!("  {line}")));
+    }
+
     pub(super) fn report(&self, report: &Report) -> Result<()> {
         let failed = report.failed();
         if !self.text {
@@ -146,7 +157,7 @@ impl Show {
 
     /// The commands to look around with; on standard error, so that JSON stays alone on standard output.
     pub(super) fn keep(&self, stage: &Stage) {
-        let state = stage.agent.state_dir().display();
+        let (state, far) = (stage.agent.state_dir().display(), stage.far.agent.state_dir().display());
         let (metrics, web) = (stage.agent.metrics_address(), stage.web_pod.netns().name());
         let cgroup = stage.web_pod.cgroup().display();
         eprintln!(
@@ -156,6 +167,8 @@ impl Show {
              mesh-agent get workloads\n  \
              mesh-agent get endpoints -o wide\n  \
              mesh-agent get routes\n  \
+             mesh-agent get certs\n  \
+             mesh-agent --state-dir {far} authz check --from pod/shop/batch --to pod/shop/vault --path /admin/keys || true\n  \
              mesh-agent get connections -w\n  \
              mesh-agent bpf reasons\n  \
              curl -s http://{metrics}/metrics | grep istio_requests_total\n  \

@@ -1,5 +1,5 @@
 //! The scene: one node, two clients of different fail mode, a service with three endpoints of two versions, a server
-//! that is in no mesh, and the node's agent.
+//! that is in no mesh, and the node's agent. A second node has the vault, in `far`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,19 +9,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::far::Far;
 use super::load::Load;
 use crate::lab::{
     Agent, AgentOptions, MetricsText, NamespaceObject, Node, Object, Pod, PodObject, Running, ServiceObject,
-    SliceObject, Topology, eventually,
+    SliceObject, Topology, Wire, eventually,
 };
 
 /// Where everything is.
 pub(super) const NAMESPACE: &str = "shop";
 /// The services' port.
 pub(super) const SERVICE_PORT: u16 = 80;
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// The file of the objects that phases put in force.
 const POLICIES: &str = "policies.yaml";
+/// The same of those about the vault.
+const GUARDS: &str = "guards.yaml";
 const START: Duration = Duration::from_secs(10);
 
 /// Milliseconds between a client's requests.
@@ -36,6 +39,7 @@ pub(super) struct Stage {
     pub(super) web_pod: Pod,
     pub(super) batch_pod: Pod,
     pub(super) vip: SocketAddr,
+    pub(super) far: Far,
     _node: Node,
     topology: Topology,
 }
@@ -50,7 +54,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn start(pod: Pod, version: &'static str, scratch: &Path) -> Result<Self> {
+    pub(super) fn start(pod: Pod, version: &'static str, scratch: &Path) -> Result<Self> {
         let switch = scratch.join(format!("{}-fails", pod.name()));
         let running = launch(&pod, version, &switch)?;
         Ok(Self { pod, version, switch, running })
@@ -114,6 +118,7 @@ impl Stage {
         let outside = Server::start(topology.outsider("outside")?, "none", topology.scratch())?;
         let vip = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 10).into(), SERVICE_PORT);
         topology.mesh().write("demo.yaml", objects(&web, &batch, &servers))?;
+        let far = Far::build(&topology)?;
         let own = std::env::current_exe().context("finding this executable")?;
         let agent = node.agent(AgentOptions::new(own))?;
         let (web_load, batch_load) = (Load::start(&web, vip, EVERY)?, Load::start(&batch, vip, EVERY)?);
@@ -126,6 +131,7 @@ impl Stage {
             web_pod: web,
             batch_pod: batch,
             vip,
+            far,
             _node: node,
             topology,
         })
@@ -139,17 +145,17 @@ impl Stage {
 
     /// Puts these objects in force, in place of those before, and waits until they are.
     pub(super) fn put_in_force(&self, objects: Vec<Object>) -> Result<()> {
-        let generation =
-            || -> Result<f64> { Ok(self.agent.metrics()?.sum("mesh_agent_config_generation", &[])) };
-        let before = generation()?;
-        self.topology.mesh().write(POLICIES, objects)?;
-        eventually(START, || {
-            anyhow::ensure!(generation()? > before, "the agent took no notice of {POLICIES}");
-            Ok(())
-        })?;
-        let warnings = self.agent.metrics()?.sum("mesh_agent_config_warnings", &[]);
-        anyhow::ensure!(warnings == 0.0, "the agent warns about {POLICIES}: {}", self.agent.log());
-        Ok(())
+        put_in_force(&self.topology, POLICIES, objects, &self.agent)
+    }
+
+    /// The same with those that say who may call the vault.
+    pub(super) fn guard(&self, objects: Vec<Object>) -> Result<()> {
+        put_in_force(&self.topology, GUARDS, objects, &self.far.agent)
+    }
+
+    /// Somebody who listens between the pods.
+    pub(super) fn listen(&self) -> Result<Wire> {
+        Wire::listen(&self.topology)
     }
 
     /// Forgets what clients saw until now.
@@ -164,13 +170,29 @@ impl Stage {
     }
 }
 
+fn put_in_force(topology: &Topology, file: &str, objects: Vec<Object>, agent: &Agent) -> Result<()> {
+    let generation = || -> Result<f64> { Ok(agent.metrics()?.sum("mesh_agent_config_generation", &[])) };
+    let before = generation()?;
+    topology.mesh().write(file, objects)?;
+    eventually(START, || {
+        anyhow::ensure!(generation()? > before, "the agent took no notice of {file}");
+        Ok(())
+    })?;
+    let warnings = agent.metrics()?.sum("mesh_agent_config_warnings", &[]);
+    anyhow::ensure!(warnings == 0.0, "the agent warns about {file}: {}", agent.log());
+    Ok(())
+}
+
 fn objects(web: &Pod, batch: &Pod, servers: &[Server]) -> Vec<Object> {
     let mut objects = vec![Object::from(NamespaceObject::new(NAMESPACE).enabled())];
-    let pod = |pod: &Pod, version: &str| PodObject::of(pod, NAMESPACE).label("version", version);
-    objects.push(pod(web, "v1").fail_mode("closed").into());
-    objects.push(pod(batch, "v1").fail_mode("open").into());
+    let pod = |pod: &Pod, account: &str, version: &str| {
+        PodObject::of(pod, NAMESPACE).service_account(account).label("version", version)
+    };
+    objects.push(pod(web, "web", "v1").fail_mode("closed").into());
+    objects.push(pod(batch, "batch", "v1").fail_mode("open").into());
     for server in servers {
-        objects.push(pod(&server.pod, server.version).label("app", "cart").fail_mode("open").into());
+        let object = pod(&server.pod, "cart", server.version).label("app", "cart");
+        objects.push(object.fail_mode("open").into());
     }
     // The whole cart, and for canaries each of its versions.
     for (name, last, version) in
