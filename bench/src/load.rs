@@ -13,6 +13,7 @@ use crate::policies;
 /// The core of clients and server; proxies have core 0 alone.
 pub const CLIENT_CORE: &str = "1";
 const CONNECTIONS: usize = 32;
+const MTLS_CONNECTIONS: usize = 64;
 /// HTTP/2: as many requests at a time on a quarter of the connections.
 const STREAMS: usize = 4;
 
@@ -31,6 +32,12 @@ pub enum Work {
     Others,
     /// HTTP/1.1 to a service with several endpoints.
     Slow,
+    /// HTTP/1.1 through mutual TLS between two proxies.
+    Mtls,
+    /// A connection of opaque bytes for each request, through the same.
+    MtlsConnect,
+    /// One connection, as many bytes as it carries, through the same.
+    MtlsBulk,
 }
 
 impl Work {
@@ -44,6 +51,7 @@ impl Work {
             Self::Policies => "policies",
             Self::Others => "others",
             Self::Slow => "slow",
+            Self::Mtls | Self::MtlsConnect | Self::MtlsBulk => "mtls",
         }
     }
 }
@@ -66,9 +74,10 @@ pub fn run(pod: &Pod, work: Work, address: SocketAddr, seconds: u32, scratch: &P
     let log = scratch.join("h2load.log");
     let command = pod.command("taskset").args(["-c", CLIENT_CORE]);
     let command = match work {
-        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow => {
+        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow | Work::Mtls => {
+            let connections = if work == Work::Mtls { MTLS_CONNECTIONS } else { CONNECTIONS };
             let command = command
-                .args(["wrk", "-t", "1", "-c", &CONNECTIONS.to_string(), "--latency", "-d"])
+                .args(["wrk", "-t", "1", "-c", &connections.to_string(), "--latency", "-d"])
                 .arg(format!("{seconds}s"));
             let header = format!("{}: {}", policies::HEADER, policies::LAST);
             let routed = matches!(work, Work::Policies | Work::Others);
@@ -92,7 +101,11 @@ pub fn run(pod: &Pod, work: Work, address: SocketAddr, seconds: u32, scratch: &P
                 .arg(format!("--log-file={}", log.display()))
                 .arg(&url)
         }
-        Work::Connect => {
+        Work::MtlsBulk => {
+            let own = std::env::current_exe()?;
+            command.arg(own).args(["pull", &address.to_string(), "--seconds", &seconds.to_string()])
+        }
+        Work::Connect | Work::MtlsConnect => {
             let own = std::env::current_exe()?;
             command
                 .arg(own)
@@ -102,9 +115,9 @@ pub fn run(pod: &Pod, work: Work, address: SocketAddr, seconds: u32, scratch: &P
     };
     let output = command.run(deadline)?.success()?.stdout;
     match work {
-        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow => wrk(&output),
+        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow | Work::Mtls => wrk(&output),
         Work::Http2 => h2load(&output, &fs::read_to_string(&log)?),
-        Work::Connect => dial(&output),
+        Work::Connect | Work::MtlsConnect | Work::MtlsBulk => dial(&output),
     }
     .with_context(|| format!("output of the client was:\n{output}"))
 }

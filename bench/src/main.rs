@@ -1,12 +1,13 @@
 //! The bench: builds pods on one machine, measures the agent and its peers doing the same work, writes tables and plots.
 //!
 //! `run` is what `cargo xtask bench` calls; the other commands are what runs inside the pods: a server, two bare
-//! proxies, a dialler, a holder of connections, a watcher of configuration changes.
+//! proxies, a pair over TLS, a dialler, a puller, a holder of connections, a watcher of configuration changes.
 
 mod changes;
 mod cpu;
 mod load;
 mod memory;
+mod mtls;
 mod others;
 mod peers;
 mod plot;
@@ -50,6 +51,12 @@ enum Command {
     /// In a pod: open connections that do nothing
     #[command(hide = true)]
     Hold(tools::hold::Args),
+    /// In a pod: one connection, as many bytes as it carries
+    #[command(hide = true)]
+    Pull(tools::pull::Args),
+    /// In a pod: one side of a bare copy loop over mutual TLS
+    #[command(hide = true)]
+    TlsProxy(tools::tls_proxy::Args),
     /// In a pod: change one endpoint and see when it is in force
     #[command(hide = true)]
     Change(tools::change::Args),
@@ -64,6 +71,8 @@ fn main() -> ExitCode {
         Command::HookedProxy(args) => tools::hooked_proxy::run(&args),
         Command::Dial(args) => tools::dial::run(&args),
         Command::Hold(args) => tools::hold::run(&args),
+        Command::Pull(args) => tools::pull::run(&args),
+        Command::TlsProxy(args) => tools::tls_proxy::run(&args),
         Command::Change(args) => tools::change::run(&args),
     };
     match result {

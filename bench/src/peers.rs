@@ -112,7 +112,7 @@ fn redirected_envoy(scene: &Scene, pod: &Pod) -> Result<Running> {
     listening(running, &[REDIRECTED_TOO])
 }
 
-fn envoy_command(pod: &Pod, wrapper: &[&str], config: &Path) -> Result<PodCommand> {
+pub fn envoy_command(pod: &Pod, wrapper: &[&str], config: &Path) -> Result<PodCommand> {
     let command = pod.command("taskset").args(["-c", PROXY_CORE]).args(wrapper).arg(program("envoy")?);
     let command = command.args(["--concurrency", "1", "--log-level", "error", "--disable-hot-restart", "-c"]);
     Ok(command.arg(config))
@@ -174,7 +174,7 @@ fn server(scene: &Scene, port: u16) -> String {
     SocketAddr::from((scene.server.v4(), port)).to_string()
 }
 
-fn write(scene: &Scene, name: &str, text: &str) -> Result<PathBuf> {
+pub fn write(scene: &Scene, name: &str, text: &str) -> Result<PathBuf> {
     let path = scene.topology.scratch().join(name);
     fs::write(&path, text)?;
     Ok(path)
@@ -203,7 +203,7 @@ fn is_binary(file: &Path) -> bool {
 
 /// The process, once it listens on each port. Nothing connects to find out: behind REDIRECT a proxy would take such a
 /// connection for one to itself.
-fn listening(mut running: Running, ports: &[u16]) -> Result<Running> {
+pub fn listening(mut running: Running, ports: &[u16]) -> Result<Running> {
     let pid = running.pid();
     let ready = eventually(Duration::from_secs(10), || {
         let sockets = fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;

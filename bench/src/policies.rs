@@ -10,9 +10,8 @@ use mesh_agent::lab::{
 };
 use serde_json::json;
 
-use crate::scene::HTTP1;
+use crate::scene::{HTTP1, NAMESPACE};
 
-const NAMESPACE: &str = "bench";
 /// The service under all policies; its routes' names begin so.
 pub const NAME: &str = "policies";
 /// What the names of other services begin with.

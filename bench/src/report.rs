@@ -15,7 +15,7 @@ use crate::rows::Row;
 use crate::run::Results;
 
 /// Groups of rows, each a table and a panel of the plots: work, heading, what is counted.
-const GROUPS: [(Work, &str, &str); 7] = [
+const GROUPS: [(Work, &str, &str); 10] = [
     (Work::Http1, "HTTP/1.1, 32 connections, 1 KiB", "request"),
     (Work::Http2, "HTTP/2, 8 connections of 4 streams, 1 KiB", "request"),
     (Work::Tcp, "Opaque TCP, 32 connections, 1 KiB", "request"),
@@ -23,6 +23,17 @@ const GROUPS: [(Work, &str, &str); 7] = [
     (Work::Policies, "HTTP/1.1 with 100 routes, retries, outlier detection, limits", "request"),
     (Work::Others, "The same, with routes of other services", "request"),
     (Work::Slow, "HTTP/1.1 to three endpoints, one of them 50 ms slower", "request"),
+    (
+        Work::Mtls,
+        "HTTP/1.1 through mutual TLS between two nodes, both proxies together, 64 connections, 1 KiB",
+        "request",
+    ),
+    (
+        Work::MtlsConnect,
+        "A new connection of opaque bytes for each request through the same, 32 at a time",
+        "connection",
+    ),
+    (Work::MtlsBulk, "One connection through the same, as many bytes as it carries", "MiB"),
 ];
 
 /// Every table as Markdown.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::changes::{self, Changes};
 use crate::cpu;
 use crate::memory::{self, Memory};
+use crate::mtls;
 use crate::others;
 use crate::peers;
 use crate::report;
@@ -28,7 +29,7 @@ pub struct Args {
     /// Seconds of load for each row in each round
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Only these parts: http1, http2, tcp, connect, policies, slow, others, memory, changes; nothing is written
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, memory, changes; nothing is written
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only rows whose name contains this; nothing is written
@@ -55,8 +56,8 @@ pub struct Results {
     pub background: f64,
 }
 
-const PARTS: [&str; 9] =
-    ["http1", "http2", "tcp", "connect", "policies", "slow", "others", "memory", "changes"];
+const PARTS: [&str; 10] =
+    ["http1", "http2", "tcp", "connect", "policies", "slow", "mtls", "others", "memory", "changes"];
 
 pub fn run(args: &Args) -> Result<()> {
     if let Some(unknown) = args.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
@@ -91,6 +92,9 @@ fn measure(args: &Args) -> Result<Results> {
     }
     scene.put_policies().with_context(|| agent_log(&scene))?;
     let mut rows = rows::all(&scene, &peers, &captured);
+    let (between_nodes, pairs, more) = mtls::rows(&scene);
+    rows.extend(between_nodes);
+    absent.extend(more);
     rows.retain(|row| {
         wanted(row.work.part()) && args.row.as_ref().is_none_or(|name| row.name.contains(name))
     });
@@ -115,7 +119,7 @@ fn measure(args: &Args) -> Result<Results> {
             Err(error) => absent.push(format!("routes of other services: {error:#}")),
         }
     }
-    drop((peers, captured, scene));
+    drop((peers, captured, pairs, scene));
     let changes = match &args.agent {
         Some(agent) if wanted("changes") => {
             say("configuration changes");

@@ -14,6 +14,7 @@ use mesh_agent::lab::{
 };
 
 use crate::load::CLIENT_CORE;
+use crate::mtls::{self, Far};
 use crate::policies::{self, DELAY_MS};
 
 /// The core that one proxy at a time works on.
@@ -23,6 +24,10 @@ pub const HTTP1: u16 = 8080;
 pub const HTTP2: u16 = 8081;
 /// The same as [`HTTP1`], so that a second proxy can stand behind REDIRECT.
 pub const HTTP1_TOO: u16 = 8082;
+/// One that sends without end.
+pub const BULK: u16 = 8083;
+/// Where all objects are.
+pub const NAMESPACE: &str = "bench";
 /// Mark or group of sockets that the rules leave alone: a proxy's own.
 pub const MARK: u32 = 1337;
 /// Where REDIRECT sends connections to.
@@ -62,6 +67,7 @@ pub struct Hooked {
 pub struct Mesh {
     pub client: Pod,
     pub agent: Agent,
+    pub far: Far,
     policies: Vec<Object>,
     _pods: Vec<Pod>,
     _node: Node,
@@ -119,8 +125,9 @@ pub fn serve(pod: &Pod) -> Result<Running> {
 /// The same, but it waits so many milliseconds before each answer.
 fn serve_after(pod: &Pod, delay: u16) -> Result<Running> {
     let (http1, http2) = (format!("{HTTP1},{HTTP1_TOO}"), HTTP2.to_string());
-    let delay = delay.to_string();
-    tool(pod, CLIENT_CORE, &["serve", "--http1", &http1, "--http2", &http2, "--delay", &delay])
+    let (bulk, delay) = (BULK.to_string(), delay.to_string());
+    let args = ["serve", "--http1", &http1, "--http2", &http2, "--bulk", &bulk, "--delay", &delay];
+    tool(pod, CLIENT_CORE, &args)
 }
 
 /// Room for many short connections from one address: all ports, and those in TIME_WAIT again after a second.
@@ -129,7 +136,7 @@ pub fn tune(pod: &Pod) -> Result<()> {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65000")?;
         std::fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
         // The listeners of the agent and of proxies aren't to be taken by chance.
-        std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080-8082,15000-15099,20000-20099")?;
+        std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080-8083,15000-15099,20000-20099")?;
         Ok(())
     })?
 }
@@ -193,9 +200,14 @@ fn mesh(topology: &Topology, agent: &Path, servers: &mut Vec<Running>) -> Result
         .pods("bench", [&server]);
     objects.extend([Object::from(service), Object::from(slice)]);
     topology.mesh().write("bench.yaml", objects)?;
+    let (far, far_server) = mtls::build(topology, agent, |pod| {
+        tune(pod)?;
+        serve(pod)
+    })?;
+    servers.push(far_server);
     let agent = start_agent(&node, agent)?;
     let policies = policies::objects(&server, &fast, &slow);
-    Ok(Mesh { client, agent, policies, _pods: pods, _node: node })
+    Ok(Mesh { client, agent, far, policies, _pods: pods, _node: node })
 }
 
 /// An agent with one worker, on the proxies' core, that logs nothing per request, as its peers.

@@ -5,8 +5,10 @@ pub mod dial;
 pub mod hold;
 pub mod hooked_proxy;
 pub mod http_proxy;
+pub mod pull;
 pub mod serve;
 pub mod tcp_proxy;
+pub mod tls_proxy;
 
 use std::future::Future;
 use std::net::SocketAddr;

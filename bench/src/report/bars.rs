@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::load::Work;
+use crate::mtls::{BARE, ENVOYS, ENVOYS_HTTP1, ENVOYS_TCP};
 use crate::others::WITH;
 use crate::rows::{AGENT, FAST, Figures, HOOKED, PLAIN, REDIRECT};
 use crate::run::Results;
@@ -29,6 +30,9 @@ pub fn table(results: &Results) -> String {
     cpu(Work::Http1, "HTTP/1.1 request", "bare hyper", 1.3);
     cpu(Work::Http1, "HTTP/1.1 request", "Envoy", 0.65);
     cpu(Work::Tcp, "request as opaque TCP", "bare tokio copy", 1.15);
+    for envoys in [ENVOYS, ENVOYS_HTTP1] {
+        cpu(Work::Mtls, "HTTP/1.1 request through mutual TLS, both sides,", envoys, 0.6);
+    }
     let mut with = |work, figure: &str, (name, without): (&str, &str), of: fn(&Figures) -> f64, bar: f64| {
         if let (Some(with), Some(without)) = (figures(work, name), figures(work, without)) {
             let ratio = of(&with) / of(&without);
@@ -47,6 +51,20 @@ pub fn table(results: &Results) -> String {
             let ratio = ours.per_second / theirs.per_second;
             let figure = format!("new connections per second, {what}, against iptables REDIRECT");
             row(&figure, format!("{ratio:.2}"), "at least 1", ratio >= 1.0);
+        }
+    }
+    for (work, what, peer, bar) in [
+        (Work::MtlsConnect, "new connections per second through mutual TLS", ENVOYS_TCP, 2.0),
+        (Work::MtlsBulk, "bytes per second on one connection through mutual TLS", BARE, 0.8),
+    ] {
+        if let (Some(ours), Some(theirs)) = (figures(work, AGENT), figures(work, peer)) {
+            let ratio = ours.per_second / theirs.per_second;
+            row(
+                &format!("{what} against {peer}"),
+                format!("{ratio:.2}"),
+                &format!("at least {bar}"),
+                ratio >= bar,
+            );
         }
     }
     if let Some(ours) = results.memory.iter().find(|memory| memory.name == AGENT) {

@@ -32,6 +32,9 @@ pub struct Args {
     /// Port for HTTP/2 with prior knowledge
     #[arg(long)]
     http2: u16,
+    /// Port of a server that sends without end, once it has heard something
+    #[arg(long)]
+    bulk: u16,
     /// Milliseconds before each answer over HTTP/1
     #[arg(long, default_value_t)]
     delay: u64,
@@ -51,6 +54,14 @@ pub fn run(args: &Args) -> Result<()> {
                 }
             });
         }
+        let bulk = listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.bulk)))?;
+        spawn_local(async move {
+            loop {
+                if let Ok((stream, _)) = bulk.accept().await {
+                    spawn_local(serve_bulk(stream));
+                }
+            }
+        });
         let http2 = listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.http2)))?;
         say_ready();
         loop {
@@ -102,6 +113,13 @@ async fn serve_http1(mut stream: TcpStream, delay: Duration) {
                 return;
             }
         }
+    }
+}
+
+async fn serve_bulk(mut stream: TcpStream) {
+    let part = vec![b'x'; 256 * 1024];
+    if matches!(stream.read(&mut [0; 16]).await, Ok(1..)) {
+        while stream.write_all(&part).await.is_ok() {}
     }
 }
 
