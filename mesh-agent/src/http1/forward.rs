@@ -2,7 +2,10 @@
 //!
 //! Bytes go from one connection's read buffer straight to the other's socket; what isn't taken there stops the reading
 //! here, so back-pressure is the sockets' own. Comes after `serve`, which chose the upstream connection. An end that isn't
-//! clean is never passed on as one that is.
+//! clean is never passed on as one that is. Here is the request's way; `answer` is the response's, `pump` moves bodies.
+
+mod answer;
+mod pump;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -10,20 +13,20 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 
-use super::body::Body;
+use self::answer::Answer;
+pub(crate) use self::answer::{ReadHead, final_head_of, persistent_version, read_head};
+use self::pump::{Bound, Broken, pump};
 use super::conn::{Conn, Reader, Writer};
-use super::head::HeadError;
-use super::hedge::{self, Hedges};
+use super::hedge::Hedges;
 use super::message::{Asked, RequestHead, ResponseHead};
 use super::mirror::Mirrored;
 use super::timer::Timer;
 use super::upload::{Flow, Sent, Upload};
 use super::write;
 use crate::proxy::access::Admitted;
-use crate::proxy::error::{ErrorKind, Hostile};
-use crate::proxy::hedge::Asking;
+use crate::proxy::error::ErrorKind;
 use crate::proxy::{Connection, Copied, Exchange, Picked, Plan, Tries, TryDeadline};
 
 /// Pipelined bytes that are read ahead while a response is awaited; the rest waits in the socket.
@@ -308,278 +311,4 @@ pub(super) async fn watch(from: &mut Reader<'_>) -> Result<(), ErrorKind> {
     }
     let _ = from.reset().await;
     Err(ErrorKind::DownstreamClosed)
-}
-
-/// The way back.
-struct Answer<'a, 'c, 'p, 'h> {
-    conn: &'c Connection,
-    request: &'h RequestHead,
-    plan: &'a Plan,
-    picked: &'a Picked,
-    account: &'a mut Exchange<'c>,
-    sent: &'a Sent,
-    tries: &'a mut Tries<'p>,
-    hedges: Option<&'a mut Hedges<'h>>,
-    ask: &'a Ask,
-    state: &'a State,
-}
-
-impl<'c: 'h, 'h> Answer<'_, 'c, '_, 'h> {
-    async fn relay(
-        mut self,
-        head: Option<Box<ResponseHead>>,
-        from: &mut Reader<'_>,
-        to: &mut Writer<'_>,
-    ) -> Result<Done, ErrorKind> {
-        let head = match (head, &self.hedges) {
-            (Some(head), _) => *head,
-            (None, None) => Self::final_head(self.conn, self.ask, self.state, from, to).await?,
-            // On the heap, so that a connection makes no room for it.
-            (None, Some(_)) => match Box::pin(self.first_head(from, to)).await? {
-                Some(head) => head,
-                None => return Ok(Done::outrun()),
-            },
-        };
-        let Self { conn, plan, picked, account, sent, tries, hedges, ask, state, .. } = self;
-        let others = hedges.is_some_and(|hedges| hedges.are_under_way());
-        if others && tries.is_unwanted(head.status, None) {
-            account.tried(picked, head.status, None);
-            return Ok(Done::outrun());
-        }
-        if sent.is_whole()
-            && let Some(wait) = tries.answered(picked, head.status, None)
-        {
-            account.tried(picked, head.status, None);
-            return Ok(Done::again(wait));
-        }
-        if plan.replaces(conn, head.status, None, sent.is_whole()) {
-            account.tried(picked, head.status, None);
-            return Err(ErrorKind::UpstreamErrorStatus);
-        }
-        account.answered(picked, head.status);
-        let bare = ask.version == Version::HTTP_10;
-        let switched = head.switches(ask.asked);
-        let draining = conn.pod.worker.drain.is_draining();
-        let delimited = match head.body {
-            Body::Empty | Body::Length(_) => true,
-            Body::Chunked(_) => !bare,
-            Body::UntilClose => false,
-        };
-        let persistent = head.options.persistent(head.version);
-        // A server that answers before it has heard everything may leave the rest unread, and would take it for its next
-        // request; as would we what a client sends into a tunnel that it doesn't get.
-        let heard_all = state.sent.get();
-        let in_step = delimited && heard_all && !ask.asked.connect;
-        let keep_downstream = ask.persistent && persistent_version(&head) && in_step && !draining;
-        let connection = match (switched || head.status == StatusCode::UPGRADE_REQUIRED, keep_downstream) {
-            (_, false) if !switched => Some("close"),
-            (true, _) => head.options.upgrade.then_some("Upgrade"),
-            (false, _) => (bare || head.version == Version::HTTP_10).then_some("keep-alive"),
-        };
-        state.started.set(true);
-        plan.settle(picked);
-        write::put_response(&head, connection, bare, plan.response_edits(), to.stage());
-        let count = |bytes: &[u8]| {
-            State::bump(&state.response_bytes, bytes.len());
-            State::bump(&state.moved, bytes.len() + 1);
-            conn.live.sent(bytes.len() as u64);
-        };
-        let mut flow = Flow::new(head.body);
-        match pump(&mut flow, from, to, Bound::ForClient { bare }, count).await {
-            Ok(()) => {
-                let keep_upstream = persistent && in_step && !switched;
-                Ok(Done { keep_downstream, keep_upstream, switched, ..Done::NOTHING })
-            }
-            Err(Broken::Protocol(hostile)) => Err(ErrorKind::UpstreamProtocol(hostile)),
-            Err(Broken::Ended) => Err(ErrorKind::UpstreamClosed),
-            Err(Broken::Reset) => {
-                state.reset.set(true);
-                Err(ErrorKind::UpstreamClosed)
-            }
-            Err(Broken::Writing) => Err(ErrorKind::DownstreamClosed),
-        }
-    }
-
-    /// The head of this try's answer. None if a hedge has one before.
-    async fn first_head(
-        &mut self,
-        from: &mut Reader<'_>,
-        to: &mut Writer<'_>,
-    ) -> Result<Option<ResponseHead>, ErrorKind> {
-        let Self { conn, request, account, sent, tries, hedges, ask, state, .. } = self;
-        let mut own = pin!(Self::final_head(conn, ask, state, from, to));
-        let Some(hedges) = hedges else { return own.await.map(Some) };
-        poll_fn(|cx| {
-            if let Poll::Ready(head) = own.as_mut().poll(cx) {
-                return Poll::Ready(head.map(Some));
-            }
-            let (head, whole) = (&request.parts, state.sent.get() && sent.is_whole());
-            let mut asking = Asking { tries, account, head, whole, own: true };
-            let start = |granted| hedge::start(conn, request, sent, granted);
-            hedges.poll_beside(cx, &mut asking, start).map(|()| Ok(None))
-        })
-        .await
-    }
-
-    /// Reads heads until one that is final; interim ones are passed on as they come.
-    async fn final_head(
-        conn: &Connection,
-        ask: &Ask,
-        state: &State,
-        from: &mut Reader<'_>,
-        to: &mut Writer<'_>,
-    ) -> Result<ResponseHead, ErrorKind> {
-        for _ in 0..=MAX_INTERIM {
-            let head = read_head(conn, ask.asked, state, from).await.map_err(ReadHead::kind)?;
-            if head.status == StatusCode::SWITCHING_PROTOCOLS && !ask.upgrade {
-                return Err(ErrorKind::UpstreamProtocol(Hostile::BadStatusLine));
-            }
-            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Ok(head);
-            }
-            state.waits.set(state.waits.get() && head.status != StatusCode::CONTINUE);
-            // RFC 9110, 15.2: never to a client of version 1.0.
-            if ask.version == Version::HTTP_11 {
-                write::put_response(&head, None, false, std::iter::empty(), to.stage());
-                to.send(&[]).await.map_err(|_| ErrorKind::DownstreamClosed)?;
-            }
-        }
-        Err(ErrorKind::UpstreamProtocol(Hostile::FrameFlood))
-    }
-}
-
-/// A 1.0 response is passed on as one, so its client goes by 1.0's rules unless both say `keep-alive`.
-pub(crate) fn persistent_version(head: &ResponseHead) -> bool {
-    head.version == Version::HTTP_11 || head.options.keep_alive
-}
-
-pub(crate) enum ReadHead {
-    Closed,
-    Refused(HeadError),
-}
-
-impl ReadHead {
-    pub(crate) fn kind(self) -> ErrorKind {
-        match self {
-            Self::Closed => ErrorKind::UpstreamClosed,
-            Self::Refused(HeadError::Hostile(hostile)) => ErrorKind::UpstreamProtocol(hostile),
-            Self::Refused(_) => ErrorKind::UpstreamProtocol(Hostile::BadStatusLine),
-        }
-    }
-}
-
-/// Reads heads until one that is final, of a request that asks for no other protocol. A failure comes with whether
-/// anything was heard before.
-pub(super) async fn final_head_of(
-    conn: &Connection,
-    asked: Asked,
-    from: &mut Reader<'_>,
-) -> Result<ResponseHead, (ErrorKind, bool)> {
-    let state = State::default();
-    for _ in 0..=MAX_INTERIM {
-        let head = read_head(conn, asked, &state, from).await;
-        let head = head.map_err(|error| (error.kind(), state.heard.get()))?;
-        match head.status {
-            StatusCode::SWITCHING_PROTOCOLS => {
-                return Err((ErrorKind::UpstreamProtocol(Hostile::BadStatusLine), true));
-            }
-            status if status.is_informational() => {}
-            _ => return Ok(head),
-        }
-    }
-    Err((ErrorKind::UpstreamProtocol(Hostile::FrameFlood), true))
-}
-
-pub(crate) async fn read_head(
-    conn: &Connection,
-    asked: Asked,
-    state: &State,
-    from: &mut Reader<'_>,
-) -> Result<ResponseHead, ReadHead> {
-    let limits = conn.limits();
-    loop {
-        if let Some(bytes) = from.take_head(limits.max_head_bytes).map_err(ReadHead::Refused)? {
-            state.heard.set(true);
-            return ResponseHead::parse(bytes, limits.max_headers, asked).map_err(ReadHead::Refused);
-        }
-        match from.fill().await {
-            Ok(0) => return Err(ReadHead::Closed),
-            Ok(_) => {
-                state.heard.set(true);
-                State::bump(&state.moved, 1);
-            }
-            Err(_) => {
-                state.reset.set(true);
-                return Err(ReadHead::Closed);
-            }
-        }
-    }
-}
-
-/// Why a body's way ended early.
-enum Broken {
-    Protocol(Hostile),
-    Ended,
-    Reset,
-    Writing,
-}
-
-/// Whom a body is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    /// A client that is gone needs no answer: its reset ends everything at once.
-    ForServer,
-    /// What the server sent before it reset is still good, and may be all there is.
-    ForClient {
-        /// The client doesn't know chunks.
-        bare: bool,
-    },
-}
-
-/// Moves a body, and the staged head with its first bytes. `count` is told of every write.
-async fn pump(
-    flow: &mut Flow,
-    from: &mut Reader<'_>,
-    to: &mut Writer<'_>,
-    bound: Bound,
-    count: impl Fn(&[u8]),
-) -> Result<(), Broken> {
-    let bare = matches!(bound, Bound::ForClient { bare: true });
-    loop {
-        // What an earlier try didn't get rid of is still there.
-        if flow.left == 0 && !flow.end {
-            let run = flow.body.advance(from.buffered(), bare).map_err(Broken::Protocol)?;
-            if run.skip > 0 {
-                from.consume(run.skip);
-            }
-            (flow.left, flow.end) = (run.len, run.end);
-        }
-        let moves = flow.left > 0;
-        while flow.left > 0 || to.is_staged() {
-            let sent = tokio::select! {
-                biased;
-                sent = to.send_some(&from.buffered()[..flow.left]) => sent.map_err(|_| Broken::Writing)?,
-                // Nothing is read while the server takes nothing, so that reading can't tell.
-                _ = from.reset(), if bound == Bound::ForServer => return Err(Broken::Reset),
-            };
-            count(&from.buffered()[..sent]);
-            // At once: a switch of protocols or another try may end this anywhere, and goes on with what is buffered.
-            if sent > 0 {
-                from.consume(sent);
-            }
-            flow.left -= sent;
-        }
-        if flow.end {
-            return Ok(());
-        }
-        if moves && !from.buffered().is_empty() {
-            continue;
-        }
-        match (from.fill().await, &flow.body) {
-            (Ok(0), Body::UntilClose) => return Ok(()),
-            (Ok(0), _) => return Err(Broken::Ended),
-            (Ok(_), _) => {}
-            (Err(_), _) => return Err(Broken::Reset),
-        }
-    }
 }
