@@ -24,6 +24,7 @@ mod service;
 mod service_account;
 mod service_entry;
 mod shape;
+mod target_ref;
 mod tcp_route;
 mod tls_route;
 pub mod traffic_policy;
@@ -34,7 +35,7 @@ use std::fmt;
 
 pub use authorization_policy::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, ConditionKey, FromSpec, OperationSpec, Provider,
-    RuleSpec, SourceSpec, TargetRef, ToSpec, WhenSpec,
+    RuleSpec, SourceSpec, ToSpec, WhenSpec,
 };
 pub use backend_traffic_policy::{
     BackendTrafficPolicy, BackendTrafficPolicySpec, BudgetSpec, RequestRate, RetryConstraint,
@@ -64,6 +65,7 @@ pub use service::{ClusterIp, Service, ServiceKind, ServicePortSpec, SessionAffin
 pub use service_account::ServiceAccount;
 pub use service_entry::{EntryEndpoint, EntryPort, Location, Network, Resolution, ServiceEntry};
 pub use shape::FieldNote;
+pub use target_ref::TargetRef;
 pub use tcp_route::{StreamRuleSpec, TcpRoute, TcpRouteSpec};
 pub use tls_route::{TlsRoute, TlsRouteSpec};
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub use condition::ConditionKey;
 
 use super::field::nullable;
 use super::shape::FieldNote;
-use super::{FieldError, Metadata, WorkloadSelector};
+use super::{FieldError, Metadata, TargetRef, WorkloadSelector};
 
 /// Asks for a policy to be judged and counted, but not enforced (Istio, "Dry Run").
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -94,28 +94,6 @@ impl Action {
 pub struct Provider {
     /// Name of an extension provider.
     pub name: String,
-}
-
-/// One of `targetRefs`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct TargetRef {
-    /// API group; empty for the core.
-    #[serde(default, deserialize_with = "nullable")]
-    pub group: String,
-    /// Kind.
-    pub kind: String,
-    /// Name.
-    pub name: String,
-    /// Only the policy's own is possible.
-    #[serde(default)]
-    pub namespace: Option<String>,
-}
-
-impl TargetRef {
-    /// True for a core Service, the only kind whose pods the agent knows.
-    pub fn is_service(&self) -> bool {
-        (self.group.is_empty() || self.group == "core") && self.kind == "Service"
-    }
 }
 
 /// One of `rules`.

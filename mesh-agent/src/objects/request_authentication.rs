@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::authorization_policy::TargetRef;
 use super::field::nullable;
 use super::shape::FieldNote;
-use super::{FieldError, GoDuration, Metadata, WorkloadSelector};
+use super::{FieldError, GoDuration, Metadata, TargetRef, WorkloadSelector};
 
 /// What is read of a RequestAuthentication.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

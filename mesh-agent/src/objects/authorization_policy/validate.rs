@@ -7,32 +7,12 @@ use std::net::IpAddr;
 
 use super::{Action, AuthorizationPolicySpec, ConditionKey, OperationSpec, RuleSpec, SourceSpec, WhenSpec};
 use crate::authz::{Networks, Template};
-use crate::objects::FieldError;
+use crate::objects::{FieldError, target_ref};
 
 type Checked = Result<(), FieldError>;
 
 pub(super) fn policy(spec: &AuthorizationPolicySpec) -> Checked {
-    let named = usize::from(spec.target_ref.is_some()) + usize::from(!spec.target_refs.is_empty());
-    if named + usize::from(spec.selector.is_some()) > 1 {
-        return refuse("spec.selector", "selector, targetRef and targetRefs exclude each other: keep one");
-    }
-    for (at, target) in spec.target_ref.iter().chain(&spec.target_refs).enumerate() {
-        if target.name.is_empty() || target.kind.is_empty() {
-            return refuse(&format!("spec.targetRefs[{at}]"), "needs a kind and a name");
-        }
-        if target.namespace.as_ref().is_some_and(|namespace| !namespace.is_empty()) {
-            let field = format!("spec.targetRefs[{at}].namespace");
-            return refuse(&field, "a policy is for targets of its own namespace: remove the field");
-        }
-    }
-    for (label, value) in spec.selector.iter().flat_map(|selector| &selector.match_labels) {
-        if label.is_empty() || label.contains('*') || value.contains('*') {
-            return refuse(
-                "spec.selector.matchLabels",
-                "labels are written out: no empty key and no wildcard",
-            );
-        }
-    }
+    target_ref::check(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs)?;
     action(spec)?;
     for (at, rule) in spec.rules.iter().enumerate() {
         self::rule(rule).map_err(|error| error.within(&format!("spec.rules[{at}]")))?;

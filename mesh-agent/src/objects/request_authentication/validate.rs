@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::{JwtRule, RequestAuthenticationSpec};
 use crate::jwt::{KeySet, url};
-use crate::objects::FieldError;
+use crate::objects::{FieldError, target_ref};
 
 type Checked = Result<(), FieldError>;
 
@@ -29,27 +29,7 @@ const NOT_OURS: [&str; 10] = [
 const LONGEST: Duration = Duration::from_secs(60);
 
 pub(super) fn policy(spec: &RequestAuthenticationSpec) -> Checked {
-    let named = usize::from(spec.target_ref.is_some()) + usize::from(!spec.target_refs.is_empty());
-    if named + usize::from(spec.selector.is_some()) > 1 {
-        return refuse("spec.selector", "selector, targetRef and targetRefs exclude each other: keep one");
-    }
-    for (at, target) in spec.target_ref.iter().chain(&spec.target_refs).enumerate() {
-        if target.name.is_empty() || target.kind.is_empty() {
-            return refuse(&format!("spec.targetRefs[{at}]"), "needs a kind and a name");
-        }
-        if target.namespace.as_ref().is_some_and(|namespace| !namespace.is_empty()) {
-            let field = format!("spec.targetRefs[{at}].namespace");
-            return refuse(&field, "a policy is for targets of its own namespace: remove the field");
-        }
-    }
-    for (label, value) in spec.selector.iter().flat_map(|selector| &selector.match_labels) {
-        if label.is_empty() || label.contains('*') || value.contains('*') {
-            return refuse(
-                "spec.selector.matchLabels",
-                "labels are written out: no empty key and no wildcard",
-            );
-        }
-    }
+    target_ref::check(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs)?;
     for (at, rule) in spec.jwt_rules.iter().enumerate() {
         self::rule(rule).map_err(|error| error.within(&format!("spec.jwtRules[{at}]")))?;
     }
