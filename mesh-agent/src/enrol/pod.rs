@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::Capture;
 use super::listeners::{self, Set};
 use crate::health::Captured;
-use crate::kernel::{EnrolPod, Kernel, KernelError, netns};
+use crate::kernel::{EnrolPod, Families, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
 use crate::proxy::ceiling::PodShare;
 use crate::proxy::worker::{self, Command, PodSpec};
@@ -125,8 +125,8 @@ impl Enrolled {
             entry: self.entry,
             addresses,
             netns: self.netns.as_fd(),
-            listener_v4: of_family(true),
-            listener_v6: of_family(false),
+            inbound: Families { v4: of_family(true), v6: of_family(false) },
+            hbone: Families::default(),
         })
     }
 
