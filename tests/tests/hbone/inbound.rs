@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use anyhow::{Context, ensure};
 use http::Request;
@@ -341,7 +343,35 @@ fn an_agent_that_is_replaced_says_goaway_and_its_successor_listens() {
     let peer = mesh.peer();
     let mut tunnel = peer.tunnel(mesh.cart.at(port)).unwrap();
     says(&mut tunnel, SECRET);
-    let mut former = mesh.agent.upgrade().unwrap();
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (far, to, at) = (mesh.far.clone(), mesh.cart.at(PORT), mesh.cart.at(port));
+    let (root, svid) = (mesh.authority.root(), mesh.svid("far"));
+    // A connection of its own each time, as when a ztunnel begins: none fails.
+    let begins = || {
+        while !stop.load(Ordering::Relaxed) {
+            let peer = Peer::connect(&far, to, &root, Some(&svid)).unwrap();
+            says(&mut peer.tunnel(at).unwrap(), SECRET);
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let agent = &mut mesh.agent;
+    let mut former = thread::scope(|scope| {
+        let beginning = scope.spawn(begins);
+        let grows = |more: u64| {
+            let before = asked.load(Ordering::Relaxed);
+            eventually(SOON, || {
+                ensure!(beginning.is_finished() || asked.load(Ordering::Relaxed) > before + more, "no more");
+                Ok(())
+            })
+            .unwrap();
+        };
+        grows(5);
+        let former = agent.upgrade().unwrap();
+        grows(20);
+        stop.store(true, Ordering::Relaxed);
+        beginning.join().unwrap();
+        former
+    });
     eventually(SOON, || {
         // The connection takes no more streams, and those on it go on.
         ensure!(peer.tunnel(mesh.cart.at(port)).is_err(), "no GOAWAY yet");
