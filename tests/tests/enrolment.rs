@@ -435,7 +435,7 @@ fn a_pod_that_uses_the_agents_port_waits_by_name_until_the_port_is_free() {
             Ok(())
         })
     };
-    for (i, port) in [15001, 15006].into_iter().enumerate() {
+    for (i, port) in [15001, 15006, 15008].into_iter().enumerate() {
         let name = format!("squatter-{i}");
         let pod = stranger(&shop, &name);
         let own = Server::new(pod.listen(port).unwrap(), |stream, _| echo(stream));
