@@ -4,7 +4,7 @@
 //! one task; `stream` takes one request from its head to its end, `pass` does one try of it; `pool` and `link` are the connections to endpoints;
 //! `outgoing` is a stream there for what came over HTTP/1 (`crate::http1::over_http2` carries it), `over_http1` makes HTTP/1 again of what
 //! another agent carried so; `copy` moves a body in one direction;
-//! between agents `tunnel` is a CONNECT stream as a connection of bytes, which `tunnels` opens and `connect` takes;
+//! between agents, and to and from what speaks HBONE (`hbone`), `tunnel` is a CONNECT stream as a connection of bytes, which `tunnels` opens and `connect` takes;
 //! `hedge` is a try beside one that is slow; `mirror` sends a copy of a request, `ask` one of the agent's own; `guard` sits on each socket and counts what h2 doesn't limit.
 //! Never collects a body, never answers what only an endpoint can answer.
 
@@ -17,6 +17,7 @@ mod copy;
 mod frames;
 mod grpc;
 mod guard;
+mod hbone;
 mod hedge;
 mod link;
 mod mirror;
@@ -42,7 +43,7 @@ pub(crate) use link::Lease;
 pub use mirror::Mirrored;
 pub(crate) use outgoing::Outgoing;
 pub use pool::Pool;
-pub use server::{serve, serve_agent};
+pub use server::{serve, serve_agent, serve_hbone};
 pub use tunnel::Tunnel;
 pub(crate) use tunnels::open as open_tunnel;
 
@@ -62,11 +63,17 @@ const STALLED: u32 = 16;
 /// Frames between agents: four TLS records, so that their heads cost a tenth of what they would at HTTP/2's default.
 const FRAME: u32 = 64 * 1024;
 
+/// Streams on one connection by HBONE (ztunnel, `POOL_MAX_STREAMS_PER_CONNECTION`).
+const HBONE_STREAMS: u32 = 100;
+
 impl Windows {
     /// To applications and from them: 2 Gbit/s at a round trip of 1 ms, on the stream's side.
     const PLAIN: Self = Self::of(256 * 1024, 16 * 1024);
     /// Between agents, where a connection may be between zones: 8 Gbit/s at 1 ms.
     const MESH: Self = Self::of(1024 * 1024, FRAME);
+
+    /// From what speaks HBONE: as many streams as ztunnel puts on one connection may all stand still.
+    const HBONE: Self = Self { stream: 256 * 1024, connection: HBONE_STREAMS * 256 * 1024, frame: FRAME };
 
     const fn of(stream: u32, frame: u32) -> Self {
         Self { stream, connection: STALLED * stream, frame }

@@ -212,12 +212,20 @@ impl Identity {
     }
 
     /// For connections from any workload of the trust domain; whose it is says [`peer_of`] after the handshake. ALPN is
-    /// [`ALPN_MESH`] and [`ALPN_HBONE`].
+    /// [`ALPN_MESH`].
     ///
     /// # Errors
     /// There is no certificate to show.
     pub fn server(&self) -> Result<Arc<ServerConfig>, NoIdentity> {
         self.with(Svid::server)
+    }
+
+    /// The same for HBONE: [`ALPN_HBONE`].
+    ///
+    /// # Errors
+    /// As [`Self::server`].
+    pub fn hbone_server(&self) -> Result<Arc<ServerConfig>, NoIdentity> {
+        self.with(Svid::hbone_server)
     }
 
     fn with<T>(&self, made: impl FnOnce(&Svid) -> T) -> Result<T, NoIdentity> {

@@ -27,7 +27,7 @@ use aya::maps::{MapError, PerCpuArray};
 use mesh_common::{AgentConfig, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT, REASON_COUNT, Reason};
 
 pub use checks::{Check, CheckResult, checks};
-pub use enrolment::EnrolPod;
+pub use enrolment::{EnrolPod, Families};
 pub use flows::{Flows, HeartbeatMap, monotonic_ns};
 pub use services::SyncStats;
 pub use status::{KernelStatus, LinkStatus, MapStatus, ProgramStatus};

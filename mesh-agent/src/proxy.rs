@@ -10,6 +10,7 @@ mod activation;
 pub mod answer;
 mod authenticate;
 pub mod backend;
+pub mod baggage;
 pub mod carry;
 pub mod ceiling;
 pub mod context;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lab::{Lab, Listeners, accept, connect_script, eventually, finish, line, run, server_script};
 use mesh_agent::addr::{ClientAddr, EndpointAddr, OrigDst};
-use mesh_agent::kernel::{EnrolPod, KernelStatus, netns};
+use mesh_agent::kernel::{EnrolPod, Families, KernelStatus, netns};
 use mesh_agent::model::{AppProtocol, Endpoint, EndpointSet, ObjectName, ServiceMeta, ServicePort, Snapshot};
 use mesh_common::{FAIL_CLOSED, FAIL_OPEN, PodEntry, Reason, capture};
 
@@ -202,7 +202,7 @@ fn dialling_the_agents_ports_is_refused_and_loopback_left_alone() {
     for port in [15001, 15006, 15008] {
         assert_eq!(lab.connect(&lab.b, &lab.a.v4.to_string(), port), ECONNREFUSED, "from outside");
     }
-    assert!(agent.count(Reason::InboundAgentPort) >= 3);
+    assert!(agent.count(Reason::InboundAgentPort) >= 2);
 }
 
 #[test]
@@ -278,6 +278,27 @@ fn inbound_connections_to_any_port_reach_the_agent_with_their_destination() {
     assert_eq!(lab.connect(&lab.a, &format!("10.201.{}.77", lab.n), 7000), ECONNREFUSED);
     assert!(agent.count(Reason::InboundUnknownAddress) >= 1);
     assert!(agent.count(Reason::InboundCaptured) >= 17);
+}
+
+#[test]
+fn what_comes_to_the_hbone_port_reaches_the_listener_for_it_and_nothing_else_does() {
+    let Some(lab) = Lab::new() else { return };
+    let mut agent = lab.agent();
+    let mut lb = Listeners::new(&lab.b);
+    lb.hbone4 = Some(lab.b.listen("127.0.0.1:15008"));
+    agent.enrol(&lab.b, &lb, FAIL_CLOSED, BOTH);
+    let to = lab.b.v4.to_string();
+    assert_eq!(lab.connect(&lab.a, &to, 15008), format!("ok {to} 15008"));
+    let (stream, peer) = accept(lb.hbone4.as_ref().unwrap());
+    assert_eq!((stream.local_addr().unwrap(), peer.ip()), (SocketAddr::new(lab.b.v4, 15008), lab.a.v4));
+    assert_eq!(lab.connect(&lab.a, &to, 7000), format!("ok {to} 7000"));
+    assert_eq!(accept(&lb.in4).0.local_addr().unwrap(), SocketAddr::new(lab.b.v4, 7000));
+    assert_eq!(agent.entries("HBONE_LISTENERS_V1"), 1);
+    // No listener, no connection: neither of the family that has none, nor after the agent's end.
+    assert_eq!(lab.connect(&lab.a, &lab.b.v6.to_string(), 15008), ECONNREFUSED);
+    lb.hbone4.take();
+    assert_eq!(lab.connect(&lab.a, &to, 15008), ECONNREFUSED);
+    assert_eq!(agent.entries("HBONE_LISTENERS_V1"), 0);
 }
 
 #[test]
@@ -416,8 +437,8 @@ fn a_netns_that_goes_while_no_agent_looks_is_cleaned_up_by_the_next() {
         entry,
         addresses: &addresses,
         netns: netns.as_fd(),
-        listener_v4: None,
-        listener_v6: None,
+        inbound: Families::default(),
+        hbone: Families::default(),
     };
     agent.kernel.enrol(&pod).unwrap();
     agent.die();
@@ -482,6 +503,7 @@ sys.stdin.readline(); s.send(b'ping'); print(s.recv(9).decode(), *s.getpeername(
     let status = agent.kernel.status();
     assert_eq!(status.links.len(), 9, "{:?}", status.links);
     assert_eq!((agent.entries("ADDRESSES_V1"), agent.entries("LISTENERS_V1")), (0, 0));
+    assert_eq!(agent.entries("HBONE_LISTENERS_V1"), 0);
     for p in &status.programs {
         println!("{}: {} instructions verified, {} bytes", p.name, p.verified_instructions, p.jited_bytes);
     }

@@ -56,7 +56,7 @@ reasons! {
     InboundAgentFlow = 15, "inbound_agent_flow";
     /// sk_lookup: the pod's own loopback traffic, let through.
     InboundLoopback = 16, "inbound_loopback";
-    /// sk_lookup: dialled one of the agent's in-pod ports from outside; refused.
+    /// sk_lookup: dialled the agent's in-pod outbound or inbound port from outside; refused.
     InboundAgentPort = 17, "inbound_agent_port";
     /// sk_lookup: no agent serves and the pod fails closed; refused.
     InboundAwayClosed = 18, "inbound_away_closed";

@@ -65,6 +65,10 @@ pub static ENDPOINTS: HashMap<ServiceSlot, ServiceEndpoint, 262144, NO_PREALLOC>
 #[btf_map(name = "LISTENERS_V1")]
 pub static LISTENERS: SockHash<Addr, 8192> = SockHash::new();
 
+/// The agent's HBONE listeners, likewise.
+#[btf_map(name = "HBONE_LISTENERS_V1")]
+pub static HBONE_LISTENERS: SockHash<Addr, 8192> = SockHash::new();
+
 /// How often each [`Reason`] was given. Every hook writes; the agent sums over CPUs.
 #[btf_map(name = "REASONS_V1")]
 pub static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();

@@ -1,6 +1,7 @@
 //! sk_lookup, one link per enrolled pod's netns: which listener gets a new inbound connection.
 //!
-//! From outside: the agent's in-pod inbound listener, on whose sockets getsockname(2) is the original destination. The
+//! From outside: the agent's in-pod inbound listener, on whose sockets getsockname(2) is the original destination, or that
+//! for HBONE for what comes to its port. The
 //! agent's own flows and the pod's own loopback: the application. Runs only when TCP looks for a listener, so
 //! established connections never come here. A drop is answered by the kernel with RST.
 
@@ -57,10 +58,7 @@ fn decide(ctx: &SkLookupContext) -> Result<Option<Reason>, Reason> {
         return Ok(Some(Reason::InboundAgentFlow));
     }
     let Some(config) = maps::CONFIG.get(0) else { return Err(Reason::InboundAssignFailed) };
-    if local_port == config.outbound_port
-        || local_port == config.inbound_port
-        || local_port == config.hbone_port
-    {
+    if local_port == config.outbound_port || local_port == config.inbound_port {
         return Err(Reason::InboundAgentPort);
     }
     let address = dst.0;
@@ -68,7 +66,7 @@ fn decide(ctx: &SkLookupContext) -> Result<Option<Reason>, Reason> {
     let Some(local) = (unsafe { maps::ADDRESSES.get(address) }) else {
         return Err(Reason::InboundUnknownAddress);
     };
-    hand_over(ctx, config, local, &address).map(Some)
+    hand_over(ctx, config, local, &dst).map(Some)
 }
 
 /// To the agent, or by fail mode where there is none. A missing listener says that the agent has just died: the kernel
@@ -78,13 +76,18 @@ fn hand_over(
     ctx: &SkLookupContext,
     config: &AgentConfig,
     local: &LocalAddress,
-    address: &Addr,
+    dst: &(Addr, u16),
 ) -> Result<Reason, Reason> {
     if !maps::agent_serves(config) {
         return away(local);
     }
     // The kernel goes on to choose among the listener's SO_REUSEPORT group.
-    match maps::LISTENERS.redirect_sk_lookup(ctx, *address, 0) {
+    let redirected = if dst.1 == config.hbone_port {
+        maps::HBONE_LISTENERS.redirect_sk_lookup(ctx, dst.0, 0)
+    } else {
+        maps::LISTENERS.redirect_sk_lookup(ctx, dst.0, 0)
+    };
+    match redirected {
         Ok(()) => Ok(Reason::InboundCaptured),
         Err(errno) if errno == -ENOENT => away(local),
         Err(_) => Err(Reason::InboundAssignFailed),

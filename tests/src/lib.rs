@@ -6,6 +6,7 @@
 
 pub mod dns;
 pub mod h2raw;
+pub mod hbone;
 pub mod http1;
 pub mod http2;
 pub mod nodes;
@@ -16,6 +17,7 @@ pub mod routes;
 pub mod server;
 pub mod shop;
 pub mod sockets;
+pub mod tls;
 pub mod tokens;
 
 pub use mesh_agent::lab;

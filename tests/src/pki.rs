@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use anyhow::{Result, anyhow};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// An authority whose files lie in one directory.
 pub struct Authority {
@@ -54,18 +55,63 @@ impl Authority {
     }
 }
 
+/// The authority of a mesh: what it signs proves who a workload is.
+pub struct MeshAuthority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A workload's certificate and key, as a peer that a test plays has them.
+#[derive(Debug)]
+pub struct Svid {
+    /// It, and nothing above.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Clone for Svid {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+impl MeshAuthority {
+    /// A new one, whose files are in `DIR` as [`signing_authority`] has them.
+    pub fn new(dir: &Path, name: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        write_authority(dir, &issuer.key().serialize_pem(), &issuer.pem())?;
+        Ok(Self { issuer })
+    }
+
+    /// Its own certificate.
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// A certificate for this SPIFFE id.
+    pub fn svid(&self, id: &str) -> Result<Svid> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names.push(SanType::URI(id.try_into()?));
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| anyhow!("its key: {why}"))?;
+        Ok(Svid { chain: vec![certificate.der().clone()], key })
+    }
+}
+
 /// An authority that may sign, in `DIR` as cert-manager has it: `tls.crt`, `tls.key`, `ca.crt`. Takes the place of another.
 pub fn signing_authority(dir: &Path, name: &str) -> Result<()> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    let key = KeyPair::generate()?;
-    let certificate = params.self_signed(&key)?;
+    MeshAuthority::new(dir, name).map(drop)
+}
+
+fn write_authority(dir: &Path, key: &str, certificate: &str) -> Result<()> {
     fs::create_dir_all(dir)?;
-    let files =
-        [("tls.key", key.serialize_pem()), ("tls.crt", certificate.pem()), ("ca.crt", certificate.pem())];
-    for (file, text) in files {
+    for (file, text) in [("tls.key", key), ("tls.crt", certificate), ("ca.crt", certificate)] {
         // Whole or not at all, as a Secret's files change.
         let new = dir.join("new");
         fs::write(&new, text)?;

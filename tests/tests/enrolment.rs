@@ -435,7 +435,7 @@ fn a_pod_that_uses_the_agents_port_waits_by_name_until_the_port_is_free() {
             Ok(())
         })
     };
-    for (i, port) in [15001, 15006].into_iter().enumerate() {
+    for (i, port) in [15001, 15006, 15008].into_iter().enumerate() {
         let name = format!("squatter-{i}");
         let pod = stranger(&shop, &name);
         let own = Server::new(pod.listen(port).unwrap(), |stream, _| echo(stream));
@@ -444,12 +444,12 @@ fn a_pod_that_uses_the_agents_port_waits_by_name_until_the_port_is_free() {
         for command in [&["status"][..], &["get", "workloads", "-o", "wide"]] {
             let shown = shop.agent.cli(command).unwrap().stdout;
             let line = shown.lines().find(|line| line.contains(&name)).unwrap_or_default();
-            for part in ["pending", "15001 and 15006", "does the pod use them itself?"] {
+            for part in ["pending", "15001, 15006 and 15008", "does the pod use them itself?"] {
                 assert!(line.contains(part), "{part:?} is missing in {command:?}:\n{shown}");
             }
         }
         let log = shop.agent.log();
-        let told = |line: &&str| line.contains(&name) && line.contains("15001 and 15006");
+        let told = |line: &&str| line.contains(&name) && line.contains("15001, 15006 and 15008");
         assert!(log.lines().any(|line| told(&line)), "no word of it in the log:\n{log}");
         // Its own connections go as if there were no mesh.
         alive(&mut shop.outside.connect(pod.at(port)).unwrap());

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_agent::addr::ClientAddr;
-use mesh_agent::kernel::{EnrolPod, Flows, HeartbeatMap, Kernel, Options, Ports, monotonic_ns, netns};
+use mesh_agent::kernel::{
+    EnrolPod, Families, Flows, HeartbeatMap, Kernel, Options, Ports, monotonic_ns, netns,
+};
 use mesh_common::{FAIL_CLOSED, OUTBOUND_PORT, PodEntry, capture};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
@@ -53,8 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
             entry: PodEntry { fail_mode: FAIL_CLOSED, capture: capture::OUTBOUND },
             addresses: &[],
             netns: netns.as_fd(),
-            listener_v4: Some(listener.as_fd()),
-            listener_v6: None,
+            inbound: Families { v4: Some(listener.as_fd()), v6: None },
+            hbone: Families::default(),
         })?;
         say_ready();
         loop {

@@ -228,6 +228,9 @@ views! {
         reason: String,
         /// `closed` or `open`.
         fail_mode: String,
+        /// How clients in other pods reach it: `mesh` (mutual TLS with its agent), `hbone` or `plain`.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reached: String,
         /// Path of its network namespace, where the source names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         netns: Option<String>,

@@ -171,9 +171,19 @@ fn workload(w: &model::Workload, snapshot: &Snapshot, pods: &Pods) -> api::Workl
             FailMode::Closed => "closed".to_owned(),
             FailMode::Open => "open".to_owned(),
         },
+        reached: reached(w).to_owned(),
         netns: w.netns.as_ref().map(|path| path.display().to_string()),
         mtls: snapshot.security.get(&w.name).map(|security| mtls(&security.peers)).unwrap_or_default(),
         probes: w.probes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// From other nodes, where no rule or policy says otherwise.
+fn reached(w: &model::Workload) -> &'static str {
+    match (w.is_enrolled(), w.speaks_hbone()) {
+        (true, _) => "mesh",
+        (false, true) => "hbone",
+        (false, false) => "plain",
     }
 }
 

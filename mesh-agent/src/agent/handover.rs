@@ -46,6 +46,7 @@ enum What {
     Outbound = 2,
     Inbound = 3,
     End = 4,
+    Hbone = 5,
 }
 
 /// What a serving agent hands over.
@@ -145,7 +146,9 @@ fn send_all(stream: &UnixStream, handed: &Handed) -> io::Result<()> {
         send(stream, What::Metrics, 0, &[metrics.as_fd()])?;
     }
     for (cookie, set) in &handed.pods {
-        for (what, listeners) in [(What::Outbound, &set.outbound), (What::Inbound, &set.inbound)] {
+        let Set { outbound, inbound, hbone } = set;
+        for (what, listeners) in [(What::Outbound, outbound), (What::Inbound, inbound), (What::Hbone, hbone)]
+        {
             let descriptors: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
             for batch in descriptors.chunks(BATCH) {
                 send(stream, what, *cookie, batch)?;
@@ -188,6 +191,9 @@ fn receive_all(stream: &UnixStream) -> io::Result<Handed> {
             }
             kind if kind == What::Inbound as u64 => {
                 handed.pods.entry(number).or_default().inbound.extend(listeners);
+            }
+            kind if kind == What::Hbone as u64 => {
+                handed.pods.entry(number).or_default().hbone.extend(listeners);
             }
             kind if kind == What::End as u64 => return Ok(handed),
             _ => return Err(odd("a frame of an unknown kind")),
@@ -232,7 +238,7 @@ mod tests {
         let serving = tokio::spawn(async move {
             let Some(Command::HandOver(answer)) = commands.recv().await else { panic!("nobody asks") };
             let many = (0..BATCH + 1).map(|_| listener()).collect();
-            let set = Set { outbound: many, inbound: vec![listener()] };
+            let set = Set { outbound: many, inbound: vec![listener()], hbone: vec![listener(), listener()] };
             answer.send(HashMap::from([(7, set)])).unwrap();
             match commands.recv().await {
                 Some(Command::Replaced(answer)) => answer.send(()).is_ok(),
@@ -251,7 +257,7 @@ mod tests {
             let handed = receive_all(&new).unwrap();
             assert_eq!(handed.metrics.unwrap().local_addr().unwrap(), address);
             let set = &handed.pods[&7];
-            assert_eq!((set.outbound.len(), set.inbound.len()), (BATCH + 1, 1));
+            assert_eq!((set.outbound.len(), set.inbound.len(), set.hbone.len()), (BATCH + 1, 1, 2));
             if taken {
                 Predecessor(new).let_go().unwrap();
             }

@@ -35,6 +35,8 @@ pub struct Set {
     pub outbound: Vec<TcpListener>,
     /// On the inbound port.
     pub inbound: Vec<TcpListener>,
+    /// On the HBONE port.
+    pub hbone: Vec<TcpListener>,
 }
 
 impl Set {
@@ -46,16 +48,17 @@ impl Set {
         let all = |listeners: &[TcpListener]| -> io::Result<Vec<TcpListener>> {
             listeners.iter().map(TcpListener::try_clone).collect()
         };
-        Ok(Self { outbound: all(&self.outbound)?, inbound: all(&self.inbound)? })
+        Ok(Self { outbound: all(&self.outbound)?, inbound: all(&self.inbound)?, hbone: all(&self.hbone)? })
     }
 
     /// All of `sets` in one.
     pub(super) fn of_all(sets: &[Self]) -> io::Result<Self> {
         let mut all = Self::default();
         for set in sets {
-            let Self { outbound, inbound } = set.share()?;
+            let Self { outbound, inbound, hbone } = set.share()?;
             all.outbound.extend(outbound);
             all.inbound.extend(inbound);
+            all.hbone.extend(hbone);
         }
         Ok(all)
     }
@@ -66,13 +69,15 @@ impl Set {
 /// A pod without IPv6 has IPv4 listeners only, and the other way round.
 pub(super) fn make(capture: &Capture, workers: usize) -> io::Result<Vec<Set>> {
     let Capture { ports, flows, .. } = capture;
-    for port in [ports.outbound, ports.inbound] {
+    for port in [ports.outbound, ports.inbound, ports.hbone] {
         both_families(|ip| bind(ip, port, flows, Sharing::Alone).map(drop))?;
     }
     let listen = |port| both_families(|ip| listen(ip, port, flows));
-    (0..workers)
-        .map(|_| Ok(Set { outbound: listen(ports.outbound)?, inbound: listen(ports.inbound)? }))
-        .collect()
+    let set = |_| {
+        let (outbound, inbound) = (listen(ports.outbound)?, listen(ports.inbound)?);
+        Ok(Set { outbound, inbound, hbone: listen(ports.hbone)? })
+    };
+    (0..workers).map(set).collect()
 }
 
 /// The listeners that another agent hands over, spread over `workers` workers, each of which has one of its own: none is
@@ -82,13 +87,20 @@ pub(super) fn adopt(capture: &Capture, handed: Set, workers: usize) -> io::Resul
     let is_on = |listeners: &[TcpListener], port: u16| {
         listeners.iter().all(|listener| listener.local_addr().is_ok_and(|addr| addr.port() == port))
     };
-    if !is_on(&handed.outbound, ports.outbound) || !is_on(&handed.inbound, ports.inbound) {
+    let Set { outbound, inbound, mut hbone } = handed;
+    let all = [(&outbound, ports.outbound), (&inbound, ports.inbound), (&hbone, ports.hbone)];
+    if !all.into_iter().all(|(listeners, port)| is_on(listeners, port)) {
         return Ok(None);
     }
-    let outbound = spread(handed.outbound, ports.outbound, flows, workers)?;
-    let inbound = spread(handed.inbound, ports.inbound, flows, workers)?;
-    let sets = outbound.into_iter().zip(inbound);
-    Ok(Some(sets.map(|(outbound, inbound)| Set { outbound, inbound }).collect()))
+    if hbone.is_empty() {
+        // Of an agent that had none.
+        hbone = both_families(|ip| listen(ip, ports.hbone, flows))?;
+    }
+    let outbound = spread(outbound, ports.outbound, flows, workers)?;
+    let inbound = spread(inbound, ports.inbound, flows, workers)?;
+    let hbone = spread(hbone, ports.hbone, flows, workers)?;
+    let sets = outbound.into_iter().zip(inbound).zip(hbone);
+    Ok(Some(sets.map(|((outbound, inbound), hbone)| Set { outbound, inbound, hbone }).collect()))
 }
 
 /// The listeners of each worker: all that there are, and more of the same families for workers that would have none.

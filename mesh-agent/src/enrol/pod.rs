@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::Capture;
 use super::listeners::{self, Set};
 use crate::health::Captured;
-use crate::kernel::{EnrolPod, Kernel, KernelError, netns};
+use crate::kernel::{EnrolPod, Families, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
 use crate::proxy::ceiling::PodShare;
 use crate::proxy::worker::{self, Command, PodSpec};
@@ -39,13 +39,15 @@ pub enum EnrolError {
     Enter(#[source] io::Error),
     /// socket(2), bind(2) or listen(2) failed inside the pod.
     #[error(
-        "the agent's ports {outbound} and {inbound} can't be listened on inside the pod (does the pod use them itself?)"
+        "the agent's ports {outbound}, {inbound} and {hbone} can't be listened on inside the pod (does the pod use them itself?)"
     )]
     Listen {
         /// Outbound port.
         outbound: u16,
         /// Inbound port.
         inbound: u16,
+        /// Port for HBONE.
+        hbone: u16,
         /// Why.
         source: io::Error,
     },
@@ -65,8 +67,8 @@ pub(super) struct Enrolled {
     cookie: u64,
     netns: Arc<OwnedFd>,
     entry: PodEntry,
-    /// Every listener: one inbound one of each family stands for all of them in the kernel's map, and all go to an agent
-    /// that takes over.
+    /// Every listener: one of each family stands for all on its port in the kernel's maps, and all go to an agent that takes
+    /// over.
     listeners: Set,
 }
 
@@ -107,26 +109,22 @@ impl Enrolled {
             return Err(error.into());
         }
         let share = Arc::<PodShare>::default();
-        for (worker, Set { outbound, inbound }) in workers.iter().zip(sets) {
+        for (worker, listeners) in workers.iter().zip(sets) {
             let (workload, netns, share) = (workload.clone(), pod.netns.clone(), share.clone());
-            worker.tell(Command::Add(PodSpec { cookie, workload, netns, share, outbound, inbound }));
+            worker.tell(Command::Add(PodSpec { cookie, workload, netns, share, listeners }));
         }
         Ok(pod)
     }
 
     /// Once to enrol it, again whenever its addresses or its fail mode change: no connection notices.
     fn tell_kernel(&self, addresses: &[IpAddr], kernel: &mut Kernel) -> Result<(), KernelError> {
-        let of_family = |v4: bool| {
-            let mut listeners = self.listeners.inbound.iter();
-            listeners.find(|l| l.local_addr().is_ok_and(|a| a.is_ipv4() == v4)).map(|l| l.as_fd())
-        };
         kernel.enrol(&EnrolPod {
             cookie: self.cookie,
             entry: self.entry,
             addresses,
             netns: self.netns.as_fd(),
-            listener_v4: of_family(true),
-            listener_v6: of_family(false),
+            inbound: families(&self.listeners.inbound),
+            hbone: families(&self.listeners.hbone),
         })
     }
 
@@ -189,6 +187,15 @@ impl Enrolled {
     }
 }
 
+/// One of each family.
+fn families(listeners: &[TcpListener]) -> Families<'_> {
+    let of = |v4: bool| {
+        let found = listeners.iter().find(|l| l.local_addr().is_ok_and(|a| a.is_ipv4() == v4));
+        found.map(|listener| listener.as_fd())
+    };
+    Families { v4: of(true), v6: of(false) }
+}
+
 struct Inside {
     cookie: u64,
     addresses: Vec<IpAddr>,
@@ -210,6 +217,7 @@ fn enter(
     let failed = |source| EnrolError::Listen {
         outbound: capture.ports.outbound,
         inbound: capture.ports.inbound,
+        hbone: capture.ports.hbone,
         source,
     };
     let adopted = match handed.remove(&cookie) {
@@ -249,7 +257,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use std::net::TcpListener;
     use std::time::Instant;
 
     use super::*;
@@ -267,10 +274,13 @@ mod tests {
         let workload = testing::workload();
         for ip in ["127.0.0.1", "0.0.0.0"] {
             let (_application, taken) = bind(ip);
-            let (unused, free) = bind("127.0.0.1");
-            drop(unused);
-            for (outbound, inbound) in [(taken, free), (free, taken)] {
-                let ports = Ports { outbound, inbound, ..Ports::default() };
+            let (one, free) = bind("127.0.0.1");
+            let (other, also_free) = bind("127.0.0.1");
+            drop((one, other));
+            for (outbound, inbound, hbone) in
+                [(taken, free, also_free), (free, taken, also_free), (free, also_free, taken)]
+            {
+                let ports = Ports { outbound, inbound, hbone };
                 let capture = || Capture {
                     ports,
                     registry_only: false,
@@ -283,7 +293,8 @@ mod tests {
                 let mut manager = Manager::new(capture(), HashMap::new());
                 manager.note_failure(&workload, error, Instant::now());
                 let Some(PodState::Pending(why)) = manager.state(&workload) else { panic!("not pending") };
-                for part in [&outbound.to_string(), &inbound.to_string(), "does the pod use them", "in use"] {
+                let [outbound, inbound, hbone] = [outbound, inbound, hbone].map(|port| port.to_string());
+                for part in [&outbound, &inbound, &hbone, "does the pod use them", "in use"] {
                     assert!(why.contains(part), "{part:?} is missing: {why}");
                 }
             }

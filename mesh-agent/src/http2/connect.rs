@@ -1,5 +1,5 @@
-//! A CONNECT that another agent sent on a connection of mutual TLS: one opaque connection to this pod, or a connection of
-//! HTTP/1 that is to be one.
+//! A CONNECT that came on a connection of mutual TLS: from another agent one opaque connection to this pod, or a connection of
+//! HTTP/1 that is to be one; by HBONE any connection.
 //!
 //! Used by `server` in place of `stream`. Judges the head; what is asked for becomes a connection of its own in
 //! `proxy::inbound`, with protocol, policies and log as any that is opened to the pod. Nobody gets further than to the
@@ -11,8 +11,9 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::FORWARDED;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 
+use super::hbone;
 use super::tunnel::Tunnel;
 use crate::addr::{ClientAddr, OrigDst};
 use crate::proxy::{Connection, Hostile, inbound};
@@ -30,6 +31,29 @@ pub(super) async fn serve(conn: &Connection, request: Request<RecvStream>, respo
     inbound::serve_tunnel(conn, tunnel, client).await;
 }
 
+/// The same for one that came by HBONE.
+pub(super) async fn serve_hbone(
+    conn: &Connection,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    match hbone::asked(&request, conn) {
+        Ok(dst) => {
+            let (head, body) = request.into_parts();
+            let client = client_of(&head.headers, conn.client);
+            let tunnel = Tunnel::incoming(body, respond);
+            inbound::serve_hbone_tunnel(conn, tunnel, client, dst, &head.headers).await;
+        }
+        Err(hostile) => {
+            conn.pod.worker.count_hostile(hostile);
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            // The peer may have taken it back.
+            let _ = respond.send_response(response, true);
+        }
+    }
+}
+
 /// The client that the peer names, where it can be true: agents connect from their pod's own address, and only the port is
 /// another than that of the connection.
 fn client_of(headers: &HeaderMap, peer: ClientAddr) -> ClientAddr {
@@ -37,10 +61,11 @@ fn client_of(headers: &HeaderMap, peer: ClientAddr) -> ClientAddr {
     named.filter(|client| client.ip() == peer.ip()).unwrap_or(peer)
 }
 
-/// The only element's `for`, if it is an address with a port (RFC 7239, 6).
+/// The only element's `for`, which comes first, if it is an address with a port (RFC 7239, 4 and 6).
 fn forwarded_for(value: &str) -> Option<ClientAddr> {
-    let node = value.strip_prefix("for=\"")?.strip_suffix('"')?;
-    node.parse::<SocketAddr>().ok().map(ClientAddr::from)
+    let (node, rest) = value.strip_prefix("for=\"")?.split_once('"')?;
+    let is_alone = rest.is_empty() || rest.starts_with(';') && !rest.contains(',');
+    node.parse::<SocketAddr>().ok().filter(|_| is_alone).map(ClientAddr::from)
 }
 
 #[cfg(test)]
@@ -59,9 +84,17 @@ mod tests {
         check("for=\"10.0.0.1:4000\"", "10.0.0.1:5000", "10.0.0.1:4000");
         check("for=\"[fd00::1]:4000\"", "[fd00::1]:5000", "[fd00::1]:4000");
         check("for=\"10.0.0.2:4000\"", "10.0.0.1:5000", "10.0.0.1:5000");
-        for other in
-            ["for=10.0.0.1", "for=\"_hidden\"", "for=\"10.0.0.1\"", "for=\"10.0.0.1:4000\";proto=http", ""]
-        {
+        check("for=\"10.0.0.1:4000\";host=cart.shop.svc.cluster.local", "10.0.0.1:5000", "10.0.0.1:4000");
+        for other in [
+            "for=10.0.0.1",
+            "for=\"_hidden\"",
+            "for=\"10.0.0.1\"",
+            "host=cart",
+            "for=\"10.0.0.1:4000\", for=\"10.0.0.1:4001\"",
+            "for=\"10.0.0.1:4000\";proto=http, for=\"10.0.0.1:4001\"",
+            "for=\"10.0.0.1:4000\"x",
+            "",
+        ] {
             check(other, "10.0.0.1:5000", "10.0.0.1:5000");
         }
     }

@@ -8,25 +8,29 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Version};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::allowance::Allowance;
 use super::clock::{Clock, IDLE_TICKS};
 use super::guard::{Guarded, Meter};
 use super::stall::Stall;
 use super::stream::{self, End, Shared};
-use super::{SEND_BUFFER, Windows, connect};
+use super::{HBONE_STREAMS, SEND_BUFFER, Windows, connect};
 use crate::proxy::{Connection, ErrorKind, Exchange, Hostile, Limits, Stream};
 
 /// Requests that a client may take back at once, and per second (nghttp2's `stream_reset_rate_limit`).
 const TAKE_BACK_BURST: i64 = 1000;
 const TAKE_BACK_PER_SECOND: u64 = 33;
+
+/// A connection that is so young when the agent begins to drain has its first CONNECT on the way.
+const FIRST_CONNECT_GRACE: Duration = Duration::from_secs(1);
 
 /// h2 takes heads so many times as large as is allowed, so that one that is somewhat too large is refused by `request`,
 /// which knows whose it is. Beyond four times that, h2 closes the connection.
@@ -34,41 +38,68 @@ const HEAD_ROOM: usize = 2;
 
 /// Serves HTTP/2 until either side ends it. `first` is what was read of the connection already.
 pub async fn serve(client: Stream, first: BytesMut, conn: &Connection) {
-    serve_as(client, first, conn, false).await;
+    serve_as(client, first, conn, Peer::Client).await;
 }
 
 /// The same for another agent, whose CONNECT streams are connections of their own.
 pub async fn serve_agent(client: Stream, conn: &Connection) {
-    serve_as(client, BytesMut::new(), conn, true).await;
+    serve_as(client, BytesMut::new(), conn, Peer::Agent).await;
 }
 
-async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, agent: bool) {
+/// The same for a peer of HBONE, which has nothing but CONNECT streams.
+pub async fn serve_hbone(client: Stream, conn: &Connection) {
+    serve_as(client, BytesMut::new(), conn, Peer::Hbone).await;
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// A client, with requests.
+    Client,
+    /// Another agent, with requests and CONNECT streams.
+    Agent,
+    /// A ztunnel or waypoint, with CONNECT streams.
+    Hbone,
+}
+
+async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, peer: Peer) {
     let (socket, meter) = Guarded::server(client, first);
     let limits = conn.limits();
-    let windows = if agent { Windows::MESH } else { Windows::PLAIN };
-    match timeout(limits.head_timeout, builder(windows, limits).handshake(socket)).await {
-        Ok(Ok(h2)) => run(h2, meter, conn, agent).await,
+    let builder = match peer {
+        Peer::Client => builder(Windows::PLAIN, limits.max_streams, limits),
+        Peer::Agent => builder(Windows::MESH, limits.max_streams, limits),
+        Peer::Hbone => builder(Windows::HBONE, HBONE_STREAMS, limits),
+    };
+    match timeout(limits.head_timeout, builder.handshake(socket)).await {
+        Ok(Ok(h2)) => run(h2, meter, conn, peer).await,
         Ok(Err(error)) if error.is_library() => conn.pod.worker.count_hostile(Hostile::BadPreface),
         Ok(Err(error)) => tracing::debug!(%error, "client went away within the preface"),
         Err(_) => conn.pod.worker.count_hostile(Hostile::BadPreface),
     }
 }
 
-async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection, agent: bool) {
+async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection, peer: Peer) {
+    let (agent, accepted) = (peer == Peer::Agent, Instant::now());
     let shared =
         Shared { conn, agent, ticks: Rc::default(), head_bytes: Cell::new(0), resets_sent: Cell::new(0) };
     let mut server = Server {
         h2,
         streams: FuturesUnordered::new(),
         shared: &shared,
-        agent,
+        peer,
         meter,
         clock: Clock::new(conn.limits()),
         take_backs: Allowance::new(TAKE_BACK_BURST, TAKE_BACK_PER_SECOND, TAKE_BACK_BURST),
         leaving: false,
         told: Told::default(),
     };
-    let mut drain = pin!(conn.pod.worker.drain.begun());
+    let mut drain = pin!(async {
+        conn.pod.worker.drain.begun().await;
+        // Peers of HBONE don't ask again when a connection that has just been made takes nothing.
+        if peer == Peer::Hbone {
+            sleep_until(accepted + FIRST_CONNECT_GRACE).await;
+        }
+    });
     poll_fn(|cx| {
         if !server.leaving && drain.as_mut().poll(cx).is_ready() {
             server.leave();
@@ -88,14 +119,14 @@ async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection, agent: bool) {
     .await;
 }
 
-fn builder(windows: Windows, limits: &Limits) -> server::Builder {
+fn builder(windows: Windows, streams: u32, limits: &Limits) -> server::Builder {
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(windows.stream)
         .initial_connection_window_size(windows.connection)
         .max_frame_size(windows.frame)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_streams(limits.max_streams)
+        .max_concurrent_streams(streams)
         .max_header_list_size(u32::try_from(limits.max_head_bytes * HEAD_ROOM).unwrap_or(u32::MAX));
     builder
 }
@@ -120,8 +151,7 @@ struct Server<'s, 'c> {
     h2: H2,
     streams: FuturesUnordered<Task<'s>>,
     shared: &'s Shared<'c>,
-    /// The client is another agent.
-    agent: bool,
+    peer: Peer,
     meter: Rc<Meter>,
     clock: Clock,
     take_backs: Allowance,
@@ -131,7 +161,7 @@ struct Server<'s, 'c> {
 }
 
 /// An extended CONNECT (RFC 8441) is a request, with headers for its endpoint.
-fn is_connect(request: &Request<RecvStream>) -> bool {
+pub(super) fn is_connect(request: &Request<RecvStream>) -> bool {
     request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
 }
 
@@ -182,14 +212,19 @@ impl<'s> Server<'s, '_> {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         let stall = Stall::new(&self.shared.ticks);
-        let work: Pin<Box<dyn Future<Output = End> + 's>> = if self.agent && is_connect(&request) {
-            let conn = self.shared.conn;
-            Box::pin(async move {
+        let conn = self.shared.conn;
+        let work: Pin<Box<dyn Future<Output = End> + 's>> = match self.peer {
+            Peer::Hbone => Box::pin(async move {
+                connect::serve_hbone(conn, request, respond).await;
+                End::Ended
+            }),
+            Peer::Agent if is_connect(&request) => Box::pin(async move {
                 connect::serve(conn, request, respond).await;
                 End::Ended
-            })
-        } else {
-            Box::pin(stream::serve(self.shared, request, respond, stall.clone()))
+            }),
+            Peer::Agent | Peer::Client => {
+                Box::pin(stream::serve(self.shared, request, respond, stall.clone()))
+            }
         };
         self.streams.push(Task { stall, work });
     }

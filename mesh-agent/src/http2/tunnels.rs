@@ -1,4 +1,5 @@
-//! Opens CONNECT streams to endpoints that another agent stands before: one for each opaque connection.
+//! Opens CONNECT streams to endpoints that another agent stands before, one for each opaque connection, or a proxy that speaks
+//! HBONE, one for each connection.
 //!
 //! Used by `proxy::upstream` in place of connect(2); comes after `pool`, hands a `tunnel` on. The peer answers once it has
 //! connected to its application, so that an endpoint that can't be reached is still told from one that can.
@@ -10,8 +11,8 @@ use http::header::FORWARDED;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use tokio::time::{Instant, timeout_at};
 
-use super::pool;
 use super::tunnel::Tunnel;
+use super::{hbone, pool};
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Pod, ProxyError, Upstream};
@@ -21,13 +22,13 @@ const MOST_CONNECTIONS_TRIED: usize = 8;
 
 /// The peer's agent didn't agree.
 #[derive(Debug, thiserror::Error)]
-#[error("the endpoint's agent answered CONNECT with {0}")]
+#[error("what stands before the endpoint answered CONNECT with {0}")]
 struct Refused(StatusCode);
 
 /// Connects to the endpoint through its agent, within `limit`. `client` is who the application is told it is from.
 ///
 /// # Errors
-/// As connecting to it; 503 of the agent is an endpoint that doesn't take the connection.
+/// As connecting to it; 503 is an endpoint that doesn't take the connection.
 pub(crate) async fn open(
     upstream: &Upstream,
     pod: &Pod,
@@ -42,7 +43,10 @@ pub(crate) async fn open(
         Some(own) => ClientAddr::new(own, client.port()),
         None => client,
     });
-    let head = head(to, client)?;
+    let mut head = head(to, client)?;
+    if upstream.reach().is_hbone() {
+        hbone::describe(&mut head, upstream, pod, client);
+    }
     for _ in 0..MOST_CONNECTIONS_TRIED {
         let leased = timeout_at(deadline, pool::lease_tunnel(upstream, pod, limits)).await;
         let mut lease = leased.map_err(|elapsed| ProxyError::new(ErrorKind::ConnectTimeout, elapsed))??;
@@ -83,6 +87,8 @@ fn refused(status: StatusCode) -> ProxyError {
     let kind = match status {
         // The application didn't take the connection: another endpoint's may.
         StatusCode::SERVICE_UNAVAILABLE => ErrorKind::ConnectFailed,
+        // Of ztunnel, and of our agents.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::TunnelDenied,
         _ => ErrorKind::TunnelRefused,
     };
     ProxyError::new(kind, Refused(status))

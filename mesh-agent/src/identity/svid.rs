@@ -29,6 +29,7 @@ pub struct Svid {
     pub root: String,
     client: ClientConfig,
     server: Arc<ServerConfig>,
+    hbone: Arc<ServerConfig>,
     trust: Arc<Trust>,
 }
 
@@ -77,8 +78,10 @@ impl Svid {
             .with_cert_resolver(certified);
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        server.alpn_protocols = vec![ALPN_MESH.to_vec(), ALPN_HBONE.to_vec()];
-        Ok(Self { facts, chain, root, client, server: Arc::new(server), trust })
+        server.alpn_protocols = vec![ALPN_MESH.to_vec()];
+        let mut hbone = server.clone();
+        hbone.alpn_protocols = vec![ALPN_HBONE.to_vec()];
+        Ok(Self { facts, chain, root, client, server: Arc::new(server), hbone: Arc::new(hbone), trust })
     }
 
     /// For connections to `expected`.
@@ -93,6 +96,11 @@ impl Svid {
     /// For connections from any workload of the trust domain.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// The same for HBONE.
+    pub fn hbone_server(&self) -> Arc<ServerConfig> {
+        self.hbone.clone()
     }
 
     fn provider(&self) -> &Arc<CryptoProvider> {

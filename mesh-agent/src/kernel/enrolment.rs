@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use mesh_common::{Addr, LocalAddress, OwnAddresses, PodEntry, capture};
 
-use super::maps::{self, is_missing};
+use super::maps::{self, Maps, is_missing};
 use super::{Kernel, KernelError, bpffs, link};
 use crate::addr;
 
@@ -25,10 +25,25 @@ pub struct EnrolPod<'a> {
     pub addresses: &'a [IpAddr],
     /// Its network namespace.
     pub netns: BorrowedFd<'a>,
-    /// One of the agent's inbound listeners in it, for IPv4.
-    pub listener_v4: Option<BorrowedFd<'a>>,
-    /// The same for IPv6.
-    pub listener_v6: Option<BorrowedFd<'a>>,
+    /// One of the agent's inbound listeners in it for each family.
+    pub inbound: Families<'a>,
+    /// The same on the HBONE port.
+    pub hbone: Families<'a>,
+}
+
+/// A listener for each family of addresses that the pod has.
+#[derive(Clone, Copy, Default)]
+pub struct Families<'a> {
+    /// For IPv4.
+    pub v4: Option<BorrowedFd<'a>>,
+    /// For IPv6.
+    pub v6: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Families<'a> {
+    fn of(self, ip: IpAddr) -> Option<BorrowedFd<'a>> {
+        if ip.to_canonical().is_ipv4() { self.v4 } else { self.v6 }
+    }
 }
 
 impl Kernel {
@@ -116,9 +131,12 @@ impl Kernel {
         for ip in pod.addresses {
             let key = addr::to_map(*ip);
             self.maps.addresses.insert(key, value, 0).map_err(KernelError::map(maps::ADDRESSES))?;
-            let listener = if ip.to_canonical().is_ipv4() { pod.listener_v4 } else { pod.listener_v6 };
-            if let Some(listener) = listener {
+            if let Some(listener) = pod.inbound.of(*ip) {
                 self.maps.listeners.insert(key, listener, 0).map_err(KernelError::map(maps::LISTENERS))?;
+            }
+            if let Some(listener) = pod.hbone.of(*ip) {
+                let inserted = self.maps.hbone_listeners.insert(key, listener, 0);
+                inserted.map_err(KernelError::map(maps::HBONE_LISTENERS))?;
             }
             keys.push(key);
         }
@@ -137,9 +155,13 @@ impl Kernel {
             .collect();
         for key in stale {
             // The kernel took the listener out already if it was closed.
-            match self.maps.listeners.remove(&key) {
-                Err(error) if !is_missing(&error) => return Err(KernelError::map(maps::LISTENERS)(error)),
-                Ok(()) | Err(_) => {}
+            let Maps { listeners, hbone_listeners, .. } = &mut self.maps;
+            for (listeners, name) in [(listeners, maps::LISTENERS), (hbone_listeners, maps::HBONE_LISTENERS)]
+            {
+                match listeners.remove(&key) {
+                    Err(error) if !is_missing(&error) => return Err(KernelError::map(name)(error)),
+                    Ok(()) | Err(_) => {}
+                }
             }
             self.maps.addresses.remove(&key).map_err(KernelError::map(maps::ADDRESSES))?;
         }

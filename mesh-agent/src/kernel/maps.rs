@@ -24,10 +24,11 @@ pub(super) const AGENT_FLOWS: &str = "AGENT_FLOWS_V1";
 pub(super) const SERVICES: &str = "SERVICES_V1";
 pub(super) const ENDPOINTS: &str = "ENDPOINTS_V1";
 pub(super) const LISTENERS: &str = "LISTENERS_V1";
+pub(super) const HBONE_LISTENERS: &str = "HBONE_LISTENERS_V1";
 pub(super) const REASONS: &str = "REASONS_V1";
 
 /// Every pinned map; the name is the pin's file name too.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     PODS,
     ADDRESSES,
     OWN_ADDRESSES,
@@ -39,6 +40,7 @@ pub(super) const NAMES: [&str; 12] = [
     SERVICES,
     ENDPOINTS,
     LISTENERS,
+    HBONE_LISTENERS,
     REASONS,
 ];
 
@@ -56,6 +58,7 @@ pub(super) struct Maps {
     pub(super) services: Hash<ServiceKey, ServiceEntry>,
     pub(super) endpoints: Hash<ServiceSlot, ServiceEndpoint>,
     pub(super) listeners: SockHash<MapData, Addr>,
+    pub(super) hbone_listeners: SockHash<MapData, Addr>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
 }
 
@@ -72,6 +75,7 @@ impl Maps {
             services: open_hash(dir, SERVICES)?,
             endpoints: open_hash(dir, ENDPOINTS)?,
             listeners: open::<Addr, u32, _>(dir, LISTENERS)?,
+            hbone_listeners: open::<Addr, u32, _>(dir, HBONE_LISTENERS)?,
             reasons: open::<u32, u64, _>(dir, REASONS)?,
         })
     }

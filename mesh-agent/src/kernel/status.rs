@@ -164,6 +164,7 @@ pub(super) fn walk(maps: &Maps, name: &str) -> usize {
         maps::SERVICES => maps.services.keys().flatten().count(),
         maps::ENDPOINTS => maps.endpoints.keys().flatten().count(),
         maps::LISTENERS => maps.listeners.keys().flatten().count(),
+        maps::HBONE_LISTENERS => maps.hbone_listeners.keys().flatten().count(),
         maps::CONFIG | maps::LIVENESS => 1,
         maps::REASONS => mesh_common::Reason::ALL.len(),
         _ => 0,

@@ -190,7 +190,7 @@ impl Builder {
         for name in &dirty.secured {
             changed |= self.build_security(name, &mut next);
         }
-        changed |= self.build_node_addresses(&mut next);
+        changed |= self.build_own_node(&mut next);
         for name in std::mem::take(&mut dirty.services) {
             let before = next.services.get(&name).cloned();
             if self.build_service(&name, &mut next) {

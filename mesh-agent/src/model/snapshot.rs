@@ -13,6 +13,7 @@ use super::{
 use crate::addr::{EndpointAddr, OrigDst};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Network, ObjectKey};
+use crate::policy::Locality;
 use crate::policy::traffic::{Layers, RouteTraffic, TrafficPolicy};
 use crate::route::{PortRoutes, Routes, RuleName};
 
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// This agent's node.
     pub node: Arc<str>,
+    /// Where that is.
+    pub locality: Arc<Locality>,
     /// Pods by name.
     pub workloads: HashTrieMapSync<ObjectName, Arc<Workload>>,
     /// Pods by address.

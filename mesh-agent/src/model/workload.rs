@@ -91,6 +91,10 @@ pub struct Workload {
     pub enrolment: Enrolment,
     /// While no agent serves.
     pub fail_mode: FailMode,
+    /// It says that HBONE is spoken on its behalf: label `networking.istio.io/tunnel: http`, or ztunnel's annotation
+    /// `ambient.istio.io/redirection: enabled`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hbone: bool,
     /// On the node's own network: its addresses are the node's.
     pub host_network: bool,
     /// Container ports by name, for Services' named targetPorts and protocol hints.
@@ -104,6 +108,11 @@ impl Workload {
     /// SPIFFE id of its service account (Istio, "Security", `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`).
     pub fn spiffe_id(&self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.name.namespace, self.service_account)
+    }
+
+    /// True if it is reached by HBONE: a ztunnel or waypoint takes that for it, and no agent captures it, which comes first.
+    pub fn speaks_hbone(&self) -> bool {
+        self.hbone && !self.host_network && !self.is_enrolled()
     }
 
     /// True if an agent captures this pod.

@@ -345,8 +345,8 @@ impl Connection {
         Backends::Single(self.straight(workload, service.as_ref(), None))
     }
 
-    /// The way to the address that was dialled, which `workload` has. It is the connection's own, unless another agent
-    /// is there, connections to which the pod's own share.
+    /// The way to the address that was dialled, which `workload` has. It is the connection's own, unless mutual TLS is
+    /// spoken there, connections to which the pod's own share.
     fn straight(
         &self,
         workload: Option<Arc<Workload>>,
@@ -357,7 +357,7 @@ impl Connection {
         let disabled = workload.as_ref().is_some_and(|w| snapshot.takes_no_mutual_tls(w, addr.port()));
         let reach =
             Way::of(&self.pod, policy, workload.as_deref(), disabled).reach(&self.pod, workload.as_deref());
-        if !reach.is_mesh() {
+        if !reach.is_mutual() {
             let edges = Edges::outbound(&self.pod, service, workload.as_ref(), &reach);
             return Rc::new(Upstream::paired(addr, workload, edges).over(reach));
         }
@@ -454,7 +454,8 @@ fn upstream(pod: &Rc<Pod>, port: &Arc<ServicePort>, endpoint: &Arc<Endpoint>) ->
     let disabled = workload.is_some_and(|w| snapshot.takes_no_mutual_tls(w, endpoint.addr.port()));
     let reach = Way::of(pod, Some(&port.policy), workload, disabled).reach(pod, workload);
     let edges = Edges::outbound(pod, Some(&port.service), endpoint.workload.as_ref(), &reach);
-    let upstream = Rc::new(Upstream::pooled(endpoint.clone(), edges, reach));
+    let upstream = Upstream::pooled(endpoint.clone(), edges, reach).of_service(Some(&port.service));
+    let upstream = Rc::new(upstream);
     pod.upstreams.borrow_mut().insert(key, upstream.clone());
     upstream
 }

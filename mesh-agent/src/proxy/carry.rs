@@ -38,9 +38,35 @@ pub async fn serve(conn: &Connection, client: Stream, first: BytesMut) {
     match conn.protocol {
         AppProtocol::Tcp if conn.may_be_an_agents() => unknown(conn, client, first).await,
         AppProtocol::Tcp => opaque(conn, client, first.freeze(), None).await,
-        AppProtocol::Tls => tls(conn, client, first).await,
+        AppProtocol::Tls => tls(conn, client, first, None).await,
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => http(conn, client, first).await,
         AppProtocol::Detect => unknown(conn, client, first).await,
+    }
+}
+
+/// Carries a connection that its peer asked for and wants to be answered about: whether the application, or a policy, takes it is
+/// found out before the client is read from.
+pub async fn serve_asked(conn: &Connection, client: Stream) {
+    let is_http = match conn.protocol {
+        AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => true,
+        AppProtocol::Tls => false,
+        AppProtocol::Tcp | AppProtocol::Detect => return serve(conn, client, BytesMut::new()).await,
+    };
+    let dialled = match tcp::dial_or_hear(conn, &client, None).await {
+        Ok(dialled) => dialled,
+        // Requests may wait for a place, and may be let in where their connection isn't.
+        Err(error) if is_http && error.kind == ErrorKind::Overflow => None,
+        Err(error) if is_http && error.kind == ErrorKind::Denied && conn.may_carry_requests() => {
+            conn.forget_refusal();
+            None
+        }
+        Err(error) => return refuse(conn, client, error.kind),
+    };
+    if is_http {
+        keep_for_requests(dialled, conn);
+        http(conn, client, BytesMut::new()).await;
+    } else {
+        tls(conn, client, BytesMut::new(), dialled).await;
     }
 }
 
@@ -55,14 +81,14 @@ async fn opaque(conn: &Connection, client: Stream, prefix: Bytes, ready: Option<
 }
 
 /// TLS of the application's own is passed through; its server name is noted.
-async fn tls(conn: &Connection, mut client: Stream, mut first: BytesMut) {
+async fn tls(conn: &Connection, mut client: Stream, mut first: BytesMut, ready: Option<Dialled>) {
     let (idle, patience) = (conn.limits().tcp_idle, conn.limits().detect_timeout);
     match read_until_clear(&mut client, &mut first, idle, patience, is_clear).await {
         Some(Verdict::Tls(hello)) if hello.is_agents && conn.may_be_an_agents() => {
             agent(conn, client, first).await;
         }
-        Some(Verdict::Tls(hello)) => through(conn, client, first.freeze(), hello.server_name, None).await,
-        _ => opaque(conn, client, first.freeze(), None).await,
+        Some(Verdict::Tls(hello)) => through(conn, client, first.freeze(), hello.server_name, ready).await,
+        _ => opaque(conn, client, first.freeze(), ready).await,
     }
 }
 

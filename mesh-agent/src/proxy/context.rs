@@ -28,7 +28,7 @@ use crate::authz::WorkloadPolicies;
 use crate::ext_authz::Providers;
 use crate::identity::{Identities, Identity, SpiffeId};
 use crate::jwt;
-use crate::kernel::Flows;
+use crate::kernel::{Flows, Ports};
 use crate::model::{
     AppProtocol, Endpoint, ObjectName, ServiceMeta, ServicePort, Snapshot, SnapshotHandle, Target, Workload,
     WorkloadTokens,
@@ -67,6 +67,8 @@ pub struct Worker {
     pub registry_only: bool,
     /// `sameNode: mtls`.
     pub same_node_mtls: bool,
+    /// The agent's ports in pods; HBONE is spoken on the same one everywhere.
+    pub ports: Ports,
     /// Begins when the agent is told to stop.
     pub drain: Drain,
     /// Idle upstream connections as last told to the gauge.
@@ -176,6 +178,10 @@ pub struct Connection {
     /// Inbound, over mutual TLS: who the client has proven to be, and as whom the pod was reached.
     pub(super) peer: OnceCell<SpiffeId>,
     pub(super) reached_as: OnceCell<SpiffeId>,
+    /// It came by HBONE.
+    pub(super) hbone: Cell<bool>,
+    /// What the client says that it is, where nothing else is known of it: for metrics and logs, never for a decision.
+    pub(super) told: OnceCell<Arc<Workload>>,
     pub(super) first: Cell<Option<Picked>>,
     /// The way to where the client meant to go, for the service under whose policy that was asked for.
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
@@ -328,6 +334,8 @@ impl Connection {
             admits: Cell::new(None),
             peer: OnceCell::new(),
             reached_as: OnceCell::new(),
+            hbone: Cell::new(false),
+            told: OnceCell::new(),
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),
@@ -361,23 +369,26 @@ impl Connection {
         self.pod.worker.telemetry.metrics.agent().detect.with_label_values(&[protocol.label()]).inc();
     }
 
-    /// Who talks to whom, for the access log. `proven` is who the endpoint has proven to run as.
-    pub fn peers<'a>(&'a self, endpoint: Option<&'a Endpoint>, proven: Option<&'a SpiffeId>) -> Peers<'a> {
+    /// Who talks to whom, for the access log. `reach` is how the endpoint was reached, if something was sent there.
+    pub fn peers<'a>(&'a self, endpoint: Option<&'a Endpoint>, reach: Option<&'a Reach>) -> Peers<'a> {
         let principals = match self.direction {
-            Direction::Outbound => proven.and_then(|to| Some([self.proven_identity()?, to.as_str()])),
+            Direction::Outbound => {
+                reach.and_then(Reach::expected).and_then(|to| Some([self.proven_identity()?, to.as_str()]))
+            }
             Direction::Inbound => {
                 self.peer.get().zip(self.reached_as.get()).map(|(a, b)| [a.as_str(), b.as_str()])
             }
         };
         Peers {
             reporter: self.direction.reporter(),
-            source: self.source.as_deref(),
+            source: self.source.as_deref().or_else(|| self.told.get().map(|told| &**told)),
             client: self.client,
             destination: self.dst,
             service: self.service.as_deref(),
             endpoint: endpoint.map(|e| e.addr),
             destination_workload: endpoint.and_then(|e| e.workload.as_deref()),
             principals,
+            hbone: self.hbone.get() || reach.is_some_and(Reach::is_hbone),
         }
     }
 

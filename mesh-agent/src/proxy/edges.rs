@@ -27,8 +27,8 @@ impl Edges {
         reach: &Reach,
     ) -> Self {
         let from = pod.workload();
-        let is_mesh = reach.is_mesh();
-        let both = !is_mesh && to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
+        let is_mutual = reach.is_mutual();
+        let both = !is_mutual && to.is_some_and(|w| w.is_enrolled() && w.node == from.node);
         // Istio's names for its two clusters of unknown destinations, by outboundTrafficPolicy.
         let nowhere = if pod.worker.registry_only { "BlackHoleCluster" } else { "PassthroughCluster" };
         let edge = |reporter| {
@@ -38,7 +38,7 @@ impl Edges {
                 destination: to.cloned(),
                 service: service.cloned(),
                 fallback_service: if to.is_some() { "unknown" } else { nowhere },
-                security: if is_mesh { Security::MutualTls } else { Security::None },
+                security: if is_mutual { Security::MutualTls } else { Security::None },
                 proven: None,
             })
         };
@@ -47,7 +47,8 @@ impl Edges {
 
     /// What arrives from outside the agent: only the destination reports.
     pub fn inbound(conn: &Connection, service: Option<&Arc<ServiceMeta>>) -> Self {
-        let source = conn.snapshot().workload_at(conn.client.ip()).cloned();
+        let source =
+            conn.snapshot().workload_at(conn.client.ip()).cloned().or_else(|| conn.told.get().cloned());
         let proven = conn.peer.get().cloned();
         let edge = conn.pod.worker.telemetry.metrics.edge(&EdgeKey {
             reporter: Reporter::Destination,

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     NotHttp2,
     /// The endpoint's agent doesn't let the connection through.
     TunnelRefused,
+    /// What stands before the endpoint says that policy doesn't let this pod in.
+    TunnelDenied,
     /// The pod has no certificate to show: mutual TLS is wanted, and nothing is sent without.
     NoIdentity,
     /// A client that speaks as an agent and this one didn't agree on TLS, or the client refused this pod's certificate.
@@ -65,6 +67,8 @@ pub enum ErrorKind {
     UnknownDestination,
     /// Plain text to a port that accepts mutual TLS alone, by a PeerAuthentication.
     PlainTextRefused,
+    /// HBONE to a port that takes no mutual TLS, by a PeerAuthentication.
+    MutualTlsRefused,
     /// The service has routes, and none of them matches.
     NoRoute,
     /// The route's backend doesn't exist, may not be used, or there is none with a weight.
@@ -124,6 +128,7 @@ impl ErrorKind {
             | Self::CertificateRefused
             | Self::NotHttp2
             | Self::TunnelRefused
+            | Self::TunnelDenied
             | Self::UpstreamClosed
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
@@ -146,6 +151,7 @@ impl ErrorKind {
             | Self::Unauthenticated(_)
             | Self::ExternallyDenied
             | Self::PlainTextRefused
+            | Self::MutualTlsRefused
             | Self::NoRoute => Side::Downstream,
             Self::NoBackend
             | Self::AuthorizationUnavailable
@@ -172,6 +178,7 @@ impl ErrorKind {
             | Self::TlsFailed
             | Self::CertificateRefused
             | Self::TunnelRefused
+            | Self::TunnelDenied
             | Self::NoIdentity
             | Self::TlsNotOriginated => Flag::UpstreamConnectionFailure,
             Self::UpstreamClosed => Flag::UpstreamConnectionTermination,
@@ -186,7 +193,7 @@ impl ErrorKind {
             Self::ExternallyDenied | Self::AuthorizationUnavailable => Flag::UnauthorizedExternal,
             Self::NoOriginalDestination => Flag::NoOriginalDestination,
             Self::UnknownDestination | Self::NoBackend => Flag::NoCluster,
-            Self::PlainTextRefused => Flag::Denied,
+            Self::PlainTextRefused | Self::MutualTlsRefused => Flag::Denied,
             Self::NoRoute => Flag::NoRoute,
             Self::DownstreamClosed => Flag::DownstreamConnectionTermination,
             Self::DownstreamReset(_) => Flag::DownstreamRemoteReset,
@@ -211,6 +218,7 @@ impl ErrorKind {
             | Self::TlsFailed
             | Self::CertificateRefused
             | Self::TunnelRefused
+            | Self::TunnelDenied
             | Self::NoIdentity
             | Self::Overflow
             | Self::TooManyConnections
@@ -231,7 +239,8 @@ impl ErrorKind {
             Self::Denied
             | Self::ExternallyDenied
             | Self::AuthorizationUnavailable
-            | Self::PlainTextRefused => StatusCode::FORBIDDEN,
+            | Self::PlainTextRefused
+            | Self::MutualTlsRefused => StatusCode::FORBIDDEN,
             Self::Unauthenticated(why) => why.status(),
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
@@ -244,6 +253,17 @@ impl ErrorKind {
             | Self::DownstreamReset(_)
             | Self::PeerTlsFailed
             | Self::PeerCertificateRefused => return None,
+        })
+    }
+
+    /// What a CONNECT is answered, or nothing where nobody is left to tell. Peers of HBONE are told ztunnel's words: 401 by
+    /// policy, 503 otherwise.
+    pub fn connect_status(self, hbone: bool) -> Option<StatusCode> {
+        let status = self.status()?;
+        Some(match (hbone, self.flag()) {
+            (false, _) => status,
+            (true, Flag::Denied | Flag::UnauthorizedExternal) => StatusCode::UNAUTHORIZED,
+            (true, _) => StatusCode::SERVICE_UNAVAILABLE,
         })
     }
 
@@ -299,6 +319,7 @@ impl ErrorKind {
             Self::CertificateRefused => "certificate_refused",
             Self::NotHttp2 => "upstream_not_http2",
             Self::TunnelRefused => "tunnel_refused",
+            Self::TunnelDenied => "tunnel_denied",
             Self::NoIdentity => "no_identity",
             Self::PeerTlsFailed => "peer_tls_failed",
             Self::PeerCertificateRefused => "peer_certificate_refused",
@@ -312,6 +333,7 @@ impl ErrorKind {
             Self::TlsNotOriginated => "tls_not_originated",
             Self::UnknownDestination => "unknown_destination",
             Self::PlainTextRefused => "plain_text_refused",
+            Self::MutualTlsRefused => "mutual_tls_refused",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::RequestTimeout => "request_timeout",
@@ -414,8 +436,10 @@ hostile! {
     BadFrame = "bad_frame";
     /// Too many control frames, empty frames or continuations.
     FrameFlood = "frame_flood";
-    /// An agent's CONNECT for another address than its connection was made to.
+    /// A CONNECT for another address than its connection was made to, or by HBONE for none of the pod's or a port of the agent.
     WrongAuthority = "wrong_authority";
+    /// By HBONE, anything but CONNECT.
+    NotConnect = "not_connect";
     /// Streams opened and reset in a burst (CVE-2023-44487).
     RapidReset = "rapid_reset";
 }

@@ -355,7 +355,7 @@ impl<'c> Exchange<'c> {
             start: SystemTime::now() - report.duration,
             peers: self.conn.peers(
                 self.upstream.as_ref().map(|upstream| &*upstream.endpoint),
-                self.upstream.as_ref().and_then(|upstream| upstream.reach().expected()),
+                self.upstream.as_ref().map(|upstream| upstream.reach()),
             ),
             method: self.about.method.as_str().as_bytes(),
             path: &[],

@@ -3,9 +3,10 @@
 //! application is the only backend, then `carry`.
 //!
 //! The application is connected to inside the pod, at the address and port that the client dialled, and is shown the
-//! client's address by the kernel hook. What other agents send is `agents`' to take.
+//! client's address by the kernel hook. What other agents send is `agents`' to take, what comes by HBONE `hbone`'s.
 
 mod agents;
+mod hbone;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 pub use self::agents::{serve_agent, serve_tunnel};
+pub use self::hbone::{serve_hbone, serve_hbone_tunnel};
 use super::backend::Backends;
 use super::carry;
 use super::context::{Connection, Direction, Pod};
@@ -29,12 +31,16 @@ use crate::model::{ServicePort, Target};
 pub async fn serve(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
     let Ok(dst) = client.local_addr().map(OrigDst::from) else { return reset(client) };
     if dst.ip().is_loopback() {
-        tracing::debug!(pod = %pod.workload().name, client = %from, "inbound port dialled directly, closing");
-        pod.worker.count_refused("no_original_destination");
-        let conn = Connection::open(&pod, Direction::Inbound, from, dst, &Target::Unknown);
-        return carry::refuse(&conn, client, ErrorKind::NoOriginalDestination);
+        return dialled_directly(&pod, client, from, dst);
     }
     serve_at(pod, client, from, dst).await;
+}
+
+fn dialled_directly(pod: &Rc<Pod>, client: TcpStream, from: ClientAddr, dst: OrigDst) {
+    tracing::debug!(pod = %pod.workload().name, client = %from, at = %dst, "the agent's port was dialled directly, closing");
+    pod.worker.count_refused("no_original_destination");
+    let conn = Connection::open(pod, Direction::Inbound, from, dst, &Target::Unknown);
+    carry::refuse(&conn, client, ErrorKind::NoOriginalDestination);
 }
 
 /// Handles a connection that was made to `dst`.

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
-use super::context::{Direction, Pod};
+use super::context::Pod;
 use super::drain::Drain;
 use super::{inbound, outbound};
 use crate::addr::ClientAddr;
@@ -22,8 +22,19 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// be within their handshake still, and closing would reset them.
 pub(super) const LAST_CALL: Duration = Duration::from_millis(200);
 
+/// Which of a pod's ports a connection was handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// For what the pod opens.
+    Outbound,
+    /// For what is opened to it.
+    Inbound,
+    /// For HBONE.
+    Hbone,
+}
+
 /// Accepts until `stop` begins.
-pub async fn accept(pod: Rc<Pod>, listener: TcpListener, direction: Direction, stop: Drain) {
+pub async fn accept(pod: Rc<Pod>, listener: TcpListener, door: Door, stop: Drain) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -31,32 +42,34 @@ pub async fn accept(pod: Rc<Pod>, listener: TcpListener, direction: Direction, s
             () = stop.begun() => break,
         };
         match accepted {
-            Ok((stream, peer)) => begin(&pod, stream, ClientAddr::from(peer), direction),
+            Ok((stream, peer)) => begin(&pod, stream, ClientAddr::from(peer), door),
             Err(error) => wait_out(&pod, &error).await,
         }
     }
     let last_call = Instant::now() + LAST_CALL;
     while let Ok(accepted) = timeout_at(last_call, listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => begin(&pod, stream, ClientAddr::from(peer), direction),
+            Ok((stream, peer)) => begin(&pod, stream, ClientAddr::from(peer), door),
             Err(error) => wait_out(&pod, &error).await,
         }
     }
 }
 
-fn begin(pod: &Rc<Pod>, stream: TcpStream, from: ClientAddr, direction: Direction) {
+fn begin(pod: &Rc<Pod>, stream: TcpStream, from: ClientAddr, door: Door) {
     let Some(place) = pod.admit() else {
-        return match direction {
-            Direction::Outbound => outbound::turn_away(pod, stream, from),
-            Direction::Inbound => inbound::turn_away(pod, stream, from),
+        return match door {
+            Door::Outbound => outbound::turn_away(pod, stream, from),
+            Door::Inbound | Door::Hbone => inbound::turn_away(pod, stream, from),
         };
     };
     let pod = pod.clone();
     spawn_local(async move {
         let _place = place;
-        match direction {
-            Direction::Outbound => outbound::serve(pod, stream, from).await,
-            Direction::Inbound => inbound::serve(pod, stream, from).await,
+        match door {
+            Door::Outbound => outbound::serve(pod, stream, from).await,
+            Door::Inbound => inbound::serve(pod, stream, from).await,
+            // Boxed: few connections are such, and all would carry what one takes.
+            Door::Hbone => Box::pin(inbound::serve_hbone(pod, stream, from)).await,
         }
     });
 }
@@ -82,7 +95,7 @@ mod tests {
     use crate::telemetry::{Options, Telemetry};
 
     /// What the access log says of a connection that is refused, and the reason that is counted.
-    fn check(direction: Direction, places: usize, reason: &str, flag: &str) {
+    fn check(door: Door, places: usize, reason: &str, flag: &str) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("log");
         let access_log = format!("json:{}", file.display()).parse().unwrap();
@@ -92,12 +105,7 @@ mod tests {
         let (client, port) = LocalSet::new().block_on(&runtime, async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();
-            spawn_local(accept(
-                testing::pod(limits, telemetry.clone()),
-                listener,
-                direction,
-                Drain::default(),
-            ));
+            spawn_local(accept(testing::pod(limits, telemetry.clone()), listener, door, Drain::default()));
             let mut stream = TcpStream::connect(addr).await.unwrap();
             let end = stream.read(&mut [0]).await.unwrap_err();
             assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
@@ -109,7 +117,7 @@ mod tests {
         let expected = [
             ("response_flags", flag.to_owned()),
             ("response_code_details", reason.to_owned()),
-            ("reporter", direction.reporter().label().to_owned()),
+            ("reporter", if door == Door::Outbound { "source" } else { "destination" }.to_owned()),
             ("source_address", client.to_string()),
             ("destination_address", port.to_string()),
         ];
@@ -122,13 +130,15 @@ mod tests {
 
     #[test]
     fn a_connection_beyond_the_pods_limit_has_its_line() {
-        check(Direction::Outbound, 0, "too_many_connections", "OM");
-        check(Direction::Inbound, 0, "too_many_connections", "OM");
+        for door in [Door::Outbound, Door::Inbound, Door::Hbone] {
+            check(door, 0, "too_many_connections", "OM");
+        }
     }
 
     #[test]
     fn a_dial_of_the_agents_own_port_has_its_line() {
-        check(Direction::Outbound, 1, "no_original_destination", "NOD");
-        check(Direction::Inbound, 1, "no_original_destination", "NOD");
+        for door in [Door::Outbound, Door::Inbound, Door::Hbone] {
+            check(door, 1, "no_original_destination", "NOD");
+        }
     }
 }

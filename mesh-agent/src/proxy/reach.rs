@@ -1,4 +1,4 @@
-//! How an endpoint is reached: in plain text, in TLS as a rule says, or in the mesh's own mutual TLS.
+//! How an endpoint is reached: in plain text, in TLS as a rule says, in the mesh's own mutual TLS, or by HBONE.
 //!
 //! Decided here when `backend` makes an `upstream`, which never changes it; a workload or policy that changes makes
 //! another. What must be encrypted has no way back to plain text.
@@ -21,6 +21,9 @@ pub enum Reach {
     Tls(Arc<Origination>),
     /// Mutual TLS to the endpoint's own port, with its agent, which must prove that the endpoint runs as this.
     Mesh(SpiffeId),
+    /// HBONE: CONNECT over mutual TLS to its pod's port for that, with whatever stands there for the endpoint, which must
+    /// prove that it runs as this.
+    Hbone(SpiffeId),
     /// A rule wants the mesh's mutual TLS, and nothing says who the endpoint runs as: nothing is sent.
     Nowhere,
 }
@@ -31,6 +34,7 @@ pub(super) enum Way<'p> {
     Plain,
     Tls(&'p Arc<Origination>),
     Mesh,
+    Hbone,
     Nowhere,
 }
 
@@ -58,8 +62,10 @@ impl<'p> Way<'p> {
                 let is_near = is_here && (!pod.worker.same_node_mtls || workload.name == own.name);
                 match wanted {
                     _ if is_near && workload.is_enrolled() => Self::Plain,
+                    MeshTls::Always if workload.speaks_hbone() => Self::Hbone,
                     MeshTls::Always => Self::Mesh,
                     _ if workload.is_enrolled() && !disabled => Self::Mesh,
+                    _ if workload.speaks_hbone() && !disabled => Self::Hbone,
                     _ => Self::Plain,
                 }
             }
@@ -71,21 +77,26 @@ impl<'p> Way<'p> {
         match (self, workload) {
             (Self::Plain, _) => Reach::Plain,
             (Self::Tls(tls), _) => Reach::Tls(tls.clone()),
-            (Self::Mesh, Some(workload)) => {
-                let identity = pod.identity.borrow();
-                let (domain, name) = (identity.id().trust_domain(), &workload.name);
-                Reach::Mesh(SpiffeId::new(domain, &name.namespace, &workload.service_account))
-            }
-            (Self::Mesh | Self::Nowhere, _) => Reach::Nowhere,
+            (Self::Mesh, Some(workload)) => Reach::Mesh(account_of(pod, workload)),
+            (Self::Hbone, Some(workload)) => Reach::Hbone(account_of(pod, workload)),
+            (Self::Mesh | Self::Hbone | Self::Nowhere, _) => Reach::Nowhere,
         }
     }
+}
+
+fn account_of(pod: &Pod, workload: &Workload) -> SpiffeId {
+    let identity = pod.identity.borrow();
+    SpiffeId::new(identity.id().trust_domain(), &workload.name.namespace, &workload.service_account)
 }
 
 impl Reach {
     /// True if it is still this way. Who has to be there is the workload's, and another upstream with it.
     pub(super) fn is(&self, way: Way<'_>) -> bool {
         match (self, way) {
-            (Self::Plain, Way::Plain) | (Self::Mesh(_), Way::Mesh) | (Self::Nowhere, Way::Nowhere) => true,
+            (Self::Plain, Way::Plain)
+            | (Self::Mesh(_), Way::Mesh)
+            | (Self::Hbone(_), Way::Hbone)
+            | (Self::Nowhere, Way::Nowhere) => true,
             (Self::Tls(one), Way::Tls(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
@@ -94,14 +105,24 @@ impl Reach {
     /// Who the endpoint has to prove to run as, and so does wherever something was sent.
     pub fn expected(&self) -> Option<&SpiffeId> {
         match self {
-            Self::Mesh(expected) => Some(expected),
+            Self::Mesh(expected) | Self::Hbone(expected) => Some(expected),
             Self::Plain | Self::Tls(_) | Self::Nowhere => None,
         }
     }
 
-    /// True if another agent is at the other end.
+    /// True if another agent of ours is at the other end.
     pub fn is_mesh(&self) -> bool {
         matches!(self, Self::Mesh(_))
+    }
+
+    /// True if what is there speaks HBONE.
+    pub fn is_hbone(&self) -> bool {
+        matches!(self, Self::Hbone(_))
+    }
+
+    /// True if it is mutual TLS of the mesh, with whomever.
+    pub fn is_mutual(&self) -> bool {
+        self.expected().is_some()
     }
 }
 
@@ -137,6 +158,7 @@ mod tests {
         match Way::of(&pod, Some(&policy), to, disabled).reach(&pod, to) {
             Reach::Plain => "plain".into(),
             Reach::Mesh(expected) => expected.to_string(),
+            Reach::Hbone(expected) => format!("hbone {expected}"),
             Reach::Nowhere => "nowhere".into(),
             Reach::Tls(_) => "tls".into(),
         }
@@ -160,6 +182,27 @@ mod tests {
         }
         assert_eq!(way(MeshTls::Always, None, false), "nowhere");
         assert_eq!(way(MeshTls::Always, Some(&stranger), false), "spiffe://cluster.local/ns/test/sa/old");
+    }
+
+    #[test]
+    fn what_says_that_it_speaks_hbone_is_reached_so_unless_an_agent_captures_it() {
+        let hbone = |node: &str, enrolled: bool| Workload { hbone: true, ..workload("cart", node, enrolled) };
+        let cart = "spiffe://cluster.local/ns/test/sa/cart";
+        let by_hbone = format!("hbone {cart}");
+        for node in ["other", "node"] {
+            let far = hbone(node, false);
+            assert_eq!(way(MeshTls::Auto, Some(&far), false), by_hbone);
+            assert_eq!(
+                way(MeshTls::Always, Some(&far), true),
+                by_hbone,
+                "the client's rule says ISTIO_MUTUAL"
+            );
+            assert_eq!(way(MeshTls::Auto, Some(&far), true), "plain", "its PeerAuthentication says DISABLE");
+            assert_eq!(way(MeshTls::Never, Some(&far), false), "plain", "the client's rule says DISABLE");
+        }
+        assert_eq!(way(MeshTls::Auto, Some(&hbone("other", true)), false), cart);
+        let on_the_host = Workload { host_network: true, ..hbone("other", false) };
+        assert_eq!(way(MeshTls::Auto, Some(&on_the_host), false), "plain", "its address is the node's");
     }
 
     #[test]

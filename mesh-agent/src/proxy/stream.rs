@@ -18,6 +18,11 @@ use tokio::net::{TcpStream, tcp};
 use crate::http2::Tunnel;
 use crate::tls::TlsStream;
 
+/// What carries mutual TLS of the mesh, as metrics have it.
+pub(super) const fn transport(is_hbone: bool) -> &'static str {
+    if is_hbone { "hbone" } else { "mesh" }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {

@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use super::backend::Picked;
 use super::context::{Connection, Worker};
 use super::error::{ErrorKind, ProxyError, Side};
+use super::reach::Reach;
 use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::upstream::reset;
 use crate::balance::outlier::Outcome;
 use crate::balance::queue::Place;
 use crate::flags::Flag;
-use crate::identity::SpiffeId;
 use crate::model::Endpoint;
 use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
 use crate::tls::Alpn;
@@ -93,13 +93,13 @@ impl Drop for Account<'_> {
         let error = self.end.err();
         self.series.iter().for_each(|s| s.closed(error.map_or(Flag::None, ErrorKind::flag)));
         let upstream = &self.picked.upstream;
-        log(self.conn, Some(&upstream.endpoint), upstream.reach().expected(), error, &self.moved);
+        log(self.conn, Some(&upstream.endpoint), Some(upstream.reach()), error, &self.moved);
     }
 }
 
 /// Resets a client that can't be served, and says so in log and metrics.
 pub fn refused(conn: &Connection, client: impl Into<Stream>, why: ErrorKind) {
-    match (client.into(), why.status()) {
+    match (client.into(), why.connect_status(conn.hbone.get())) {
         (Stream::Tunnel(tunnel), Some(status)) => tunnel.refuse(status),
         (client, _) => reset(client),
     }
@@ -119,7 +119,7 @@ pub fn note_refused(conn: &Connection, why: ErrorKind) {
 fn log(
     conn: &Connection,
     endpoint: Option<&Arc<Endpoint>>,
-    proven: Option<&SpiffeId>,
+    reach: Option<&Reach>,
     error: Option<ErrorKind>,
     moved: &Moved,
 ) {
@@ -132,7 +132,7 @@ fn log(
     let told = error.map_or("", ErrorKind::label);
     log.connection(&ConnectionEntry {
         start: conn.started,
-        peers: conn.peers(endpoint.map(|e| &**e), proven),
+        peers: conn.peers(endpoint.map(|e| &**e), reach),
         protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
         server_name: sni.as_deref().unwrap_or_default().as_bytes(),
         flag: error.map_or(Flag::None, ErrorKind::flag),

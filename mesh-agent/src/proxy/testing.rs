@@ -23,7 +23,7 @@ use super::upstream::Upstream;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::ext_authz::Providers;
 use crate::identity;
-use crate::kernel::Flows;
+use crate::kernel::{Flows, Ports};
 use crate::model::{
     Endpoint, EndpointSet, Enrolment, FailMode, ObjectName, Service, ServiceMeta, ServicePort, Snapshot,
     Target, Workload,
@@ -217,6 +217,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         node: NodeAddresses::default(),
         registry_only: false,
         same_node_mtls: false,
+        ports: Ports::default(),
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),
@@ -244,6 +245,7 @@ pub fn workload() -> Workload {
         addresses: Vec::new(),
         netns: None,
         enrolment: Enrolment::Enrolled,
+        hbone: false,
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: Vec::new(),

@@ -50,8 +50,8 @@ pub struct Upstream {
     /// How it is reached. An upstream never changes that: connections in plain text and such that aren't are never kept
     /// together.
     reach: Reach,
-    /// What its figures are counted for, where it isn't a service's endpoint by the balancer's choice.
-    pub(super) service: Option<Arc<ServiceMeta>>,
+    /// Whose endpoint it is.
+    pub(crate) service: Option<Arc<ServiceMeta>>,
     /// Generation of the configuration by which that was decided or last confirmed, and whether its PeerAuthentication
     /// takes no mutual TLS.
     judged: Cell<(u64, bool)>,
@@ -114,7 +114,7 @@ impl Upstream {
     }
 
     /// The same, counted for this service.
-    pub(super) fn of_service(self, service: Option<&Arc<ServiceMeta>>) -> Self {
+    pub(crate) fn of_service(self, service: Option<&Arc<ServiceMeta>>) -> Self {
         Self { service: service.cloned(), ..self }
     }
 
@@ -123,7 +123,8 @@ impl Upstream {
         &self.reach
     }
 
-    /// True if another agent is at the other end: requests go as HTTP/2 streams, all else as CONNECT streams.
+    /// True if another agent of ours is at the other end: requests go as HTTP/2 streams, all else as CONNECT streams. With
+    /// HBONE everything is a CONNECT stream, in which connections are as they would be on the wire.
     pub fn is_mesh(&self) -> bool {
         self.reach.is_mesh()
     }
@@ -165,11 +166,13 @@ impl Upstream {
         self.used_at.set(clock::now_ns());
         self.limits.set(*limits);
         let result = match &self.reach {
-            Reach::Plain => self.try_connect(pod, Mark::Own(client), limits).await.map(Stream::Plain),
+            Reach::Plain => {
+                self.try_connect(pod, self.endpoint.addr, Mark::Own(client), limits).await.map(Stream::Plain)
+            }
             // Boxed: what goes in plain text makes no room for it.
             Reach::Tls(tls) => Box::pin(self.try_connect_tls(tls, pod, client, limits, alpn)).await,
             Reach::Mesh(_) if alpn == Alpn::Http2 => return Box::pin(self.connect_mesh(pod, limits)).await,
-            Reach::Mesh(_) => return Box::pin(self.tunnel(pod, client, limits)).await,
+            Reach::Mesh(_) | Reach::Hbone(_) => return Box::pin(self.tunnel(pod, client, limits)).await,
             Reach::Nowhere => Err(ErrorKind::TlsNotOriginated.into()),
         };
         count_connect(pod, result.as_ref().err());
@@ -186,7 +189,7 @@ impl Upstream {
     ) -> Result<Stream, ProxyError> {
         // Detection couldn't offer what it didn't know yet, and servers speak HTTP/2 over TLS only where it was offered.
         if let Some((stream, _)) = self.take_stashed()
-            && (matches!(stream, Stream::Plain(_)) || alpn != Alpn::Http2)
+            && (matches!(stream, Stream::Plain(_)) || self.reach.is_hbone() || alpn != Alpn::Http2)
         {
             return Ok(stream);
         }
@@ -204,8 +207,13 @@ impl Upstream {
         self.stashed.take()
     }
 
-    async fn try_connect(&self, pod: &Pod, mark: Mark, limits: &PoolLimits) -> Result<TcpStream, ProxyError> {
-        let addr = self.endpoint.addr;
+    async fn try_connect(
+        &self,
+        pod: &Pod,
+        addr: EndpointAddr,
+        mark: Mark,
+        limits: &PoolLimits,
+    ) -> Result<TcpStream, ProxyError> {
         let internal = |error: io::Error| ProxyError::new(ErrorKind::Internal, error);
         let socket = pod.sockets.take(addr.ip(), pod.netns.as_fd()).map_err(internal)?;
         if let Some(keepalive) = &limits.keepalive {
@@ -241,7 +249,7 @@ impl Upstream {
         alpn: Alpn,
     ) -> Result<Stream, ProxyError> {
         let deadline = Instant::now() + connect_timeout(pod, limits);
-        let stream = self.try_connect(pod, Mark::Own(client), limits).await?;
+        let stream = self.try_connect(pod, self.endpoint.addr, Mark::Own(client), limits).await?;
         let handshakes = &pod.worker.telemetry.metrics.agent().tls_handshakes;
         let failed = |kind: ErrorKind, error| {
             tls.tell(self.endpoint.addr, &error);

@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -22,16 +21,17 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use super::ceiling::{Ceiling, PodShare};
-use super::context::{Direction, Pod, Worker};
+use super::context::{Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
-use super::listener;
+use super::listener::{self, Door};
 use super::node::NodeAddresses;
 use super::sockets::SocketStock;
 use crate::clock;
+use crate::enrol::Set;
 use crate::ext_authz::Providers;
 use crate::identity::Identities;
-use crate::kernel::Flows;
+use crate::kernel::{Flows, Ports};
 use crate::model::{SnapshotHandle, Workload};
 use crate::telemetry::Telemetry;
 
@@ -69,6 +69,8 @@ pub struct Parts {
     pub providers: Providers,
     /// `sameNode: mtls`.
     pub same_node_mtls: bool,
+    /// The agent's ports in pods.
+    pub ports: Ports,
 }
 
 /// A pod as a worker is told of it.
@@ -81,10 +83,8 @@ pub struct PodSpec {
     pub netns: Arc<OwnedFd>,
     /// Its connections on all workers.
     pub share: Arc<PodShare>,
-    /// Listeners of this worker on the outbound port.
-    pub outbound: Vec<StdListener>,
-    /// Listeners of this worker on the inbound port.
-    pub inbound: Vec<StdListener>,
+    /// This worker's own.
+    pub listeners: Set,
 }
 
 /// What a worker is told.
@@ -145,6 +145,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             node: parts.node,
             registry_only: parts.registry_only,
             same_node_mtls: parts.same_node_mtls,
+            ports: parts.ports,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
@@ -235,11 +236,12 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
         connections: Cell::new(0),
     });
     let stop = Drain::default();
-    for (listeners, direction) in [(spec.outbound, Direction::Outbound), (spec.inbound, Direction::Inbound)] {
+    let Set { outbound, inbound, hbone } = spec.listeners;
+    for (listeners, door) in [(outbound, Door::Outbound), (inbound, Door::Inbound), (hbone, Door::Hbone)] {
         for listener in listeners {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    spawn_local(listener::accept(pod.clone(), listener, direction, stop.clone()));
+                    spawn_local(listener::accept(pod.clone(), listener, door, stop.clone()));
                 }
                 Err(error) => {
                     tracing::error!(pod = %pod.workload().name, %error, "a listener can't be served")

@@ -157,7 +157,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub inbound_port: Option<String>,
 
-    /// In-pod port kept for HBONE [default: 15008]
+    /// In-pod port of the HBONE listener, and where pods that speak it are called [default: 15008]
     #[arg(long, value_name = "PORT", hide_short_help = true)]
     #[serde(deserialize_with = "scalar")]
     pub hbone_port: Option<String>,

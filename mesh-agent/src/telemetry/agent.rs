@@ -86,8 +86,8 @@ agent_metrics! {
     tls_handshakes: IntCounterVec = "mesh_agent_upstream_tls_handshakes_total" ["result"],
         "TLS handshakes with endpoints, by what came of them.";
     /// `ok`, or why not, as docs/mtls.md lists.
-    mesh_handshakes: IntCounterVec = "mesh_agent_mesh_handshakes_total" ["direction", "result"],
-        "Mutual TLS handshakes with other agents, by what came of them.";
+    mesh_handshakes: IntCounterVec = "mesh_agent_mesh_handshakes_total" ["direction", "transport", "result"],
+        "Mutual TLS handshakes with other agents and by HBONE, by what came of them.";
     /// See [`AgentMetrics::set_name_lookups`].
     name_lookups: IntCounterVec = "mesh_agent_name_lookups_total" ["result"],
         "Questions for the names of ServiceEntries, by what came of them.";

@@ -66,6 +66,8 @@ pub enum L7 {
     Tcp = 4,
     /// Mutual TLS of another agent: requests, and streams that are connections of their own.
     Mesh = 5,
+    /// HBONE: streams that are connections of their own.
+    Hbone = 6,
 }
 
 impl L7 {
@@ -78,6 +80,7 @@ impl L7 {
             Self::Tls => "tls",
             Self::Tcp => "tcp",
             Self::Mesh => "mesh",
+            Self::Hbone => "hbone",
         }
     }
 
@@ -89,12 +92,13 @@ impl L7 {
             "tls" => Self::Tls,
             "detecting" => Self::Detecting,
             "mesh" => Self::Mesh,
+            "hbone" => Self::Hbone,
             _ => Self::Tcp,
         }
     }
 
     fn from_u8(value: u8) -> Self {
-        [Self::Http1, Self::Http2, Self::Tls, Self::Tcp, Self::Mesh]
+        [Self::Http1, Self::Http2, Self::Tls, Self::Tcp, Self::Mesh, Self::Hbone]
             .into_iter()
             .find(|l7| *l7 as u8 == value)
             .unwrap_or_default()

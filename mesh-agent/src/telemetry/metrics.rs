@@ -107,6 +107,11 @@ impl Metrics {
         workload.spiffe_id(&self.labels.trust_domain)
     }
 
+    /// Name of the cluster, as in the `*_cluster` labels.
+    pub fn cluster(&self) -> &str {
+        &self.labels.cluster
+    }
+
     /// Bounds the series of AuthorizationPolicies' rules.
     pub fn authorization(&self) -> &Capped {
         &self.authorization

@@ -24,6 +24,7 @@ fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
         addresses: vec![],
         netns: None,
         enrolment: Enrolment::Enrolled,
+        hbone: false,
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: vec![],
@@ -368,6 +369,7 @@ fn peers<'a>(source: &'a Workload, destination: &'a Workload, service: &'a Servi
         endpoint: Some(EndpointAddr::from("[fd00::7]:8080".parse::<std::net::SocketAddr>().unwrap())),
         destination_workload: Some(destination),
         principals: None,
+        hbone: false,
     }
 }
 
@@ -412,6 +414,7 @@ fn logged(format: &str) -> String {
             endpoint: None,
             destination_workload: None,
             principals: None,
+            hbone: false,
             ..good.peers
         },
         ..good

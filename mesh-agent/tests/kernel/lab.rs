@@ -13,7 +13,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mesh_agent::addr::ClientAddr;
-use mesh_agent::kernel::{self, EnrolPod, Flows, HeartbeatMap, Kernel, Options, cgroup, monotonic_ns, netns};
+use mesh_agent::kernel::{
+    self, EnrolPod, Families, Flows, HeartbeatMap, Kernel, Options, cgroup, monotonic_ns, netns,
+};
 use mesh_common::{PodEntry, Reason};
 use socket2::{Domain, Socket, Type};
 
@@ -72,6 +74,7 @@ pub struct Listeners {
     pub out6: TcpListener,
     pub in4: TcpListener,
     pub in6: TcpListener,
+    pub hbone4: Option<TcpListener>,
 }
 
 pub fn run(command: &str) {
@@ -216,6 +219,7 @@ impl Listeners {
             out6: pod.listen("[::1]:15001"),
             in4: pod.listen("127.0.0.1:15006"),
             in6: pod.listen("[::1]:15006"),
+            hbone4: None,
         }
     }
 }
@@ -229,8 +233,8 @@ impl Agent {
             entry: PodEntry { fail_mode, capture },
             addresses: &addresses,
             netns: pod.netns.as_fd(),
-            listener_v4: Some(listeners.in4.as_fd()),
-            listener_v6: Some(listeners.in6.as_fd()),
+            inbound: Families { v4: Some(listeners.in4.as_fd()), v6: Some(listeners.in6.as_fd()) },
+            hbone: Families { v4: listeners.hbone4.as_ref().map(AsFd::as_fd), v6: None },
         };
         self.kernel.enrol(&enrol).unwrap();
     }

@@ -59,6 +59,16 @@ impl Page {
             ("Capture:", format!("{}{reason}", pod.capture.label())),
             ("Fail mode:", pod.fail_mode.clone()),
         ];
+        let reached = match pod.reached.as_str() {
+            "mesh" => "mutual TLS with its agent",
+            "hbone" => "HBONE",
+            "plain" => "plain text",
+            // Of a dump that doesn't say.
+            _ => "",
+        };
+        if !reached.is_empty() {
+            lines.push(("Reached by:", reached.to_owned()));
+        }
         if !self.services.is_empty() {
             lines.push(("Services:", self.services.join(", ")));
         }

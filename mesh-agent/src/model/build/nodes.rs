@@ -1,5 +1,7 @@
 //! Where nodes are, and which services a node that moved concerns.
 
+use std::sync::Arc;
+
 use super::{Builder, Dirty};
 use crate::model::{Endpoint, Service, ServicePort, Snapshot};
 use crate::objects::{Kind, Object, ObjectKey};
@@ -18,16 +20,18 @@ impl Builder {
         dirty.services.extend(services.map(|service| service.meta.name.clone()));
     }
 
-    /// Where connections of this node's own come from; true if that changed.
-    pub(super) fn build_node_addresses(&self, next: &mut Snapshot) -> bool {
+    /// Where connections of this node's own come from, and where it is; true if that changed.
+    pub(super) fn build_own_node(&self, next: &mut Snapshot) -> bool {
         let node = self.objects.get(&ObjectKey::new(Kind::Node, None, &self.options.node));
         let addresses = match node.map(|object| &**object) {
             Some(Object::Node(node)) => node.addresses(),
             _ => Vec::new(),
         };
-        let changed = *next.node_addresses != *addresses;
+        let locality = self.locality_of_node(&self.options.node);
+        let changed = *next.node_addresses != *addresses || *next.locality != locality;
         if changed {
             next.node_addresses = addresses.into();
+            next.locality = Arc::new(locality);
         }
         changed
     }

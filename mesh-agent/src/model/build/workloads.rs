@@ -156,11 +156,20 @@ impl Builder {
             netns,
             enrolment,
             fail_mode: fail_mode(meta, namespace, self.options.fail_mode, warnings),
+            hbone: says_hbone(meta),
             host_network: pod.spec.host_network,
             ports: pod.tcp_ports(),
             probes: pod.probes(),
         }
     }
+}
+
+/// Istio's label, a list of tunnels that are spoken, and the annotation that its CNI plug-in leaves on pods behind ztunnel
+/// (istio.io, reference/config/labels, reference/config/annotations).
+fn says_hbone(meta: &Metadata) -> bool {
+    let tunnels = meta.label("networking.istio.io/tunnel").unwrap_or_default();
+    tunnels.split(',').any(|tunnel| tunnel.trim() == "http")
+        || meta.annotation("ambient.istio.io/redirection") == Some("enabled")
 }
 
 /// Addresses that are the pod's alone: one on the host's network has the node's, like many others.

@@ -1,6 +1,6 @@
 //! What other agents open to a pod: mutual TLS that ends here, with requests and CONNECT streams on it.
 //!
-//! Part of `inbound`. The peer is who its certificate says, and nobody else: an address is at most a hint that an agent will
+//! Part of `inbound`; its handshake is `hbone`'s too. The peer is who its certificate says, and nobody else: an address is at most a hint that an agent will
 //! speak first. Requests go on in `crate::http2` as any others; each CONNECT stream becomes a connection of its own.
 
 use std::io;
@@ -17,9 +17,10 @@ use super::{application, open};
 use crate::addr::ClientAddr;
 use crate::clock;
 use crate::http2::{self, Tunnel};
-use crate::identity::{ALPN_MESH, NoIdentity, PeerError, Refusal, SpiffeId, peer_of};
+use crate::identity::{ALPN_HBONE, ALPN_MESH, NoIdentity, PeerError, Refusal, SpiffeId, peer_of};
 use crate::proxy::context::Connection;
 use crate::proxy::detect::{self, MAX_PEEK, Verdict};
+use crate::proxy::stream::transport;
 use crate::proxy::{Backends, ErrorKind, Stream, carry, tcp};
 use crate::report;
 use crate::telemetry::L7;
@@ -60,19 +61,7 @@ pub(super) async fn hello(client: &mut Stream, first: &mut BytesMut, patience: D
 /// Serves a client that says it is an agent, once it has proven whose. `hello` was read from it.
 pub async fn serve_agent(conn: &Connection, client: Stream, hello: BytesMut) {
     let Stream::Plain(tcp) = client else { return carry::refuse(conn, client, ErrorKind::Internal) };
-    let stream = match shake_hands(conn, tcp, hello).await {
-        Ok((stream, peer)) => {
-            count(conn, "ok");
-            conn.live.set_protocol(L7::Mesh);
-            conn.prove(peer);
-            stream
-        }
-        Err(why) => {
-            count(conn, why.label());
-            why.tell(conn);
-            return tcp::note_refused(conn, why.kind());
-        }
-    };
+    let Some(stream) = prove(conn, tcp, hello, Speaks::Mesh).await else { return };
     let port = conn.behind.borrow().clone();
     let backends = application(conn, port.as_ref());
     conn.keep_swept(&backends);
@@ -95,22 +84,65 @@ pub async fn serve_tunnel(carrier: &Connection, tunnel: Tunnel, client: ClientAd
     carry::serve(&conn, tunnel.into(), BytesMut::new()).await;
 }
 
+/// What a peer speaks within its TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// As our agents do.
+    Mesh,
+    /// HBONE.
+    Hbone,
+}
+
+/// Ends the client's TLS, from which `hello` was read already, and notes who it has proven to be. None: it is refused, which was
+/// told.
+pub(super) async fn prove(
+    conn: &Connection,
+    tcp: TcpStream,
+    hello: BytesMut,
+    speaks: Speaks,
+) -> Option<TlsStream> {
+    match shake_hands(conn, tcp, hello, speaks).await {
+        Ok((stream, peer)) => {
+            count(conn, speaks, "ok");
+            conn.live.set_protocol(if speaks == Speaks::Hbone { L7::Hbone } else { L7::Mesh });
+            conn.prove(peer);
+            Some(stream)
+        }
+        Err(why) => {
+            count(conn, speaks, why.label());
+            why.tell(conn, speaks);
+            tcp::note_refused(conn, why.kind());
+            None
+        }
+    }
+}
+
 async fn shake_hands(
     conn: &Connection,
     tcp: TcpStream,
     hello: BytesMut,
+    speaks: Speaks,
 ) -> Result<(TlsStream, SpiffeId), Why> {
     let identity = conn.pod.identity.borrow().clone();
-    let mut config = identity.server();
+    let configured = || match speaks {
+        Speaks::Mesh => identity.server(),
+        Speaks::Hbone => identity.hbone_server(),
+    };
+    let mut config = configured();
     if config.as_ref().is_err_and(|why| *why == NoIdentity::NotYetIssued) {
         let _ = timeout(FIRST_CERTIFICATE, identity.decided()).await;
-        config = identity.server();
+        config = configured();
     }
     let session = ServerConnection::new(config.map_err(Why::Certificate)?);
     let session = session.map_err(|error| Why::Refused(TlsError::Handshake(error)))?;
     let shaken = timeout(conn.limits().head_timeout, TlsStream::server_after(hello, tcp, session));
     let stream = shaken.await.map_err(|_| Why::Late)?.map_err(Why::Refused)?;
-    if stream.alpn().as_deref() != Some(ALPN_MESH) {
+    let is_fit = match (speaks, stream.alpn().as_deref()) {
+        (Speaks::Mesh, alpn) => alpn == Some(ALPN_MESH),
+        // Nothing else is spoken on that port, and not every peer says so.
+        (Speaks::Hbone, alpn) => alpn.is_none_or(|alpn| alpn == ALPN_HBONE),
+    };
+    if !is_fit {
         let other = io::Error::other("it offered to speak as an agent, and speaks otherwise");
         return Err(Why::Refused(TlsError::Io(other)));
     }
@@ -118,12 +150,12 @@ async fn shake_hands(
     Ok((stream, peer))
 }
 
-fn count(conn: &Connection, result: &str) {
+fn count(conn: &Connection, speaks: Speaks, result: &str) {
     let handshakes = &conn.pod.worker.telemetry.metrics.agent().mesh_handshakes;
-    handshakes.with_label_values(&["inbound", result]).inc();
+    handshakes.with_label_values(&["inbound", transport(speaks == Speaks::Hbone), result]).inc();
 }
 
-/// Why a client isn't served as an agent.
+/// Why a client isn't served as one of the mesh.
 #[derive(Debug, thiserror::Error)]
 enum Why {
     #[error("the pod has no certificate")]
@@ -168,7 +200,7 @@ impl Why {
     }
 
     /// Tells the log, naming both ends as far as they are known, unless that was done a moment ago.
-    fn tell(&self, conn: &Connection) {
+    fn tell(&self, conn: &Connection, speaks: Speaks) {
         let (now, told) = (clock::now_ns().max(1), conn.pod.told_at.get());
         if told != 0 && now.saturating_sub(told) < SAY_AGAIN.as_nanos() as u64 {
             return;
@@ -183,7 +215,8 @@ impl Why {
             endpoint = %conn.dst,
             reason = self.label(),
             error = %report::chain(self),
-            "a client that speaks as an agent is refused: {}",
+            "a client that {} is refused: {}",
+            if speaks == Speaks::Hbone { "comes by HBONE" } else { "speaks as an agent" },
             self.advice()
         );
     }

@@ -1,4 +1,5 @@
-//! Connections to another agent: mutual TLS to the endpoint's own port, and what is said of those that don't come about.
+//! Connections to another agent, or to whatever speaks HBONE for the endpoint: mutual TLS to the endpoint's own port, or to
+//! that of HBONE, and what is said of those that don't come about.
 //!
 //! Part of `upstream`. `crate::http2` keeps the connections and puts requests and CONNECT streams on them; here is the
 //! handshake, which nothing can turn into plain text.
@@ -11,11 +12,12 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Mark, Reach, Upstream, connect_timeout, count_connect};
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, EndpointAddr};
 use crate::clock;
 use crate::http2;
-use crate::identity::{ALPN_MESH, NoIdentity, Refusal};
+use crate::identity::{ALPN_HBONE, ALPN_MESH, NoIdentity, Refusal, SpiffeId};
 use crate::policy::PoolLimits;
+use crate::proxy::stream::transport;
 use crate::proxy::{ErrorKind, Pod, ProxyError, Stream};
 use crate::report;
 use crate::tls::{TlsError, TlsStream};
@@ -26,7 +28,7 @@ const FIRST_CERTIFICATE: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 impl Upstream {
-    /// A connection to the endpoint's agent, which has proven that the endpoint runs as it should.
+    /// A connection to what stands for the endpoint, which has proven that the endpoint runs as it should.
     ///
     /// # Errors
     /// Also if this pod has no certificate: then nothing is sent at all.
@@ -43,7 +45,14 @@ impl Upstream {
     }
 
     async fn shake_hands(&self, pod: &Pod, limits: &PoolLimits) -> Result<TlsStream, ProxyError> {
-        let Reach::Mesh(expected) = &self.reach else { return Err(ErrorKind::Internal.into()) };
+        let (expected, alpn, addr) = match &self.reach {
+            Reach::Mesh(expected) => (expected, ALPN_MESH, self.endpoint.addr),
+            Reach::Hbone(expected) => {
+                let addr = EndpointAddr::new(self.endpoint.addr.ip(), pod.worker.ports.hbone);
+                (expected, ALPN_HBONE, addr)
+            }
+            Reach::Plain | Reach::Tls(_) | Reach::Nowhere => return Err(ErrorKind::Internal.into()),
+        };
         let deadline = Instant::now() + connect_timeout(pod, limits);
         let identity = pod.identity.borrow().clone();
         let mut config = identity.client(expected);
@@ -61,22 +70,22 @@ impl Upstream {
             ProxyError::new(kind, error)
         };
         // An address isn't said in the ClientHello; whose certificate it is the identity's verifier judges.
-        let name = ServerName::IpAddress(self.endpoint.addr.ip().into());
-        let session = ClientConnection::new_with_alpn(config, name, vec![ALPN_MESH.to_vec()]);
+        let name = ServerName::IpAddress(addr.ip().into());
+        let session = ClientConnection::new_with_alpn(config, name, vec![alpn.to_vec()]);
         let session = session.map_err(|error| failed(TlsError::Handshake(error)))?;
-        let tcp = self.try_connect(pod, Mark::Agents, limits).await?;
+        let tcp = self.try_connect(pod, addr, Mark::Agents, limits).await?;
         let stream = match timeout_at(deadline, TlsStream::client(tcp, session)).await {
             Ok(shaken) => shaken.map_err(failed)?,
             Err(elapsed) => return Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
         };
-        if stream.alpn().as_deref() != Some(ALPN_MESH) {
-            let other = io::Error::other("it speaks TLS, but not as an agent");
+        if stream.alpn().as_deref() != Some(alpn) {
+            let other = io::Error::other("it speaks TLS, but not as the mesh does");
             return Err(failed(TlsError::Io(other)));
         }
         Ok(stream)
     }
 
-    /// A CONNECT stream to the application behind the endpoint's agent. `client` is who that is told it is from.
+    /// A CONNECT stream to the application behind what stands for the endpoint. `client` is who that is told it is from.
     ///
     /// # Errors
     /// As [`Self::connect`].
@@ -103,14 +112,12 @@ impl Upstream {
     }
 
     fn note(&self, pod: &Pod, failed: Option<(Why, &ProxyError)>) {
-        let Some((why, error)) = failed else { return count(pod, "ok") };
-        count(pod, why.label());
+        let is_hbone = self.reach.is_hbone();
+        let Some((why, error)) = failed else { return count(pod, is_hbone, "ok") };
+        count(pod, is_hbone, why.label());
         // A socket that couldn't be connected is no handshake, and is told of where such are.
         if why != Why::Connect && self.is_to_be_told() {
-            let expected = match &self.reach {
-                Reach::Mesh(expected) => expected.as_str(),
-                _ => "",
-            };
+            let expected = self.reach.expected().map(SpiffeId::as_str).unwrap_or_default();
             let to = self.endpoint.workload.as_ref().map(|workload| workload.name.to_string());
             tracing::warn!(
                 source = %pod.workload().name,
@@ -119,8 +126,9 @@ impl Upstream {
                 expected,
                 reason = why.label(),
                 error = %report::chain(error),
-                "no mutual TLS with the agent of the destination, so nothing is sent there: {}",
-                why.advice()
+                "no mutual TLS with {} of the destination, so nothing is sent there: {}",
+                if is_hbone { "the HBONE proxy" } else { "the agent" },
+                why.advice(is_hbone)
             );
         }
     }
@@ -135,8 +143,9 @@ impl Upstream {
     }
 }
 
-fn count(pod: &Pod, result: &str) {
-    pod.worker.telemetry.metrics.agent().mesh_handshakes.with_label_values(&["outbound", result]).inc();
+fn count(pod: &Pod, is_hbone: bool, result: &str) {
+    let handshakes = &pod.worker.telemetry.metrics.agent().mesh_handshakes;
+    handshakes.with_label_values(&["outbound", transport(is_hbone), result]).inc();
 }
 
 /// Why there is no connection to an agent.
@@ -182,8 +191,14 @@ impl Why {
         }
     }
 
-    fn advice(self) -> &'static str {
+    fn advice(self, is_hbone: bool) -> &'static str {
         match self {
+            Self::Late | Self::Connect if is_hbone => {
+                "see whether its ztunnel runs and whether a NetworkPolicy is before its HBONE port"
+            }
+            Self::Refused(Refusal::Incompatible | Refusal::Failed) | Self::Broken if is_hbone => {
+                "nothing speaks HBONE there; its Pod object says otherwise, by label or annotation"
+            }
             Self::Refused(Refusal::UnknownRoot) => {
                 "its certificate is signed by a root that isn't trusted here; give both nodes the same `ca`"
             }

@@ -24,8 +24,10 @@ pub struct Peers<'a> {
     pub endpoint: Option<EndpointAddr>,
     /// The server, if it is a known pod.
     pub destination_workload: Option<&'a Workload>,
-    /// SPIFFE ids of client and server, where mutual TLS between agents proved both.
+    /// SPIFFE ids of client and server, where mutual TLS of the mesh proved both.
     pub principals: Option<[&'a str; 2]>,
+    /// That was HBONE.
+    pub hbone: bool,
 }
 
 /// One request. Only these headers are ever logged: never authorization, cookies or bodies.

@@ -60,6 +60,9 @@ fn start(out: &mut Vec<u8>, time: std::time::SystemTime, peers: &Peers<'_>) {
         string(out, "connection_security_policy", b"mutual_tls");
         string(out, "source_principal", source.as_bytes());
         string(out, "destination_principal", destination.as_bytes());
+        if peers.hbone {
+            string(out, "connection_transport", b"hbone");
+        }
     }
 }
 

@@ -110,6 +110,9 @@ fn peers(out: &mut Vec<u8>, peers: &Peers<'_>) {
         out.extend_from_slice(b" tls=mutual");
         pair(out, " from=", source.as_bytes());
         pair(out, " as=", destination.as_bytes());
+        if peers.hbone {
+            out.extend_from_slice(b" via=hbone");
+        }
     }
 }
 

@@ -139,3 +139,35 @@ fn the_nodes_addresses_are_those_of_its_object() {
     let snapshot = world.write(&node("node-b", "10.0.0.2"));
     assert!(snapshot.node_addresses.is_empty());
 }
+
+#[test]
+fn a_pod_says_by_label_or_annotation_that_it_speaks_hbone() {
+    let check = |meta: &str, spec: &str, speaks: bool| {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: far, namespace: shop, {meta}}}\nspec: {{nodeName: node-b{spec}}}\nstatus: {{podIP: 10.0.0.9}}\n"
+        );
+        let (_world, snapshot) = World::new(&pod);
+        let found = snapshot.workloads.get(&ObjectName::new("shop", "far")).unwrap();
+        assert_eq!(found.speaks_hbone(), speaks, "{meta}{spec}");
+    };
+    check("labels: {networking.istio.io/tunnel: http}", "", true);
+    check("labels: {networking.istio.io/tunnel: 'none,http'}", "", true);
+    check("annotations: {ambient.istio.io/redirection: enabled}", "", true);
+    check("labels: {networking.istio.io/tunnel: none}", "", false);
+    check("annotations: {ambient.istio.io/redirection: disabled}", "", false);
+    check("labels: {istio.io/dataplane-mode: ambient}", "", false);
+    check("labels: {networking.istio.io/tunnel: http}", ", hostNetwork: true", false);
+    check("labels: {networking.istio.io/tunnel: http, mesh-agent.dev/dataplane-mode: enabled}", "", false);
+}
+
+#[test]
+fn where_the_node_is_is_its_labels() {
+    let node = |zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-a, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    let (mut world, snapshot) = World::new(&node("a"));
+    assert_eq!(snapshot.locality.zone, "a");
+    assert_eq!(world.write(&node("b")).locality.zone, "b");
+}

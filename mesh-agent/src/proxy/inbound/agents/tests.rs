@@ -135,7 +135,7 @@ impl Lab {
 
     fn handshakes(&self, pod: &Pod, direction: &str, result: &str) -> u64 {
         let metrics = pod.worker.telemetry.metrics.agent();
-        metrics.mesh_handshakes.with_label_values(&[direction, result]).get()
+        metrics.mesh_handshakes.with_label_values(&[direction, "mesh", result]).get()
     }
 
     /// Waits until this was counted, and holds that nothing else was.
