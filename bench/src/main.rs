@@ -3,6 +3,7 @@
 //! `run` is what `cargo xtask bench` calls; the other commands are what runs inside the pods: a server, two bare
 //! proxies, a pair over TLS, a dialler, a puller, a holder of connections, a watcher of configuration changes.
 
+mod authorization;
 mod changes;
 mod cpu;
 mod load;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::authorization::{self, Judged};
 use crate::changes::{self, Changes};
 use crate::cpu;
 use crate::memory::{self, Memory};
@@ -29,7 +30,7 @@ pub struct Args {
     /// Seconds of load for each row in each round
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, memory, changes; nothing is written
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes; nothing is written
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only rows whose name contains this; nothing is written
@@ -47,6 +48,8 @@ pub struct Args {
 pub struct Results {
     pub rows: Vec<Row>,
     pub memory: Vec<Memory>,
+    /// What the judge of AuthorizationPolicies takes.
+    pub judged: Vec<Judged>,
     pub changes: Option<Changes>,
     /// Peers that aren't here, and what failed, each with its reason.
     pub absent: Vec<String>,
@@ -56,8 +59,19 @@ pub struct Results {
     pub background: f64,
 }
 
-const PARTS: [&str; 10] =
-    ["http1", "http2", "tcp", "connect", "policies", "slow", "mtls", "others", "memory", "changes"];
+const PARTS: [&str; 11] = [
+    "http1",
+    "http2",
+    "tcp",
+    "connect",
+    "policies",
+    "slow",
+    "mtls",
+    "others",
+    "authorization",
+    "memory",
+    "changes",
+];
 
 pub fn run(args: &Args) -> Result<()> {
     if let Some(unknown) = args.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
@@ -120,6 +134,11 @@ fn measure(args: &Args) -> Result<Results> {
         }
     }
     drop((peers, captured, pairs, scene));
+    let mut judged = Vec::new();
+    if wanted("authorization") && args.row.is_none() {
+        say("authorization");
+        judged = authorization::measure()?;
+    }
     let changes = match &args.agent {
         Some(agent) if wanted("changes") => {
             say("configuration changes");
@@ -129,7 +148,7 @@ fn measure(args: &Args) -> Result<Results> {
         }
         _ => None,
     };
-    Ok(Results { rows, memory, changes, absent, rounds, seconds, background })
+    Ok(Results { rows, memory, judged, changes, absent, rounds, seconds, background })
 }
 
 /// What the agent said last, for a failure in which it had a part.

@@ -7,7 +7,6 @@ mod istio;
 mod order;
 mod paths;
 mod properties;
-mod speed;
 
 use std::sync::Arc;
 
