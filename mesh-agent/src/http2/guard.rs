@@ -5,7 +5,7 @@
 //! those: control frames draw on a credit that the connection's useful work and time restore. Once it is used up no
 //! further byte is read, and the connection's task says GOAWAY.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -56,6 +56,8 @@ pub(super) struct Meter {
     pub(super) unclaimed: Unclaimed,
     /// The socket took no more bytes when last asked.
     pub(super) blocked: Cell<bool>,
+    /// What the peer sent that TLS doesn't allow, with which the socket ended.
+    pub(super) bad_tls: RefCell<Option<rustls::Error>>,
 }
 
 impl Meter {
@@ -74,6 +76,7 @@ impl Meter {
             errors: Cell::default(),
             unclaimed,
             blocked: Cell::default(),
+            bad_tls: RefCell::default(),
         })
     }
 
@@ -91,6 +94,15 @@ impl Meter {
     /// True while a header block waits for its CONTINUATION.
     pub(super) fn is_in_headers(&self) -> bool {
         self.in_headers.get()
+    }
+
+    /// h2 keeps no more of an error than its text.
+    fn failed(&self, error: &io::Error) {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        // An alert is the peer's way to say that it ends the connection.
+        if let Some(error) = tls.filter(|error| !matches!(error, rustls::Error::AlertReceived(_))) {
+            self.bad_tls.replace(Some(error.clone()));
+        }
     }
 
     fn received(&self, frame: Frame, stream: u32) {
@@ -202,7 +214,8 @@ impl AsyncRead for Guarded {
         }
         let before = buf.filled().len();
         if this.first.is_empty() {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+            read.inspect_err(|error| this.meter.failed(error))?;
         } else {
             let part = this.first.len().min(buf.remaining());
             buf.put_slice(&this.first[..part]);
