@@ -65,6 +65,7 @@ enum Peer {
 
 async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, peer: Peer) -> Option<rustls::Error> {
     let (socket, meter) = Guarded::server(client, first);
+    let socket = if peer == Peer::Client { socket } else { socket.lingering() };
     let limits = conn.limits();
     let builder = match peer {
         Peer::Client => builder(Windows::PLAIN, limits.max_streams, limits),
