@@ -85,13 +85,13 @@ pub fn get(path: &str) -> Vec<u8> {
 }
 
 /// A client that has sent the preface and empty SETTINGS.
-pub struct RawClient {
-    stream: TcpStream,
+pub struct RawClient<S = TcpStream> {
+    stream: S,
 }
 
-impl RawClient {
+impl<S: Read + Write> RawClient<S> {
     /// On an open connection.
-    pub fn start(mut stream: TcpStream) -> io::Result<Self> {
+    pub fn start(mut stream: S) -> io::Result<Self> {
         stream.write_all(PREFACE)?;
         stream.write_all(&frame(kind::SETTINGS, 0, 0, &[]))?;
         Ok(Self { stream })
@@ -124,7 +124,12 @@ impl RawClient {
     }
 
     /// The connection.
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &S {
         &self.stream
+    }
+
+    /// The connection alone, for whatever else is to be done to it.
+    pub fn into_stream(self) -> S {
+        self.stream
     }
 }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod dns;
+pub mod filter;
+pub mod forged;
 pub mod h2raw;
 pub mod hbone;
 pub mod http1;

@@ -3,6 +3,7 @@
 //! What one agent's pods say to the other's goes over the bridge, where [`Wire`] sees every frame.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use mesh_agent::lab::{
 };
 
 use crate::SOON;
+use crate::pki::MeshAuthority;
 use crate::shop::{NAMESPACE, slice};
 use crate::sockets::Host;
 
@@ -21,6 +23,8 @@ pub struct Nodes {
     pub near: Agent,
     /// Of the servers' node.
     pub far: Agent,
+    /// Both nodes, the client's first.
+    pub nodes: [Node; 2],
     /// Client, enrolled, account `web`.
     pub web: Host,
     /// Server on the other node, enrolled, account `cart`.
@@ -39,7 +43,19 @@ pub struct Nodes {
 impl Nodes {
     /// Builds them and starts both agents.
     pub fn start(name: &str, options: &AgentOptions) -> Result<Self> {
+        Self::on(Topology::new(name)?, |_| options.clone())
+    }
+
+    /// The same with certificates of `root`, which the agents read from [`ca_dir`].
+    pub fn under(name: &str, options: &AgentOptions, root: &MeshAuthority) -> Result<Self> {
         let topology = Topology::new(name)?;
+        root.install(&ca_dir(&topology), &[])?;
+        let ca = format!("files:{}", ca_dir(&topology).display());
+        Self::on(topology, |_| options.clone().flag("ca", ca.clone()))
+    }
+
+    /// The same on a topology that is there already, the agents as `options` says by their nodes' names.
+    pub fn on(topology: Topology, options: impl Fn(&str) -> AgentOptions) -> Result<Self> {
         let (near, far) = (topology.node("node-a")?, topology.node("node-b")?);
         let host = |node: &Node, name: &str| Host::new(&topology, node.pod(name)?);
         let (web, shelf) = (host(&near, "web")?, host(&near, "shelf")?);
@@ -50,8 +66,9 @@ impl Nodes {
             objects.push(PodObject::of(pod, NAMESPACE).service_account(pod.name()).into());
         }
         topology.mesh().write("00-nodes.yaml", objects)?;
-        let (near, far) = (near.agent(options.clone())?, far.agent(options.clone())?);
-        Ok(Self { near, far, web, cart, till, shelf, outside, topology, next: AtomicU16::new(10) })
+        let nodes = [near.clone(), far.clone()];
+        let (near, far) = (near.agent(options(near.name()))?, far.agent(options(far.name()))?);
+        Ok(Self { near, far, nodes, web, cart, till, shelf, outside, topology, next: AtomicU16::new(10) })
     }
 
     /// A port that no server of these nodes uses.
@@ -99,4 +116,9 @@ impl Nodes {
             found.with_context(|| format!("no line with {what} among {lines:#?}"))
         })
     }
+}
+
+/// Where the agents of [`Nodes::under`] find their authority.
+pub fn ca_dir(topology: &Topology) -> PathBuf {
+    topology.scratch().join("ca")
 }

@@ -1,11 +1,13 @@
-//! A certificate authority made by a test, and certificates of its in files, for servers and rules.
+//! Certificate authorities made by a test: certificates in files for servers and rules, and the mesh's own root, under which
+//! a test forges what it likes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// An authority whose files lie in one directory.
 pub struct Authority {
@@ -55,17 +57,26 @@ impl Authority {
     }
 }
 
-/// The authority of a mesh: what it signs proves who a workload is.
+/// The mesh's authority: agents sign with it from files, and a test forges with it what no agent ever would.
 pub struct MeshAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A workload's certificate and key, as a peer that a test plays has them.
+/// What a forged certificate says.
+#[derive(Clone, Debug)]
+pub struct Claims<'c> {
+    /// URI names.
+    pub uris: &'c [&'c str],
+    /// First and last moment, in seconds from now.
+    pub life: (i64, i64),
+}
+
+/// A chain and its key, to be shown by a peer that a test plays.
 #[derive(Debug)]
 pub struct Svid {
-    /// It, and nothing above.
+    /// Certificates, the peer's own first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
+    /// Key of the first.
     pub key: PrivateKeyDer<'static>,
 }
 
@@ -75,16 +86,33 @@ impl Clone for Svid {
     }
 }
 
+impl<'c> Claims<'c> {
+    /// Valid for an hour, under these names.
+    pub fn of(uris: &'c [&'c str]) -> Self {
+        Self { uris, life: (-60, 3600) }
+    }
+
+    /// The same within other bounds, in seconds from now.
+    pub fn within(self, from: i64, to: i64) -> Self {
+        Self { life: (from, to), ..self }
+    }
+}
+
 impl MeshAuthority {
-    /// A new one, whose files are in `DIR` as [`signing_authority`] has them.
+    /// A new one, whose files are in `DIR` as [`MeshAuthority::install`] has them.
     pub fn new(dir: &Path, name: &str) -> Result<Self> {
+        let authority = Self::named(name)?;
+        authority.install(dir, &[])?;
+        Ok(authority)
+    }
+
+    /// One with this common name that nobody signs with yet.
+    pub fn named(name: &str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        write_authority(dir, &issuer.key().serialize_pem(), &issuer.pem())?;
-        Ok(Self { issuer })
+        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
     /// Its own certificate.
@@ -92,30 +120,56 @@ impl MeshAuthority {
         self.issuer.der().clone()
     }
 
+    /// Has whoever reads `dir` sign with this root, and trust it and `others`. As cert-manager has it: `tls.crt`, `tls.key`,
+    /// `ca.crt`. Takes the place of another.
+    pub fn install(&self, dir: &Path, others: &[&MeshAuthority]) -> Result<()> {
+        let own = self.issuer.pem();
+        let others = others.iter().map(|root| root.issuer.pem());
+        let trusted: String = std::iter::once(own.clone()).chain(others).collect();
+        fs::create_dir_all(dir)?;
+        for (file, text) in
+            [("tls.key", self.issuer.key().serialize_pem()), ("tls.crt", own), ("ca.crt", trusted)]
+        {
+            // Whole or not at all, as a Secret's files change.
+            let new = dir.join("new");
+            fs::write(&new, text)?;
+            fs::rename(&new, dir.join(file))?;
+        }
+        Ok(())
+    }
+
     /// A certificate for this SPIFFE id.
     pub fn svid(&self, id: &str) -> Result<Svid> {
-        let key = KeyPair::generate()?;
+        self.forge(&Claims::of(&[id]))
+    }
+
+    /// A certificate that says this, whatever it is.
+    pub fn forge(&self, claims: &Claims<'_>) -> Result<Svid> {
+        let at = |seconds: i64| {
+            let offset = Duration::from_secs(seconds.unsigned_abs());
+            let now = SystemTime::now();
+            if seconds < 0 { now - offset } else { now + offset }
+        };
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.subject_alt_names.push(SanType::URI(id.try_into()?));
+        for uri in claims.uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into()?));
+        }
+        (params.not_before, params.not_after) = (at(claims.life.0).into(), at(claims.life.1).into());
+        let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| anyhow!("its key: {why}"))?;
-        Ok(Svid { chain: vec![certificate.der().clone()], key })
+        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Ok(Svid { chain: vec![certificate.der().clone()], key: der.into() })
+    }
+
+    /// The root's own certificate and key, as if it were anybody.
+    pub fn papers(&self) -> Svid {
+        let der = PrivatePkcs8KeyDer::from(self.issuer.key().serialize_der());
+        Svid { chain: vec![self.issuer.der().clone()], key: der.into() }
     }
 }
 
-/// An authority that may sign, in `DIR` as cert-manager has it: `tls.crt`, `tls.key`, `ca.crt`. Takes the place of another.
+/// An authority that may sign, in `DIR` as [`MeshAuthority::install`] has it.
 pub fn signing_authority(dir: &Path, name: &str) -> Result<()> {
     MeshAuthority::new(dir, name).map(drop)
-}
-
-fn write_authority(dir: &Path, key: &str, certificate: &str) -> Result<()> {
-    fs::create_dir_all(dir)?;
-    for (file, text) in [("tls.key", key), ("tls.crt", certificate), ("ca.crt", certificate)] {
-        // Whole or not at all, as a Secret's files change.
-        let new = dir.join("new");
-        fs::write(&new, text)?;
-        fs::rename(&new, dir.join(file))?;
-    }
-    Ok(())
 }

@@ -78,10 +78,15 @@ impl Host {
 
     /// connect(2) from a given local port, on this pod's own address.
     pub fn connect_from(&self, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+        let own: IpAddr = if to.is_ipv4() { self.v4().into() } else { self.v6().into() };
+        self.connect_as(SocketAddr::new(own, port), to)
+    }
+
+    /// connect(2) from a given address, which the pod may have taken.
+    pub fn connect_as(&self, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.socket(Domain::for_address(to)).map_err(io::Error::other)?;
         socket.set_reuse_address(true)?;
-        let own: IpAddr = if to.is_ipv4() { self.v4().into() } else { self.v6().into() };
-        socket.bind(&SocketAddr::new(own, port).into())?;
+        socket.bind(&from.into())?;
         connect(socket, to, PATIENCE)
     }
 
@@ -131,7 +136,8 @@ impl Host {
     }
 }
 
-fn connect(socket: Socket, to: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
+/// connect(2) of a socket that was made anywhere; every wait on the stream has a deadline.
+pub fn connect(socket: Socket, to: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
     socket.connect_timeout(&SockAddr::from(to), deadline)?;
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -5,14 +5,16 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use mesh_agent::lab::{
     Agent, NamespaceObject, Object, PodObject, Running, Topology, eventually, own_address,
 };
-use mesh_tests::http1::Client;
+use mesh_tests::http1::{Client, echo_server};
+use mesh_tests::nodes::{Nodes, Wire};
 use mesh_tests::pki::signing_authority;
-use mesh_tests::{PATIENCE, SOON, agent_binary, need_agent};
+use mesh_tests::{AT_ONCE, PATIENCE, SOON, agent_binary, need_agent};
 use serde_json::Value;
 
 /// Two nodes with a pod each; the accounts are called after the pods.
@@ -118,6 +120,64 @@ fn controller(topology: &Topology, ca: &Path, tokens: &Path) -> Result<Controlle
     let mut running = Running::start(command)?;
     running.wait_for_line("ready", SOON)?;
     Ok(Controller { running, address, metrics })
+}
+
+/// Who signs is gone: what was issued serves to its end, then nothing does, and nothing goes in plain text instead.
+#[test]
+fn without_its_issuer_a_node_serves_until_its_certificates_end_and_then_refuses() {
+    const SECRET: &[u8] = b"3714-4963-secret-of-issuers";
+    let options = need_agent!();
+    let topology = Topology::new("idgone").unwrap();
+    let scratch = topology.scratch().to_owned();
+    let (ca, tokens) = (scratch.join("ca"), scratch.join("tokens"));
+    signing_authority(&ca, "mesh").unwrap();
+    fs::write(&tokens, "node-a node-a-0123456789abcdef\nnode-b node-b-0123456789abcdef\n").unwrap();
+    let mut server = controller(&topology, &ca, &tokens).unwrap();
+    let nodes = Nodes::on(topology, |node| {
+        let token = scratch.join(format!("token-{node}"));
+        fs::write(&token, format!("{node}-0123456789abcdef")).unwrap();
+        options
+            .clone()
+            .flag("ca", format!("istio:https://{}", server.address))
+            .flag("istio-token-file", token.display().to_string())
+            .flag("istio-root-cert-file", ca.join("ca.crt").display().to_string())
+            .flag("certificate-lifetime", "10s")
+    });
+    let nodes = nodes.unwrap();
+    let port = nodes.port();
+    let (_server, seen) = echo_server(nodes.cart.listen(port).unwrap(), "cart");
+    let service = nodes.expose("cart", "http", port, &[&nodes.cart]).unwrap();
+    let path = format!("/{}", String::from_utf8_lossy(SECRET));
+    let ask = || Client::new(nodes.web.connect(service)?).get("c", &path);
+    assert_eq!(ask().unwrap().status(), 200);
+    let wire = Wire::listen(&nodes.topology).unwrap();
+    server.running.kill();
+    // For some seconds yet, and said when half of what was left is over.
+    eventually(SOON, || {
+        assert_eq!(ask()?.status(), 200, "before anybody was warned");
+        ensure!(codes(&nodes.near).contains(&"MESH0202".to_owned()), "no warning");
+        Ok(())
+    })
+    .unwrap();
+    certificate(&nodes.near, "web", "late").unwrap();
+    assert!(nodes.near.log().contains("the certificate can't be renewed"), "{}", nodes.near.log());
+    assert_eq!(ask().unwrap().status(), 200);
+    certificate(&nodes.near, "web", "expired").unwrap();
+    certificate(&nodes.far, "cart", "expired").unwrap();
+    assert!(codes(&nodes.near).contains(&"MESH0203".to_owned()));
+    // Connections that are open outlive their certificates; no other is made.
+    let heard = seen.count();
+    let begun = Instant::now();
+    let refused = Client::new(nodes.web.connect(nodes.till.at(port)).unwrap()).get("t", &path);
+    assert!(refused.map_or(true, |answer| answer.status() == 503));
+    assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
+    let line = Nodes::log_shows(&nodes.near, "no identity", |line| {
+        line["response_code_details"] == "no_identity" && line["response_flags"] == "UF"
+    });
+    assert_eq!(line.unwrap()["destination_address"], nodes.till.at(port).to_string());
+    assert!(Nodes::handshakes(&nodes.near, "outbound", "without_certificate") >= 1.0);
+    assert_eq!(seen.count(), heard);
+    assert!(wire.frames() > 10 && wire.count(SECRET) == 0);
 }
 
 #[test]

@@ -131,6 +131,57 @@ fn plain_text_to_a_strict_port_is_reset_and_counted() {
     .unwrap();
 }
 
+/// Bytes that come back, over a connection that is open.
+fn comes_back(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])
+}
+
+#[test]
+fn open_connections_in_plain_text_end_when_strict_comes_into_force() {
+    let shop = need_shop!();
+    let target = Target::new(
+        shop,
+        "tightened",
+        |port| json!({"livenessProbe": {"httpGet": {"path": "/", "port": port + 1000, "scheme": "HTTPS"}}}),
+    );
+    let bytes = shop.port();
+    let server = Server::new(target.host.listen(bytes).unwrap(), |mut stream, _| {
+        let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+    });
+    let mut stranger = shop.outside.connect(target.host.at(bytes)).unwrap();
+    let mut node = from_node(shop, target.host.at(bytes));
+    let mut neighbour = shop.web.connect(target.host.at(bytes)).unwrap();
+    for stream in [&mut stranger, &mut node, &mut neighbour] {
+        comes_back(stream).unwrap();
+    }
+    // What was HTTP and isn't any more.
+    let mut switched = Client::new(shop.outside.connect(target.at()).unwrap());
+    let upgrade = "GET /upgrade HTTP/1.1\r\nHost: u\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    assert_eq!(switched.ask(upgrade).unwrap().status(), 101);
+    let (before, client) = (refused(shop), stranger.local_addr().unwrap().to_string());
+    target.under(shop, "STRICT", json!({}));
+    for stream in [&mut stranger, &mut node] {
+        let ended = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+    }
+    assert!(switched.closes_within(PATIENCE));
+    // A captured pod of the node is proven, and goes on.
+    comes_back(&mut neighbour).unwrap();
+    eventually(SOON, || {
+        ensure!(server.open() == 1, "{} are open at the application", server.open());
+        ensure!(refused(shop) >= before + 3.0, "{} refused", refused(shop) - before);
+        Ok(())
+    })
+    .unwrap();
+    let line = shop.log_shows("the stranger", |line| line["source_address"] == client.as_str()).unwrap();
+    assert_eq!(
+        (&line["response_flags"], &line["response_code_details"]),
+        (&"DENY".into(), &"plain_text_refused".into()),
+        "{line}"
+    );
+}
+
 #[test]
 fn permissive_and_disabled_ports_take_plain_text() {
     let shop = need_shop!();

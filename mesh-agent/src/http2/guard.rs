@@ -5,14 +5,17 @@
 //! those: control frames draw on a credit that the connection's useful work and time restore. Once it is used up no
 //! further byte is read, and the connection's task says GOAWAY.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::allowance::Allowance;
 use super::frames::{Frame, Frames};
@@ -21,6 +24,8 @@ use crate::proxy::Stream;
 
 const PREFACE: usize = 24;
 const PROTOCOL_ERROR: u32 = 1;
+/// How long the end of a connection may wait for the peer's.
+const LINGER: Duration = Duration::from_secs(1);
 /// Control frames that a connection may send without having earned them.
 const BURST: i64 = 4_000;
 /// Earned credit doesn't grow beyond this.
@@ -56,6 +61,8 @@ pub(super) struct Meter {
     pub(super) unclaimed: Unclaimed,
     /// The socket took no more bytes when last asked.
     pub(super) blocked: Cell<bool>,
+    /// What the peer sent that TLS doesn't allow, with which the socket ended.
+    pub(super) bad_tls: RefCell<Option<rustls::Error>>,
 }
 
 impl Meter {
@@ -74,6 +81,7 @@ impl Meter {
             errors: Cell::default(),
             unclaimed,
             blocked: Cell::default(),
+            bad_tls: RefCell::default(),
         })
     }
 
@@ -91,6 +99,15 @@ impl Meter {
     /// True while a header block waits for its CONTINUATION.
     pub(super) fn is_in_headers(&self) -> bool {
         self.in_headers.get()
+    }
+
+    /// h2 keeps no more of an error than its text.
+    fn failed(&self, error: &io::Error) {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        // An alert is the peer's way to say that it ends the connection.
+        if let Some(error) = tls.filter(|error| !matches!(error, rustls::Error::AlertReceived(_))) {
+            self.bad_tls.replace(Some(error.clone()));
+        }
     }
 
     fn received(&self, frame: Frame, stream: u32) {
@@ -149,6 +166,8 @@ pub(super) struct Guarded {
     meter: Rc<Meter>,
     incoming: Frames,
     outgoing: Frames,
+    lingers: bool,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guarded {
@@ -171,7 +190,29 @@ impl Guarded {
         outgoing: Frames,
         meter: Rc<Meter>,
     ) -> (Self, Rc<Meter>) {
-        (Self { stream, first, meter: meter.clone(), incoming, outgoing }, meter)
+        let guarded =
+            Self { stream, first, meter: meter.clone(), incoming, outgoing, lingers: false, lingering: None };
+        (guarded, meter)
+    }
+
+    /// Closes only when the peer has, or after a moment: what it sent before it read our GOAWAY would have the socket reset
+    /// that is closed with it unread, and the GOAWAY lost that says which requests weren't taken up.
+    pub(super) fn lingering(mut self) -> Self {
+        self.lingers = true;
+        self
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut space = [0; 1024];
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut rest = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut rest)) {
+                Ok(()) if !rest.filled().is_empty() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
     }
 
     fn count_read(&mut self, bytes: &[u8]) {
@@ -202,7 +243,8 @@ impl AsyncRead for Guarded {
         }
         let before = buf.filled().len();
         if this.first.is_empty() {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+            read.inspect_err(|error| this.meter.failed(error))?;
         } else {
             let part = this.first.len().min(buf.remaining());
             buf.put_slice(&this.first[..part]);
@@ -243,6 +285,13 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        if this.lingers {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }

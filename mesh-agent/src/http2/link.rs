@@ -23,13 +23,29 @@ use crate::clock;
 use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Limits, ProxyError, Stream};
 
-/// How often a connection that owes answers is looked at.
-const LOOK: Duration = Duration::from_secs(10);
-/// Looks without a frame after which the peer is asked for a sign of life.
-const QUIET: u32 = 3;
-/// A silent peer isn't asked again sooner: gRPC servers close on more than one PING in five minutes without data (gRPC
-/// proposal A8, `PERMIT_KEEPALIVE_TIME`).
-const ASK_AGAIN: u32 = 31;
+/// When a peer that owes answers is asked for a sign of life, and given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How often the connection is looked at.
+    look: Duration,
+    /// Looks without a frame after which the peer is asked.
+    quiet: u32,
+    /// Looks without a byte after that, with which it is given up.
+    patience: u32,
+    /// One that is silent isn't asked again sooner than after so many.
+    again: u32,
+}
+
+impl Pace {
+    /// An application. gRPC servers close on more than one PING in five minutes without data (gRPC proposal A8,
+    /// `PERMIT_KEEPALIVE_TIME`).
+    pub(super) const APPLICATION: Self =
+        Self { look: Duration::from_secs(10), quiet: 3, patience: 1, again: 31 };
+    /// Another agent, which answers however often it is asked. What is on the connection belongs to many, so that it is given
+    /// up sooner; but not for a stall of a busy node.
+    pub(super) const AGENT: Self = Self { look: Duration::from_secs(5), quiet: 1, patience: 2, again: 2 };
+}
+
 /// Streams assumed to be allowed until the peer's SETTINGS say (RFC 9113, 6.5.2 recommends no less).
 const FIRST_STREAMS: usize = 100;
 
@@ -64,19 +80,27 @@ pub(crate) struct Lease {
 impl Link {
     /// Takes the socket over and waits for the peer's SETTINGS: only then is its limit of streams known, and that it
     /// speaks HTTP/2 at all.
-    pub(super) async fn open(stream: Stream, windows: Windows, limits: &Limits) -> Result<Self, ProxyError> {
+    pub(super) async fn open(
+        stream: Stream,
+        windows: Windows,
+        pace: Pace,
+        limits: &Limits,
+    ) -> Result<Self, ProxyError> {
         let (socket, meter) = Guarded::client(stream);
         let opening = async {
             let (send, mut connection) = builder(windows, limits).handshake(socket).await?;
-            poll_fn(|cx| match pin!(&mut connection).poll(cx) {
+            let goes_away = poll_fn(|cx| match pin!(&mut connection).poll(cx) {
+                Poll::Ready(result) if meter.frames.get() > 0 && is_farewell(&result) => {
+                    Poll::Ready(Ok(true))
+                }
                 Poll::Ready(result) => Poll::Ready(result.and(Err(Reason::NO_ERROR.into()))),
-                Poll::Pending if meter.frames.get() > 0 => Poll::Ready(Ok(())),
+                Poll::Pending if meter.frames.get() > 0 => Poll::Ready(Ok(false)),
                 Poll::Pending => Poll::Pending,
             })
             .await?;
-            Ok((send, connection))
+            Ok((send, connection, goes_away))
         };
-        let (send, connection) = match timeout(limits.connect_timeout, opening).await {
+        let (send, connection, goes_away) = match timeout(limits.connect_timeout, opening).await {
             Ok(opened) => opened.map_err(|error| not_opened(error, &meter))?,
             Err(elapsed) => return Err(ProxyError::new(ErrorKind::ConnectTimeout, elapsed)),
         };
@@ -85,10 +109,13 @@ impl Link {
             active: Cell::new(0),
             requests: Cell::new(0),
             used_at: Cell::new(clock::now_ns()),
-            closed: Cell::new(false),
+            // One that drains takes no request, and whoever takes its place does.
+            closed: Cell::new(goes_away),
             bulk: Cell::new(0),
         });
-        tokio::task::spawn_local(drive(connection, shared.clone()));
+        if !goes_away {
+            tokio::task::spawn_local(drive(connection, shared.clone(), pace));
+        }
         Ok(Self { send, shared, most: limits.max_streams as usize, since: Instant::now() })
     }
 
@@ -193,6 +220,16 @@ impl Drop for Lease {
     }
 }
 
+/// True of the end of a peer that drains, which it may be through with before its GOAWAY was even answered. What TLS complains
+/// of is no such end.
+fn is_farewell(ended: &Result<(), h2::Error>) -> bool {
+    let Err(error) = ended else { return true };
+    match error.get_io() {
+        Some(error) => error.kind() != io::ErrorKind::InvalidData,
+        None => error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR),
+    }
+}
+
 /// A peer that says something else than SETTINGS, which go before all else (RFC 9113, 3.4), doesn't speak HTTP/2; one that
 /// says nothing may just be going away. A server that refuses its client's certificate says so only when the client has
 /// done its part of the handshake: what TLS itself complains of here is still that.
@@ -219,9 +256,9 @@ fn builder(windows: Windows, limits: &Limits) -> client::Builder {
     builder
 }
 
-async fn drive(mut connection: client::Connection<Guarded, Bytes>, shared: Rc<Shared>) {
-    let mut pulse = connection.ping_pong().map(Pulse::new);
-    let mut look = interval_at(Instant::now() + LOOK, LOOK);
+async fn drive(mut connection: client::Connection<Guarded, Bytes>, shared: Rc<Shared>, pace: Pace) {
+    let mut pulse = connection.ping_pong().map(|ping| Pulse::new(ping, pace));
+    let mut look = interval_at(Instant::now() + pace.look, pace.look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut run = pin!(connection);
     poll_fn(|cx| {
@@ -248,24 +285,26 @@ async fn drive(mut connection: client::Connection<Guarded, Bytes>, shared: Rc<Sh
 /// Whether the peer still lives, while it owes answers.
 struct Pulse {
     ping: PingPong,
+    pace: Pace,
     frames: u64,
     read: u64,
     quiet: u32,
-    asked: bool,
+    /// Looks since it was asked, if not a byte came since.
+    asked: Option<u32>,
 }
 
 impl Pulse {
-    fn new(ping: PingPong) -> Self {
-        Self { ping, frames: 0, read: 0, quiet: 0, asked: false }
+    fn new(ping: PingPong, pace: Pace) -> Self {
+        Self { ping, pace, frames: 0, read: 0, quiet: 0, asked: None }
     }
 
     /// True if the peer was asked and not a byte came since.
     fn look(&mut self, shared: &Shared, cx: &mut Context<'_>) -> bool {
         let (frames, read) = (shared.meter.frames.get(), shared.meter.read.get());
-        if self.asked && read == self.read {
+        self.asked = self.asked.filter(|_| read == self.read).map(|looks| looks + 1);
+        if self.asked.is_some_and(|looks| looks >= self.pace.patience) {
             return true;
         }
-        self.asked = false;
         if self.ping.poll_pong(cx).is_ready() || frames == self.frames {
             self.quiet += 1;
         }
@@ -273,8 +312,9 @@ impl Pulse {
             self.quiet = 0;
         }
         (self.frames, self.read) = (frames, read);
-        if shared.active.get() > 0 && self.quiet % ASK_AGAIN == QUIET {
-            self.asked = self.ping.send_ping(Ping::opaque()).is_ok();
+        let is_due = self.asked.is_none() && self.quiet % self.pace.again == self.pace.quiet;
+        if shared.active.get() > 0 && is_due && self.ping.send_ping(Ping::opaque()).is_ok() {
+            self.asked = Some(0);
         }
         false
     }

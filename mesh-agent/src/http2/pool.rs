@@ -10,17 +10,19 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::link::{Lease, Link};
+use super::link::{Lease, Link, Pace};
 use super::{STALLED, Windows};
 use crate::addr::ClientAddr;
 use crate::policy::PoolLimits;
 use crate::proxy::{ErrorKind, Picked, Pod, ProxyError, Upstream};
-use crate::tls::Alpn;
+use crate::tls::{Alpn, TlsError};
 
 /// Connections for requests per pod, endpoint and worker.
 const MOST_LINKS: usize = 16;
 /// Requests that may wait, per connection, for the peer to allow another stream.
 const MOST_WAITING: usize = 1024;
+/// Dials after the first that an agent may cut off.
+const MOST_CUT_OFF: u32 = 2;
 /// Opaque connections on one of HTTP/2: as many as may all stand still, nobody reading them, before others would too.
 const MOST_TUNNELS: usize = STALLED as usize;
 
@@ -139,13 +141,7 @@ pub(super) async fn lease_tunnel(
             Place::None => return Err(ErrorKind::Overflow.into()),
             Place::Wait(dialling) => dialling.wait().await?,
             Place::Dial(dial) => {
-                let opened = match upstream.connect_mesh(pod, limits).await {
-                    Ok(stream) => {
-                        let opened = Link::open(stream, Windows::MESH, &pod.worker.limits).await;
-                        upstream.agreed(pod, opened)
-                    }
-                    Err(error) => Err(error),
-                };
+                let opened = open_mesh(upstream, pod, limits).await;
                 return dial.settle(opened, &mut upstream.http2.borrow_mut().tunnels);
             }
         }
@@ -154,17 +150,53 @@ pub(super) async fn lease_tunnel(
 
 async fn open(picked: &Picked, pod: &Pod, client: ClientAddr) -> Result<Link, ProxyError> {
     let upstream = &picked.upstream;
-    let stream = upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http2).await?;
     if upstream.is_mesh() {
-        return upstream.agreed(pod, Link::open(stream, Windows::MESH, &pod.worker.limits).await);
+        // Bytes that detection made a way for aren't what requests go on.
+        drop(upstream.take_stashed());
+        return open_mesh(upstream, pod, picked.limits()).await;
     }
-    let opened = Link::open(stream, Windows::PLAIN, &pod.worker.limits).await;
+    let stream = upstream.connect_for_requests(pod, client, picked.limits(), Alpn::Http2).await?;
+    let opened = Link::open(stream, Windows::PLAIN, Pace::APPLICATION, &pod.worker.limits).await;
     let failed = opened.as_ref().err();
     let told = std::mem::replace(&mut upstream.http2.borrow_mut().told, failed.is_some());
     if let Some(error) = failed.filter(|_| !told) {
         picked.has_no_http2(error);
     }
     opened
+}
+
+/// A connection to the endpoint's agent. One that is cut off before anything was asked on it is made anew at once: an agent that
+/// is being replaced may close what had only come as far as its socket, and its successor is there already.
+async fn open_mesh(upstream: &Upstream, pod: &Pod, limits: &PoolLimits) -> Result<Link, ProxyError> {
+    let mut left = MOST_CUT_OFF;
+    loop {
+        let (opened, shaken) = match upstream.connect_mesh(pod, limits).await {
+            Ok(stream) => {
+                let opened = Link::open(stream, Windows::MESH, Pace::AGENT, &pod.worker.limits).await;
+                (upstream.agreed(pod, opened), true)
+            }
+            Err(error) => (Err(error), false),
+        };
+        match opened {
+            Err(error) if left > 0 && is_cut_off(&error, shaken) => {
+                left -= 1;
+                pod.worker.telemetry.metrics.agent().upstream_retry(error.kind.label());
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// True if the peer closed the socket within the handshake, or after it (`shaken`) without a word. Not if there was no socket.
+fn is_cut_off(error: &ProxyError, shaken: bool) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+    match (error.kind, error.cause()) {
+        (ErrorKind::ConnectFailed, _) => shaken,
+        (ErrorKind::TlsFailed, Some(TlsError::Io(error))) => {
+            matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | UnexpectedEof)
+        }
+        _ => false,
+    }
 }
 
 impl Dialling {

@@ -41,14 +41,15 @@ pub async fn serve(client: Stream, first: BytesMut, conn: &Connection) {
     serve_as(client, first, conn, Peer::Client).await;
 }
 
-/// The same for another agent, whose CONNECT streams are connections of their own.
-pub async fn serve_agent(client: Stream, conn: &Connection) {
-    serve_as(client, BytesMut::new(), conn, Peer::Agent).await;
+/// The same for another agent, whose CONNECT streams are connections of their own. Returns what of its TLS ended it, if
+/// something did that no agent sends.
+pub async fn serve_agent(client: Stream, conn: &Connection) -> Option<rustls::Error> {
+    serve_as(client, BytesMut::new(), conn, Peer::Agent).await
 }
 
 /// The same for a peer of HBONE, which has nothing but CONNECT streams.
-pub async fn serve_hbone(client: Stream, conn: &Connection) {
-    serve_as(client, BytesMut::new(), conn, Peer::Hbone).await;
+pub async fn serve_hbone(client: Stream, conn: &Connection) -> Option<rustls::Error> {
+    serve_as(client, BytesMut::new(), conn, Peer::Hbone).await
 }
 
 /// Who is at the other end.
@@ -62,8 +63,9 @@ enum Peer {
     Hbone,
 }
 
-async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, peer: Peer) {
+async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, peer: Peer) -> Option<rustls::Error> {
     let (socket, meter) = Guarded::server(client, first);
+    let socket = if peer == Peer::Client { socket } else { socket.lingering() };
     let limits = conn.limits();
     let builder = match peer {
         Peer::Client => builder(Windows::PLAIN, limits.max_streams, limits),
@@ -71,11 +73,12 @@ async fn serve_as(client: Stream, first: BytesMut, conn: &Connection, peer: Peer
         Peer::Hbone => builder(Windows::HBONE, HBONE_STREAMS, limits),
     };
     match timeout(limits.head_timeout, builder.handshake(socket)).await {
-        Ok(Ok(h2)) => run(h2, meter, conn, peer).await,
+        Ok(Ok(h2)) => run(h2, meter.clone(), conn, peer).await,
         Ok(Err(error)) if error.is_library() => conn.pod.worker.count_hostile(Hostile::BadPreface),
         Ok(Err(error)) => tracing::debug!(%error, "client went away within the preface"),
         Err(_) => conn.pod.worker.count_hostile(Hostile::BadPreface),
     }
+    meter.bad_tls.take()
 }
 
 async fn run(h2: H2, meter: Rc<Meter>, conn: &Connection, peer: Peer) {

@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    SignatureScheme,
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerIncompatible, SignatureScheme,
 };
 
 use super::id::{NotSpiffe, SpiffeId};
@@ -245,6 +245,13 @@ impl Refusal {
             Error::NoCertificatesPresented => Self::NoCertificate,
             Error::InvalidCertificate(error) => Self::of_certificate(error),
             Error::PeerIncompatible(_) => Self::Incompatible,
+            // Offered TLS 1.3 alone, a server that speaks only what came before, or has no key exchange in common, says so.
+            Error::AlertReceived(
+                AlertDescription::ProtocolVersion
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::InsufficientSecurity,
+            ) => Self::Incompatible,
+            Error::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::Failed,
             Error::AlertReceived(_) => Self::RefusedByPeer,
             _ => Self::Failed,
         }
@@ -260,7 +267,11 @@ impl Refusal {
                 Some(PeerError::TrustDomain(_)) => Self::TrustDomain,
                 Some(PeerError::Other { .. }) => Self::OtherIdentity,
                 Some(_) => Self::NoIdentity,
-                None => Self::Failed,
+                None => match error.downcast_ref() {
+                    // Found before anybody looks for an identity in it.
+                    Some(webpki::Error::CaUsedAsEndEntity) => Self::NoIdentity,
+                    _ => Self::Failed,
+                },
             },
             _ => Self::Failed,
         }

@@ -24,6 +24,7 @@ struct Inner {
     cgroup: Cgroup,
     netns: Netns,
     name: String,
+    veth: String,
     // What it stands on must outlive it: the node's cgroup and the fabric.
     node: Option<Node>,
     _topology: Topology,
@@ -52,7 +53,7 @@ impl Pod {
              route add default via 10.77.0.1\nroute add ::/0 via fd77::1\n"
         ))?;
         let (name, node) = (name.to_owned(), node.cloned());
-        let inner = Inner { cgroup, netns, name, node, _topology: topology.clone(), v4, v6 };
+        let inner = Inner { cgroup, netns, name, veth, node, _topology: topology.clone(), v4, v6 };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -84,6 +85,11 @@ impl Pod {
     /// Its network namespace.
     pub fn netns(&self) -> &Netns {
         &self.inner.netns
+    }
+
+    /// Name of the node's end of its one device, in the topology's fabric.
+    pub fn veth(&self) -> &str {
+        &self.inner.veth
     }
 
     /// Its cgroup.

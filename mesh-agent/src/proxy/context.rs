@@ -109,8 +109,8 @@ pub struct Pod {
     pub direct: RefCell<HashMap<EndpointAddr, Rc<Upstream>>>,
     /// Those of connections that other agents opened, for as long as these live.
     pub arrivals: RefCell<Vec<Weak<Upstream>>>,
-    /// When the log was last told of a client that was refused, on the process's clock.
-    pub told_at: Cell<u64>,
+    /// When the log was last told of an agent that was refused, by the reason, on the process's clock.
+    pub told_at: RefCell<HashMap<&'static str, u64>>,
     /// Connections on all workers.
     pub share: Arc<PodShare>,
     /// Connections under way on this one.

@@ -436,6 +436,8 @@ hostile! {
     BadFrame = "bad_frame";
     /// Too many control frames, empty frames or continuations.
     FrameFlood = "frame_flood";
+    /// A record or message that breaks RFC 8446, from an agent that has shaken hands.
+    BadTls = "bad_tls";
     /// A CONNECT for another address than its connection was made to, or by HBONE for none of the pod's or a port of the agent.
     WrongAuthority = "wrong_authority";
     /// By HBONE, anything but CONNECT.

@@ -2,8 +2,8 @@
 //!
 //! Kubelet has no certificate of the mesh and speaks from an address of the node, as does whatever kube-proxy
 //! masquerades: so the address alone lets nothing in, and what is let in is exactly what the Pod declares. `inbound` asks
-//! where a connection arrives, `crate::http1` and `crate::http2` for every request, so that a policy that comes later holds
-//! for connections that are open already. Never lets in more than one probe's method, target and version.
+//! where a connection arrives, `crate::http1` and `crate::http2` for every request, `access` while bytes are carried, so that a
+//! policy that comes later holds for connections that are open already. Never lets in more than one probe's method, target and version.
 
 use bytes::BytesMut;
 use http::header::UPGRADE;
@@ -18,6 +18,7 @@ use super::detect::{self, Verdict};
 use super::error::ErrorKind;
 use super::stream::Stream;
 use crate::model::{MtlsMode, Probe};
+use crate::telemetry::L7;
 
 /// The method that kubelet calls (grpc/grpc, doc/health-checking.md).
 const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -93,6 +94,21 @@ impl Connection {
         let why = ErrorKind::PlainTextRefused;
         self.pod.worker.count_refused(why.label());
         Err(LocalAnswer::refusing(why))
+    }
+
+    /// True unless it carries bytes that came in plain text to where that isn't accepted any more.
+    pub(super) fn may_stay(&self) -> bool {
+        if self.direction == Direction::Outbound || self.proven_identity().is_some() {
+            return true;
+        }
+        match self.plain_text_now() {
+            PlainText::All => true,
+            PlainText::Probes => {
+                let is_tls = self.live.protocol() == L7::Tls.label();
+                is_tls && self.has_probe(|probe| matches!(probe, Probe::Https))
+            }
+            PlainText::Nothing => false,
+        }
     }
 
     /// [`Self::plain_text`], found anew for each version of the configuration.

@@ -197,7 +197,7 @@ fn pod_on(worker: Rc<Worker>, workload: Workload, cookie: u64) -> Rc<Pod> {
         upstreams: RefCell::default(),
         direct: RefCell::default(),
         arrivals: RefCell::default(),
-        told_at: Cell::new(0),
+        told_at: RefCell::default(),
         connections: Cell::new(0),
     })
 }

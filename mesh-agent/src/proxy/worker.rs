@@ -232,7 +232,7 @@ fn add(worker: &Rc<Worker>, pods: &mut Pods, spec: PodSpec) {
         upstreams: RefCell::default(),
         direct: RefCell::default(),
         arrivals: RefCell::default(),
-        told_at: Cell::new(0),
+        told_at: RefCell::default(),
         connections: Cell::new(0),
     });
     let stop = Drain::default();

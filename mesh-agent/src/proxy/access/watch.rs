@@ -1,4 +1,5 @@
-//! Open connections are judged again when the configuration changes, and closed if they aren't allowed any more.
+//! Open connections are judged again when the configuration changes, and closed if they aren't allowed any more: by
+//! AuthorizationPolicies, or since mutual TLS is required where they came in plain text.
 //!
 //! Beside `tcp`, for as long as bytes go both ways. Requests need none of it: each is judged when it comes.
 
@@ -48,6 +49,10 @@ impl Connection {
         loop {
             // What changed before it was admitted was judged then; what changed since shows here.
             self.follow_configuration();
+            if !self.may_stay() {
+                self.pod.worker.count_refused(ErrorKind::PlainTextRefused.label());
+                return ErrorKind::PlainTextRefused;
+            }
             if let Some(refused) = refused() {
                 self.refused.replace(Some(refused));
                 return ErrorKind::Denied;

@@ -21,14 +21,14 @@ use crate::identity::{ALPN_HBONE, ALPN_MESH, NoIdentity, PeerError, Refusal, Spi
 use crate::proxy::context::Connection;
 use crate::proxy::detect::{self, MAX_PEEK, Verdict};
 use crate::proxy::stream::transport;
-use crate::proxy::{Backends, ErrorKind, Stream, carry, tcp};
+use crate::proxy::{Backends, ErrorKind, Hostile, Stream, carry, tcp};
 use crate::report;
 use crate::telemetry::L7;
 use crate::tls::{TlsError, TlsStream};
 
 /// A pod whose certificate is still on its way is waited for so long.
 const FIRST_CERTIFICATE: Duration = Duration::from_secs(1);
-/// Refused handshakes of one pod are told of at most this often.
+/// Refused handshakes of one pod are told of at most this often for each reason, so that none hides another.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 const HELLO: usize = 2048;
 
@@ -66,7 +66,15 @@ pub async fn serve_agent(conn: &Connection, client: Stream, hello: BytesMut) {
     let backends = application(conn, port.as_ref());
     conn.keep_swept(&backends);
     conn.set_backends(backends);
-    http2::serve_agent(stream.into(), conn).await;
+    if let Some(error) = http2::serve_agent(stream.into(), conn).await {
+        broke(conn, error, Speaks::Mesh);
+    }
+}
+
+/// Takes note of a peer that had proven who it is, and then broke TLS.
+pub(super) fn broke(conn: &Connection, error: rustls::Error, speaks: Speaks) {
+    conn.pod.worker.count_hostile(Hostile::BadTls);
+    Why::Broke(error).tell(conn, speaks);
 }
 
 /// Serves a CONNECT stream of an agent's connection as a connection of `client`'s.
@@ -166,6 +174,8 @@ enum Why {
     Refused(#[source] TlsError),
     #[error("the client's certificate isn't one of the mesh")]
     Peer(#[source] PeerError),
+    #[error("the client broke TLS after its handshake")]
+    Broke(#[source] rustls::Error),
 }
 
 impl Why {
@@ -175,7 +185,7 @@ impl Why {
                 Some(Refusal::of(error))
             }
             Self::Peer(_) => Some(Refusal::NoIdentity),
-            Self::Certificate(_) | Self::Late | Self::Refused(TlsError::Io(_)) => None,
+            Self::Certificate(_) | Self::Late | Self::Broke(_) | Self::Refused(TlsError::Io(_)) => None,
         }
     }
 
@@ -184,6 +194,7 @@ impl Why {
             (_, Some(refusal)) => refusal.label(),
             (Self::Certificate(_), None) => "without_certificate",
             (Self::Late, None) => "timeout",
+            (Self::Broke(_), None) => Hostile::BadTls.label(),
             (Self::Refused(_) | Self::Peer(_), None) => "broken_off",
         }
     }
@@ -195,17 +206,18 @@ impl Why {
             Self::Refused(TlsError::Handshake(rustls::Error::NoCertificatesPresented)) => {
                 ErrorKind::PeerCertificateRefused
             }
-            Self::Late | Self::Refused(_) => ErrorKind::PeerTlsFailed,
+            Self::Late | Self::Broke(_) | Self::Refused(_) => ErrorKind::PeerTlsFailed,
         }
     }
 
     /// Tells the log, naming both ends as far as they are known, unless that was done a moment ago.
     fn tell(&self, conn: &Connection, speaks: Speaks) {
-        let (now, told) = (clock::now_ns().max(1), conn.pod.told_at.get());
-        if told != 0 && now.saturating_sub(told) < SAY_AGAIN.as_nanos() as u64 {
+        let (now, mut told) = (clock::now_ns(), conn.pod.told_at.borrow_mut());
+        let is_known = |at: &u64| now.saturating_sub(*at) < SAY_AGAIN.as_nanos() as u64;
+        if told.get(self.label()).is_some_and(is_known) {
             return;
         }
-        conn.pod.told_at.set(now);
+        told.insert(self.label(), now);
         let source = conn.source.as_ref().map(|source| source.name.to_string());
         tracing::warn!(
             // By its address, which proves nothing.
@@ -226,6 +238,7 @@ impl Why {
             (Self::Certificate(_), _) => {
                 "this pod has no certificate to show; see `mesh-agent get certs` for why"
             }
+            (Self::Broke(_), _) => "it does what no agent does; see what runs at its address",
             (_, Some(Refusal::UnknownRoot)) => {
                 "its certificate is signed by a root that isn't trusted here; give both nodes the same `ca`"
             }

@@ -28,7 +28,9 @@ pub async fn serve_hbone(pod: Rc<Pod>, client: TcpStream, from: ClientAddr) {
     }
     let (conn, _) = open(&pod, from, dst);
     let Some(stream) = agents::prove(&conn, client, BytesMut::new(), Speaks::Hbone).await else { return };
-    http2::serve_hbone(stream.into(), &conn).await;
+    if let Some(error) = http2::serve_hbone(stream.into(), &conn).await {
+        agents::broke(&conn, error, Speaks::Hbone);
+    }
 }
 
 /// Serves a CONNECT stream of such a connection as one of `client`'s to `dst`. `said` are the CONNECT's headers.

@@ -226,6 +226,48 @@ fn a_policy_that_comes_later_holds_for_open_connections() {
     });
 }
 
+/// What any client of TLS begins with.
+fn client_hello() -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.unwrap().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let mut session = rustls::ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[test]
+fn open_bytes_end_when_a_policy_comes_but_for_what_a_probe_may_be() {
+    run(async {
+        let hello = client_hello();
+        for (probe, words, stays) in [
+            (Probe::Tcp, &b"hello"[..], false),
+            (Probe::Tcp, &hello, false),
+            (Probe::Https, b"hello", false),
+            (Probe::Https, &hello, true),
+        ] {
+            let lab = Lab::new(MtlsMode::Permissive, &[probe], true).await;
+            let mut client = lab.client().await;
+            client.write_all(words).await.unwrap();
+            let (mut server, _) = lab.application.accept().await.unwrap();
+            server.read_exact(&mut vec![0; words.len()]).await.unwrap();
+            server.write_all(b"welcome").await.unwrap();
+            client.read_exact(&mut [0; 7]).await.unwrap();
+            set_mode(&lab.pod, MtlsMode::Strict);
+            lab.pod.worker.changed.send_modify(|generation| *generation += 1);
+            if stays {
+                client.write_all(b"more").await.unwrap();
+                server.read_exact(&mut [0; 4]).await.unwrap();
+            } else {
+                assert!(client.read(&mut [0]).await.is_err());
+                assert!(!matches!(server.read(&mut [0]).await, Ok(1..)));
+            }
+            assert_eq!(lab.refused(), u64::from(!stays));
+        }
+    });
+}
+
 #[test]
 fn an_address_of_the_node_object_counts_as_the_nodes() {
     run(async {
