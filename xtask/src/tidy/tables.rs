@@ -15,6 +15,7 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
         named_files(tree, findings, document);
     }
     named_tests(tree, findings, "ARCHITECTURE.md");
+    named_anywhere(tree, findings, "SECURITY.md");
 }
 
 /// Every label has a row that begins with it, and every row stands for a label.
@@ -109,6 +110,18 @@ fn named_tests(tree: &Tree, findings: &mut Findings, document: &str) {
     }
 }
 
+/// Words of a document that are as long as a test's name: each is one, in whatever file.
+fn named_anywhere(tree: &Tree, findings: &mut Findings, document: &str) {
+    for (index, line) in tree.get(document).unwrap_or_default().lines().enumerate() {
+        let words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.matches('_').count() >= 3) {
+            if !tree.rust().any(|(_, text)| text.contains(&format!("fn {name}("))) {
+                findings.error(document, index + 1, format!("there is no test {name}"));
+            }
+        }
+    }
+}
+
 fn is_path(name: &str) -> bool {
     let ours =
         ["mesh-agent/", "mesh-common/", "mesh-ebpf/", "xtask/", "tests/", "bench/", "deploy/", "docs/"];
@@ -153,6 +166,19 @@ mod tests {
         let mut findings = Findings::default();
         named_tests(&tree, &mut findings, "A.md");
         assert_eq!(findings.errors, ["A.md:1: `tests/a.rs` has no test two"]);
+    }
+
+    #[test]
+    fn a_test_that_prose_names_is_in_some_file() {
+        let files = [
+            ("A.md", "so it is (b.rs: one_two_three_four,\nno_such_test_here)\n"),
+            ("b.rs", "fn one_two_three_four() {}\n"),
+        ];
+        let tree =
+            Tree { files: files.iter().map(|(path, text)| ((*path).into(), (*text).to_owned())).collect() };
+        let mut findings = Findings::default();
+        named_anywhere(&tree, &mut findings, "A.md");
+        assert_eq!(findings.errors, ["A.md:2: there is no test no_such_test_here"]);
     }
 
     #[test]
