@@ -12,6 +12,7 @@ mod authenticate;
 pub mod backend;
 pub mod carry;
 pub mod ceiling;
+pub mod client_cert;
 pub mod context;
 pub mod detect;
 pub mod drain;

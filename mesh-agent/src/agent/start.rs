@@ -206,6 +206,7 @@ fn assemble(
                 secrets_dir: settings.secrets_dir.as_path().into(),
                 providers: providers.clone(),
                 same_node_mtls: settings.same_node == SameNode::Mtls,
+                forward_client_cert: settings.forward_client_cert_details,
             };
             Ok(worker::spawn(id, parts)?)
         })

@@ -51,7 +51,8 @@ pub(super) fn start<'h>(
         }));
     }
     let mut bytes = BytesMut::new();
-    write::put_request(request, &mut bytes);
+    let head = granted.head.as_deref().unwrap_or(&request.parts);
+    write::put_request_as(request, head, request.retargeted, &mut bytes);
     sent.put(&mut bytes);
     let bytes = bytes.freeze();
     Box::pin(granted.run(async move |picked| {

@@ -9,11 +9,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderValue;
 use tokio::sync::watch;
 
 use super::access::Refused;
 use super::backend::{Backends, Picked};
 use super::ceiling::{self, Ceiling, PodShare};
+use super::client_cert::ForwardClientCert;
 use super::drain::Drain;
 use super::edges::Edges;
 use super::error::Hostile;
@@ -67,6 +69,8 @@ pub struct Worker {
     pub registry_only: bool,
     /// `sameNode: mtls`.
     pub same_node_mtls: bool,
+    /// `forwardClientCertDetails`.
+    pub forward_client_cert: ForwardClientCert,
     /// Begins when the agent is told to stop.
     pub drain: Drain,
     /// Idle upstream connections as last told to the gauge.
@@ -176,6 +180,10 @@ pub struct Connection {
     /// Inbound, over mutual TLS: who the client has proven to be, and as whom the pod was reached.
     pub(super) peer: OnceCell<SpiffeId>,
     pub(super) reached_as: OnceCell<SpiffeId>,
+    /// What the application is told of the client's certificate, inbound.
+    pub(super) client_cert: OnceCell<HeaderValue>,
+    /// The same of the pod's own certificate, by the address of the pod of this node that is told. See `client_cert`.
+    pub(super) own_certs: RefCell<HashMap<usize, (Arc<Workload>, HeaderValue)>>,
     pub(super) first: Cell<Option<Picked>>,
     /// The way to where the client meant to go, for the service under whose policy that was asked for.
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
@@ -328,6 +336,8 @@ impl Connection {
             admits: Cell::new(None),
             peer: OnceCell::new(),
             reached_as: OnceCell::new(),
+            client_cert: OnceCell::new(),
+            own_certs: RefCell::default(),
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),

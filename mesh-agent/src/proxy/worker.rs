@@ -22,6 +22,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use super::ceiling::{Ceiling, PodShare};
+use super::client_cert::ForwardClientCert;
 use super::context::{Direction, Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
@@ -69,6 +70,8 @@ pub struct Parts {
     pub providers: Providers,
     /// `sameNode: mtls`.
     pub same_node_mtls: bool,
+    /// `forwardClientCertDetails`.
+    pub forward_client_cert: ForwardClientCert,
 }
 
 /// A pod as a worker is told of it.
@@ -145,6 +148,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             node: parts.node,
             registry_only: parts.registry_only,
             same_node_mtls: parts.same_node_mtls,
+            forward_client_cert: parts.forward_client_cert,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),
