@@ -25,7 +25,7 @@ mod outgoing;
 mod over_http1;
 mod pass;
 mod pool;
-mod request;
+pub(crate) mod request;
 mod server;
 mod stall;
 mod stream;
@@ -38,6 +38,8 @@ mod upload;
 
 pub(crate) use answer::reset_code;
 pub use ask::{Answered, ask};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use connect::client_of;
 pub use grpc::timeout_in as grpc_timeout;
 pub(crate) use link::Lease;
 pub use mirror::Mirrored;

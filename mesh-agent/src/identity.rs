@@ -29,6 +29,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -226,6 +227,14 @@ impl Identity {
     /// As [`Self::server`].
     pub fn hbone_server(&self) -> Result<Arc<ServerConfig>, NoIdentity> {
         self.with(Svid::hbone_server)
+    }
+
+    /// The certificate that it shows, as it is now.
+    ///
+    /// # Errors
+    /// There is none to show.
+    pub fn certificate(&self) -> Result<CertificateDer<'static>, NoIdentity> {
+        self.with(|svid| svid.chain.first().cloned())?.ok_or(NoIdentity::NotYetIssued)
     }
 
     fn with<T>(&self, made: impl FnOnce(&Svid) -> T) -> Result<T, NoIdentity> {

@@ -16,6 +16,9 @@ mod docs;
 pub mod enrol;
 pub mod ext_authz;
 pub mod flags;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod health;
 pub mod heartbeat;

@@ -13,6 +13,7 @@ pub mod backend;
 pub mod baggage;
 pub mod carry;
 pub mod ceiling;
+pub mod client_cert;
 pub mod context;
 pub mod detect;
 pub mod drain;

@@ -20,6 +20,7 @@ use crate::authz;
 use crate::ext_authz::ExtensionProvider;
 use crate::model::FailMode;
 use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
+use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub path_normalization: authz::Normalization,
     /// Proxies before the client whose X-Forwarded-For is believed.
     pub trusted_hops: usize,
+    /// What applications are told of their clients' certificates.
+    pub forward_client_cert_details: ForwardClientCert,
     /// Whom AuthorizationPolicies with action CUSTOM may ask.
     pub extension_providers: Vec<ExtensionProvider>,
     /// Of SPIFFE identities.
@@ -214,6 +217,12 @@ impl Settings {
                 value::path_normalization,
             ),
             trusted_hops: layers.get("trustedHops", |a| &a.trusted_hops, || "0".into(), value::trusted_hops),
+            forward_client_cert_details: layers.get(
+                "forwardClientCertDetails",
+                |a| &a.forward_client_cert_details,
+                || "SANITIZE".into(),
+                value::forward_client_cert,
+            ),
             extension_providers: layers.providers(),
             trust_domain: layers.get(
                 "trustDomain",

@@ -8,6 +8,7 @@ mod bpf;
 mod build;
 mod ci;
 mod demo;
+mod fuzz;
 mod setup;
 mod sh;
 mod test;
@@ -52,6 +53,11 @@ enum Command {
     /// Builds a topology of network namespaces, pins processes to cores, runs every row several times in turn and
     /// reports medians: a table on stdout, docs/benchmarks/README.md and SVG plots beside it.
     Bench(bench::Args),
+    /// Run the fuzz targets under fuzz/, each for a while
+    ///
+    /// With the compiler that is there, no nightly and no sanitizer: cargo-fuzz is installed if it is missing. What a
+    /// target fails with is left under fuzz/artifacts/. The agent's unit tests replay the corpora that are kept.
+    Fuzz(fuzz::Args),
     /// All gates: fmt, clippy, tidy, cargo-deny, docs, tests
     Ci(ci::Args),
     /// House rules that no other tool checks: lints inherited, file sizes, documentation rows, forbidden words
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Tidy(args) => tidy::run(&args),
     };

@@ -14,6 +14,8 @@ use crate::{bpf, sh};
 
 /// Installed with `cargo install`; raised by hand so that every machine has the same one.
 const CARGO_DENY: &str = "0.20.2";
+/// The same of what runs fuzz targets.
+const CARGO_FUZZ: &str = "0.13.1";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,6 +40,8 @@ pub enum Part {
     Gates,
     /// What the bench compares with.
     Bench,
+    /// cargo-fuzz, and a compiler for its engine.
+    Fuzz,
 }
 
 /// The command.
@@ -75,7 +79,10 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         packages::ensure_python(part)?;
     }
     if parts.contains(&Part::Gates) {
-        cargo_deny()?;
+        cargo_tool("cargo-deny", CARGO_DENY)?;
+    }
+    if parts.contains(&Part::Fuzz) {
+        cargo_tool("cargo-fuzz", CARGO_FUZZ)?;
     }
     Ok(())
 }
@@ -95,7 +102,7 @@ fn missing(part: Part) -> Vec<String> {
             missing.extend(missing_bpf_clippy().map(|name| format!("package {name}")));
             missing.extend(sh::which("cargo-deny").is_none().then(|| "cargo-deny".to_owned()));
         }
-        Part::Demo | Part::Tests | Part::Bench => {}
+        Part::Demo | Part::Tests | Part::Bench | Part::Fuzz => {}
     }
     missing
 }
@@ -107,10 +114,10 @@ fn missing_bpf_clippy() -> Option<&'static str> {
         .then_some("rust-web-clippy")
 }
 
-fn cargo_deny() -> Result<()> {
-    if sh::which("cargo-deny").is_some() {
+fn cargo_tool(name: &str, version: &str) -> Result<()> {
+    if sh::which(name).is_some() {
         return Ok(());
     }
-    sh::progress(format!("installing cargo-deny {CARGO_DENY} (a few minutes)"));
-    sh::logged("cargo-deny", sh::cargo().args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY]))
+    sh::progress(format!("installing {name} {version} (a few minutes)"));
+    sh::logged(name, sh::cargo().args(["install", "--locked", name, "--version", version]))
 }

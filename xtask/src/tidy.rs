@@ -26,8 +26,9 @@ impl Tree {
     fn read() -> Result<Self> {
         let root = workspace::root();
         let read = |path: PathBuf| fs::read_to_string(root.join(&path)).ok().map(|text| (path, text));
-        // What isn't UTF-8 is no text of ours.
-        Ok(Self { files: workspace::files()?.into_iter().filter_map(read).collect() })
+        // What isn't UTF-8 is no text of ours, and what a fuzzer made neither.
+        let files = workspace::files()?.into_iter().filter(|path| !path.starts_with("fuzz/corpus"));
+        Ok(Self { files: files.filter_map(read).collect() })
     }
 
     fn rust(&self) -> impl Iterator<Item = (&Path, &str)> {

@@ -207,6 +207,7 @@ fn assemble(
                 providers: providers.clone(),
                 same_node_mtls: settings.same_node == SameNode::Mtls,
                 ports,
+                forward_client_cert: settings.forward_client_cert_details,
             };
             Ok(worker::spawn(id, parts)?)
         })

@@ -5,6 +5,7 @@
 
 use super::head::{self, HeadError, Known};
 use super::pool;
+use crate::proxy::client_cert;
 use crate::proxy::error::Hostile;
 
 /// A size line with its extensions.
@@ -155,6 +156,7 @@ fn check_trailers(section: &[u8]) -> Result<(), Hostile> {
 /// True if a field of this name may be a trailer.
 pub fn may_trail(name: &[u8]) -> bool {
     head::known(name) == Known::Other
+        && !client_cert::is_name(name)
         && !FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
@@ -232,6 +234,8 @@ mod tests {
         check("0\r\nContent-Length: 3\r\n\r\n", Err(Hostile::BadTrailer));
         check("0\r\nhost: a\r\n\r\n", Err(Hostile::BadTrailer));
         check("0\r\nAuthorization: a\r\n\r\n", Err(Hostile::BadTrailer));
+        check("0\r\nX-Forwarded-Client-CERT: a\r\n\r\n", Err(Hostile::BadTrailer));
+        check("0\r\nx_forwarded-client_cert: a\r\n\r\n", Err(Hostile::BadTrailer));
     }
 
     #[test]

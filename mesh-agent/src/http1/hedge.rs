@@ -39,19 +39,22 @@ pub(super) fn start<'h>(
     conn: &'h Connection,
     request: &'h RequestHead,
     sent: &Sent,
-    granted: Granted,
+    mut granted: Granted,
 ) -> Run<'h, Won> {
+    let head = granted.head.take();
     if over_http2::carries(request, &granted.picked) {
         let body = sent.again();
         return Box::pin(granted.run(async move |picked| {
             let patience = conn.limits().body_idle_timeout;
-            let answered = timeout(patience, over_http2::answered(conn, request, body, picked)).await;
+            let answered = over_http2::answered(conn, request, head.as_deref(), body, picked);
+            let answered = timeout(patience, answered).await;
             let (stream, status) = answered.unwrap_or(Err(ErrorKind::UpstreamTimeout.into()))?;
             Ok((status, None, Won::Http2(stream)))
         }));
     }
     let mut bytes = BytesMut::new();
-    write::put_request(request, &mut bytes);
+    let head = head.as_deref().unwrap_or(&request.parts);
+    write::put_request_as(request, head, request.retargeted, &mut bytes);
     sent.put(&mut bytes);
     let bytes = bytes.freeze();
     Box::pin(granted.run(async move |picked| {

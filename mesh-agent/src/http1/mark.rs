@@ -24,7 +24,7 @@ use crate::route::HeaderEdits;
 pub(crate) const MARK: HeaderName = HeaderName::from_static("mesh-agent-http1");
 
 /// A request for another agent: as HTTP/2 says it, and what that leaves out.
-pub(super) fn request(request: &RequestHead) -> Request<()> {
+pub(crate) fn request(request: &RequestHead) -> Request<()> {
     let mut head = over_http2::head(request);
     let mut lines = pool::take_buffer();
     write::put_request(request, &mut lines);

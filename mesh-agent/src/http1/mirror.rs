@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
+use http::{Version, request};
 
 use super::body::Body;
 use super::conn::{Conn, Reader};
@@ -40,6 +40,15 @@ impl Mirrored {
         write::put_request(request, &mut bytes);
         sent.put(&mut bytes);
         Some(Self { bytes: bytes.freeze(), asked: request.asked(), version: request.parts.version })
+    }
+
+    /// With another head for one mirror. None if its own can't be read any more.
+    pub fn with_head(&self, head: &request::Parts) -> Option<Self> {
+        let (request, end) = self.request()?;
+        let mut bytes = BytesMut::new();
+        write::put_request_as(&request, head, false, &mut bytes);
+        bytes.extend_from_slice(&self.bytes[end..]);
+        Some(Self { bytes: bytes.freeze(), ..*self })
     }
 
     /// Sends it and reads the answer to its end; `answered` is set at the answer's head. None if that is all there is to
@@ -85,11 +94,17 @@ impl Mirrored {
 
     /// The same over HTTP/2, for an endpoint that is spoken to in that.
     fn translated(&self) -> Option<http2::Mirrored> {
+        let (request, end) = self.request()?;
+        let (body, trailers) = over_http2::whole(request.body, &self.bytes[end..])?;
+        Some(http2::Mirrored::translated(over_http2::head(&request), body, trailers))
+    }
+
+    /// Its head, and where that ends.
+    fn request(&self) -> Option<(RequestHead, usize)> {
         let end = head::find_end(&self.bytes, &mut 0).ok()??;
         // Its limits were kept when it came.
         let request = RequestHead::parse(self.bytes.slice(..end), usize::MAX, usize::MAX).ok()?;
-        let (body, trailers) = over_http2::whole(request.body, &self.bytes[end..])?;
-        Some(http2::Mirrored::translated(over_http2::head(&request), body, trailers))
+        Some((request, end))
     }
 }
 

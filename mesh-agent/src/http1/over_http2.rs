@@ -68,7 +68,7 @@ fn head_for(picked: &Picked, request: &RequestHead, departing: Option<&request::
 }
 
 /// The request's head as HTTP/2 says it.
-pub(super) fn head(request: &RequestHead) -> Request<()> {
+pub(crate) fn head(request: &RequestHead) -> Request<()> {
     head::request(&request.parts)
 }
 

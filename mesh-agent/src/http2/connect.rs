@@ -56,7 +56,7 @@ pub(super) async fn serve_hbone(
 
 /// The client that the peer names, where it can be true: agents connect from their pod's own address, and only the port is
 /// another than that of the connection.
-fn client_of(headers: &HeaderMap, peer: ClientAddr) -> ClientAddr {
+pub(crate) fn client_of(headers: &HeaderMap, peer: ClientAddr) -> ClientAddr {
     let named = headers.get(FORWARDED).and_then(|value| value.to_str().ok()).and_then(forwarded_for);
     named.filter(|client| client.ip() == peer.ip()).unwrap_or(peer)
 }

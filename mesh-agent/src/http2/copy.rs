@@ -11,7 +11,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::grpc::{self, Messages};
-use crate::proxy::Exchange;
+use crate::proxy::{Exchange, client_cert};
 
 /// Of a request's body this much is kept until the response begins, in case another endpoint has to be asked, where no
 /// policy says how much.
@@ -262,7 +262,11 @@ impl Copy {
     fn end(&mut self, trailers: Option<HeaderMap>, exchange: &mut Exchange<'_>) -> Result<(), Broken> {
         self.state = State::Done;
         let sent = match trailers {
-            Some(trailers) => {
+            Some(mut trailers) => {
+                if self.side == Side::Request {
+                    // An application that adds trailers to the head would take the client's word for it.
+                    client_cert::remove(&mut trailers);
+                }
                 // Trailers are read from the sender once, so they can't be sent twice.
                 self.kept = Kept::Nothing;
                 self.note_status(&trailers, exchange);

@@ -44,7 +44,7 @@ pub(super) fn start<'h>(
     body: &[Bytes],
     granted: Granted,
 ) -> Run<'h, Won> {
-    let head = grpc::telling(head, plan.time_to_tell());
+    let head = grpc::telling(granted.head.as_deref().unwrap_or(head), plan.time_to_tell());
     let body = body.iter().cloned().collect();
     let is_grpc = headers::is_grpc(&head.headers);
     Box::pin(granted.run(async move |picked| {

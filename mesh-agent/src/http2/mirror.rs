@@ -36,6 +36,11 @@ impl Mirrored {
         Self { head: head.into_parts().0, body, trailers }
     }
 
+    /// With another head for one mirror.
+    pub fn with_head(&self, head: &request::Parts) -> Self {
+        Self { head: head.clone(), ..self.clone() }
+    }
+
     /// Sends it and reads the answer to its end; `answered` is set at the answer's head. None if that is all there is to
     /// say: it failed.
     pub async fn deliver(

@@ -13,7 +13,7 @@ use crate::proxy::{ErrorKind, Hostile, Limits};
 const FIELD_OVERHEAD: usize = 32;
 
 /// Checks the head and gives its target the authority that only Host names. Returns its size in bytes.
-pub(super) fn check(head: &mut request::Parts, limits: &Limits) -> Result<usize, ErrorKind> {
+pub(crate) fn check(head: &mut request::Parts, limits: &Limits) -> Result<usize, ErrorKind> {
     let size = size_of(&head.headers);
     if head.headers.len() > limits.max_headers || size > limits.max_head_bytes {
         return Err(ErrorKind::HeadTooLarge);

@@ -19,7 +19,7 @@ use http::header::HOST;
 use http::request;
 
 pub use self::passing::Admitted;
-use self::passing::Passing;
+pub(super) use self::passing::Passing;
 use self::report::Subject;
 use super::answer::LocalAnswer;
 use super::backend::Picked;
@@ -80,11 +80,14 @@ impl Connection {
         }
         self.admit_plain_text(head, bodyless)?;
         // Kubelet's probes pass in every mode, and are nothing but what the pod declares.
-        if self.is_probe(head, bodyless) {
+        let is_probe = self.is_probe(head, bodyless);
+        let mut passing = Passing::Own(head);
+        self.replace_client_cert(None, &mut passing);
+        if is_probe {
             return Ok(None);
         }
         self.follow_configuration();
-        admit_request(self, None, Passing::Own(head)).await
+        admit_request(self, None, passing).await
     }
 
     /// The same for a request that goes from here straight to the application of another pod.
@@ -99,23 +102,38 @@ impl Connection {
         if self.direction == Direction::Inbound {
             return Ok(None);
         }
-        admit_request(self, Some(picked), Passing::Shared(head, None)).await
+        let mut passing = Passing::Shared(head, None);
+        self.replace_client_cert(Some(picked), &mut passing);
+        admit_request(self, Some(picked), passing).await
     }
 
-    /// True if a request may go to `picked` as it is, and without anybody being asked: for copies and hedges, which wait for
-    /// nobody.
-    pub(super) fn admits_at_once(&self, picked: &Picked, head: &request::Parts) -> bool {
-        let Some(arrival) = self.arrival(Some(picked)).filter(|_| self.direction == Direction::Outbound)
-        else {
-            return true;
-        };
+    /// Lets a request go to `picked` without anybody being asked, with this head where it isn't its own: for copies and
+    /// hedges, which wait for nobody. One whose token changes it doesn't go.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(super) fn admit_at_once(
+        &self,
+        picked: &Picked,
+        head: &request::Parts,
+    ) -> Result<Option<Box<request::Parts>>, ErrorKind> {
+        if self.direction == Direction::Inbound {
+            return Ok(None);
+        }
+        let mut passing = Passing::Shared(head, None);
+        self.replace_client_cert(Some(picked), &mut passing);
+        let Some(arrival) = self.arrival(Some(picked)) else { return Ok(passing.changed()) };
+        let head = passing.head();
         let admits = |judged: Judged<'_>| judged.custom.is_none() && !judged.verdict.is_denied();
         let claims = match arrival.tokens.as_ref().map(|tokens| self.pod.worker.authenticate(tokens, head)) {
             None => None,
             Some(Ok(Authenticated { claims, edits: None })) => claims,
-            Some(_) => return false,
+            Some(_) => return Err(ErrorKind::Denied),
         };
-        judge_request(self, &arrival, head, claims.as_deref(), admits).unwrap_or(false)
+        match judge_request(self, &arrival, head, claims.as_deref(), admits) {
+            Ok(true) => Ok(passing.changed()),
+            Ok(false) | Err(HasNul) => Err(ErrorKind::Denied),
+        }
     }
 
     /// Lets a connection to `picked` in that isn't carried as requests. While it is being found out what the connection
@@ -186,27 +204,30 @@ impl Connection {
         Facts::new(self.proven_identity(), self.client.ip(), (arrival.address.ip(), arrival.address.port()))
     }
 
-    /// Where this traffic arrives, if policies hold there that this agent asks: of its own pod, or of the pod of this node that
-    /// it goes straight to. What goes on over mutual TLS arrives elsewhere, and is judged there.
+    /// The pod at which this traffic arrives, if this agent is asked about it there: its own, or that of this node that it goes
+    /// straight to. What goes on over mutual TLS arrives elsewhere, and is judged there.
+    pub(super) fn arrives_at(&self, picked: Option<&Picked>) -> Option<(Arc<Workload>, EndpointAddr)> {
+        match (self.direction, picked) {
+            (Direction::Inbound, _) => Some((self.pod.workload(), EndpointAddr::from(self.dst))),
+            (Direction::Outbound, Some(picked)) if picked.upstream.is_mesh() => None,
+            (Direction::Outbound, Some(picked)) => {
+                let (snapshot, endpoint) = (self.snapshot(), &picked.upstream.endpoint);
+                // Whoever has the address gets the connection, whatever a slice says of it.
+                let there = snapshot.workload_at(endpoint.addr.ip()).or(endpoint.workload.as_ref())?;
+                let guarded = there.is_enrolled() && *there.node == *snapshot.node;
+                guarded.then(|| (there.clone(), endpoint.addr))
+            }
+            (Direction::Outbound, None) => None,
+        }
+    }
+
+    /// The same with what holds there. None if nothing does.
     fn arrival(&self, picked: Option<&Picked>) -> Option<Arrival> {
         let snapshot = self.snapshot();
         if snapshot.authorization.workloads.is_empty() && snapshot.authentication.workloads.is_empty() {
             return None;
         }
-        let (workload, address) = match (self.direction, picked) {
-            (Direction::Inbound, _) => (self.pod.workload(), EndpointAddr::from(self.dst)),
-            (Direction::Outbound, Some(picked)) if picked.upstream.is_mesh() => return None,
-            (Direction::Outbound, Some(picked)) => {
-                let endpoint = &picked.upstream.endpoint;
-                // Whoever has the address gets the connection, whatever a slice says of it.
-                let there = snapshot.workload_at(endpoint.addr.ip()).or(endpoint.workload.as_ref())?;
-                if !there.is_enrolled() || *there.node != *snapshot.node {
-                    return None;
-                }
-                (there.clone(), endpoint.addr)
-            }
-            (Direction::Outbound, None) => return None,
-        };
+        let (workload, address) = self.arrives_at(picked)?;
         let (_, policies, tokens) = self.guards_of(&workload);
         if policies.is_none() && tokens.is_none() {
             return None;
@@ -266,8 +287,10 @@ async fn admit_request(
 /// Asks what needs no wait: tokens, and policies.
 fn judge_arriving<'h>(conn: &Connection, picked: Option<&Picked>, mut passing: Passing<'h>) -> Admission<'h> {
     let refused = |answer| Admission::Settled(Err(Box::new(answer)));
-    let Some(arrival) = conn.arrival(picked) else { return Admission::Settled(Ok(None)) };
     let mut admitted = Admitted::default();
+    let Some(arrival) = conn.arrival(picked) else {
+        return Admission::Settled(Ok(admitted.noted(passing.changed())));
+    };
     if let Some(tokens) = &arrival.tokens {
         let Authenticated { claims, edits } = match conn.pod.worker.authenticate(tokens, passing.head()) {
             Ok(authenticated) => authenticated,
@@ -296,15 +319,14 @@ fn settle(
     conn: &Connection,
     arrival: &Arrival,
     passing: Passing<'_>,
-    mut admitted: Admitted,
+    admitted: Admitted,
     denied: Option<Option<Arc<RuleName>>>,
 ) -> Result<Option<Rc<Admitted>>, Box<LocalAnswer>> {
     if let Some(rule) = denied {
         let subject = Subject { arrival, head: Some(passing.head()) };
         return Err(Box::new(deny(conn, &subject, Verdict::Denied(rule.as_ref()))));
     }
-    admitted.head = passing.changed();
-    Ok((!admitted.is_empty()).then(|| Rc::new(admitted)))
+    Ok(admitted.noted(passing.changed()))
 }
 
 impl Asking<'_> {

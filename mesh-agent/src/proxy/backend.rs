@@ -410,6 +410,7 @@ impl Connection {
         }
         self.traffic.borrow_mut().clear();
         self.policies.borrow_mut().clear();
+        self.own_certs.borrow_mut().clear();
         if self.direction == Direction::Inbound {
             self.behind.replace(snapshot.by_endpoint.get(&EndpointAddr::from(self.dst)).cloned());
         }

@@ -9,11 +9,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderValue;
 use tokio::sync::watch;
 
 use super::access::Refused;
 use super::backend::{Backends, Picked};
 use super::ceiling::{self, Ceiling, PodShare};
+use super::client_cert::ForwardClientCert;
 use super::drain::Drain;
 use super::edges::Edges;
 use super::error::Hostile;
@@ -69,6 +71,8 @@ pub struct Worker {
     pub same_node_mtls: bool,
     /// The agent's ports in pods; HBONE is spoken on the same one everywhere.
     pub ports: Ports,
+    /// `forwardClientCertDetails`.
+    pub forward_client_cert: ForwardClientCert,
     /// Begins when the agent is told to stop.
     pub drain: Drain,
     /// Idle upstream connections as last told to the gauge.
@@ -182,6 +186,10 @@ pub struct Connection {
     pub(super) hbone: Cell<bool>,
     /// What the client says that it is, where nothing else is known of it: for metrics and logs, never for a decision.
     pub(super) told: OnceCell<Arc<Workload>>,
+    /// What the application is told of the client's certificate, inbound.
+    pub(super) client_cert: OnceCell<HeaderValue>,
+    /// The same of the pod's own certificate, by the address of the pod of this node that is told. See `client_cert`.
+    pub(super) own_certs: RefCell<HashMap<usize, (Arc<Workload>, HeaderValue)>>,
     pub(super) first: Cell<Option<Picked>>,
     /// The way to where the client meant to go, for the service under whose policy that was asked for.
     pub(super) original: RefCell<Option<(Arc<ServiceMeta>, Rc<Upstream>)>>,
@@ -336,6 +344,8 @@ impl Connection {
             reached_as: OnceCell::new(),
             hbone: Cell::new(false),
             told: OnceCell::new(),
+            client_cert: OnceCell::new(),
+            own_certs: RefCell::default(),
             first: Cell::new(None),
             original: RefCell::default(),
             last_dialled: Cell::new(None),

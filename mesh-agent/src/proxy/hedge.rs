@@ -31,6 +31,8 @@ pub struct Granted {
     pub until: TryDeadline,
     /// Since when it is under way.
     pub sent_ns: u64,
+    /// What is sent there in place of the request's own head.
+    pub head: Option<Box<request::Parts>>,
     places: Places,
 }
 
@@ -82,7 +84,13 @@ pub type Run<'h, W> = Pin<Box<dyn Future<Output = Ran<W>> + 'h>>;
 impl Granted {
     /// From now on.
     pub fn new(picked: Picked, until: TryDeadline, places: Places) -> Self {
-        Self { picked, until, sent_ns: clock::now_ns(), places }
+        Self { picked, until, sent_ns: clock::now_ns(), head: None, places }
+    }
+
+    /// With what is sent there in place of the request's own head.
+    #[must_use]
+    pub fn with_head(self, head: Option<Box<request::Parts>>) -> Self {
+        Self { head, ..self }
     }
 
     /// For what goes on with it.

@@ -28,6 +28,16 @@ pub enum Copied {
     Http2(Box<http2::Mirrored>),
 }
 
+impl Copied {
+    /// With another head. None if it can't be read any more, which it was.
+    fn with_head(&self, head: &request::Parts) -> Option<Self> {
+        match self {
+            Self::Http1(request) => request.with_head(head).map(Self::Http1),
+            Self::Http2(request) => Some(Self::Http2(Box::new(request.with_head(head)))),
+        }
+    }
+}
+
 impl Connection {
     /// Sends copies of a request to the mirrors that `plan` drew for it, once; it may be called for every try. `copy` is
     /// None where the body wasn't kept.
@@ -50,9 +60,14 @@ impl Connection {
         let Some(picked) = port.and_then(|port| self.pick_of(port, None, &[], None).ok()) else {
             return count(worker, "no_endpoint");
         };
-        if !self.admits_at_once(&picked, head) {
-            return count(worker, "denied");
-        }
+        let copy = match self.admit_at_once(&picked, head) {
+            Err(_) => return count(worker, "denied"),
+            Ok(None) => copy,
+            Ok(Some(head)) => match copy.with_head(&head) {
+                Some(copy) => copy,
+                None => return count(worker, "failed"),
+            },
+        };
         let Some(place) = Place::take(worker) else { return count(worker, "overflow") };
         spawn_local(send(copy, picked, self.pod.clone(), self.client, place));
     }

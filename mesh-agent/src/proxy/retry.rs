@@ -216,9 +216,7 @@ impl<'p> Tries<'p> {
             self.tried.push(last);
         }
         let picked = self.conn.pick(self.plan, &self.tried, Some(head)).map_err(|_| "no_endpoint")?;
-        if !self.conn.admits_at_once(&picked, head) {
-            return Err("denied");
-        }
+        let sent = self.conn.admit_at_once(&picked, head).map_err(|_| "denied")?;
         let place = picked.request().map_err(|_| "overflow")?;
         let slot = self.plan.place_for_hedge().ok_or("overflow")?;
         let retry = picked.retry();
@@ -228,7 +226,8 @@ impl<'p> Tries<'p> {
         }
         self.note(&picked);
         let until = self.plan.try_deadline(Instant::now());
-        Ok(Granted::new(picked, until, Places::of_hedge([place, retry.unwrap_or_default()], slot)))
+        let places = Places::of_hedge([place, retry.unwrap_or_default()], slot);
+        Ok(Granted::new(picked, until, places).with_head(sent))
     }
 
     /// Waits before the request is sent again.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::backend::Backends;
 use super::ceiling::Ceiling;
+use super::client_cert::ForwardClientCert;
 use super::context::{Connection, Direction, Pod, Worker};
 use super::drain::Drain;
 use super::edges::Edges;
@@ -218,6 +219,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
         registry_only: false,
         same_node_mtls: false,
         ports: Ports::default(),
+        forward_client_cert: ForwardClientCert::default(),
         drain: Drain::default(),
         idle_shown: Cell::new(0),
         redis: RefCell::default(),

@@ -21,6 +21,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use super::ceiling::{Ceiling, PodShare};
+use super::client_cert::ForwardClientCert;
 use super::context::{Pod, Worker};
 use super::drain::Drain;
 use super::limits::Limits;
@@ -71,6 +72,8 @@ pub struct Parts {
     pub same_node_mtls: bool,
     /// The agent's ports in pods.
     pub ports: Ports,
+    /// `forwardClientCertDetails`.
+    pub forward_client_cert: ForwardClientCert,
 }
 
 /// A pod as a worker is told of it.
@@ -146,6 +149,7 @@ pub fn spawn(id: usize, parts: Parts) -> io::Result<Handle> {
             registry_only: parts.registry_only,
             same_node_mtls: parts.same_node_mtls,
             ports: parts.ports,
+            forward_client_cert: parts.forward_client_cert,
             drain: Drain::default(),
             idle_shown: Cell::new(0),
             redis: RefCell::default(),

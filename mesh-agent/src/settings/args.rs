@@ -88,6 +88,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub trusted_hops: Option<String>,
 
+    /// Header X-Forwarded-Client-Cert: SANITIZE (clients' own is dropped) or SANITIZE_SET (and the agent's comes instead) [default: SANITIZE]
+    #[arg(long, value_name = "HOW")]
+    #[serde(deserialize_with = "scalar")]
+    pub forward_client_cert_details: Option<String>,
+
     /// Namespace whose policies are the mesh's, as in Istio's meshConfig [default: istio-system]
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]

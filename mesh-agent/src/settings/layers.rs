@@ -10,6 +10,7 @@ use super::{BadValue, Ca, DEFAULT_CONFIG, OutboundTrafficPolicy, RunArgs, SameNo
 use crate::authz::Normalization;
 use crate::ext_authz::{ExtensionProvider, Providers};
 use crate::model::FailMode;
+use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
 
@@ -172,6 +173,7 @@ macro_rules! fallback {
 }
 
 fallback!(
+    ForwardClientCert = Self::default(),
     String = String::new(),
     PathBuf = PathBuf::new(),
     u16 = 0,

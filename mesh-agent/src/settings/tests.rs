@@ -60,6 +60,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.fail_mode, FailMode::Closed);
     assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
     assert_eq!(settings.same_node, SameNode::Direct);
+    assert_eq!(settings.forward_client_cert_details, ForwardClientCert::Sanitize);
     assert_eq!((settings.trust_domain.as_str(), settings.ca), ("cluster.local", Ca::Dev));
     assert_eq!(settings.trust_domain_aliases, Vec::<String>::new());
     assert_eq!(settings.certificate_lifetime, Duration::from_secs(86400));

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::authz::Normalization;
 use crate::model::FailMode;
+use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
 
@@ -171,6 +172,18 @@ pub fn path_normalization(text: &str) -> Parsed<Normalization> {
 pub fn trusted_hops(text: &str) -> Parsed<usize> {
     let hops = text.parse().ok().filter(|hops| *hops <= 64);
     hops.ok_or_else(|| format!("{text:?} isn't a number of proxies: expected 0 to 64"))
+}
+
+/// Envoy's names. The others pass on what clients say of themselves.
+pub fn forward_client_cert(text: &str) -> Parsed<ForwardClientCert> {
+    match text {
+        "SANITIZE" => Ok(ForwardClientCert::Sanitize),
+        "SANITIZE_SET" => Ok(ForwardClientCert::SanitizeSet),
+        "FORWARD_ONLY" | "APPEND_FORWARD" | "ALWAYS_FORWARD_ONLY" => {
+            Err(format!("{text} would let clients speak for others: expected SANITIZE or SANITIZE_SET"))
+        }
+        _ => Err(unknown(text, "SANITIZE or SANITIZE_SET")),
+    }
 }
 
 /// A DNS name in lower case (SPIFFE ID, 2.1).

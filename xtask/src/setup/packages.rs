@@ -28,6 +28,7 @@ const PROGRAMS: &[(&str, &str, Part)] = &[
     ("nginx", "nginx-light", Part::Bench),
     ("ip", "iproute2", Part::Bench),
     ("python3", "python3", Part::Bench),
+    ("g++", "g++", Part::Fuzz),
 ];
 
 /// A Python module, the package that brings it, what it is for.

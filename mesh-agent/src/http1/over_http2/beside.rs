@@ -3,7 +3,7 @@
 //! Used by `http1::hedge`; if it wins, `run` passes the answer on. One that is dropped resets its stream.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, request};
 
 use super::chunks::Part;
 use super::{Outgoing, head_for};
@@ -12,17 +12,18 @@ use crate::http1::message::RequestHead;
 use crate::proxy::error::{ErrorKind, ProxyError};
 use crate::proxy::{Connection, Picked};
 
-/// Sends `request` with the `body` that was kept of it, as it came, and waits for the answer, which the stream then has.
-/// What the endpoint certainly didn't take up is sent once more.
+/// Sends `request` with the `body` that was kept of it, as it came, and waits for the answer, which the stream then has. Its head
+/// is `departing` where that is for this endpoint alone. What the endpoint certainly didn't take up is sent once more.
 pub(in crate::http1) async fn answered(
     conn: &Connection,
     request: &RequestHead,
+    departing: Option<&request::Parts>,
     body: Bytes,
     picked: &Picked,
 ) -> Result<(Box<Outgoing>, StatusCode), ProxyError> {
     let mut again = false;
     loop {
-        let head = head_for(picked, request, None);
+        let head = head_for(picked, request, departing);
         let mut stream = Box::new(Outgoing::open(picked, conn, head, request.body.is_done()).await?);
         send(request, &body, &mut stream, picked.restores_http1())?;
         match (&mut stream.response).await {

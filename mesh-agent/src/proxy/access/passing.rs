@@ -1,6 +1,7 @@
 //! A request's head on its way in: in place where it arrives in this connection's own pod, a copy where other endpoints may be
 //! tried with what the client sent; and what was found out about it there.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request;
@@ -9,7 +10,7 @@ use crate::jwt::Claims;
 use crate::route::HeaderEdits;
 
 /// A head that may be changed.
-pub(super) enum Passing<'h> {
+pub(in crate::proxy) enum Passing<'h> {
     /// In place.
     Own(&'h mut request::Parts),
     /// By a copy, once something changes.
@@ -18,7 +19,7 @@ pub(super) enum Passing<'h> {
 
 impl Passing<'_> {
     /// As it is now.
-    pub(super) fn head(&self) -> &request::Parts {
+    pub(in crate::proxy) fn head(&self) -> &request::Parts {
         match self {
             Self::Own(head) => head,
             Self::Shared(head, None) => head,
@@ -27,7 +28,7 @@ impl Passing<'_> {
     }
 
     /// To be changed.
-    pub(super) fn change(&mut self) -> &mut request::Parts {
+    pub(in crate::proxy) fn change(&mut self) -> &mut request::Parts {
         match self {
             Self::Own(head) => head,
             Self::Shared(head, changed) => changed.get_or_insert_with(|| Box::new(head.clone())),
@@ -57,8 +58,10 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// True if there is nothing to remember.
-    pub(super) fn is_empty(&self) -> bool {
-        self.claims.is_none() && self.head.is_none() && !self.retargeted && self.told.is_none()
+    /// With the head that the endpoint gets. None if there is nothing to remember.
+    pub(super) fn noted(mut self, head: Option<Box<request::Parts>>) -> Option<Rc<Self>> {
+        self.head = head;
+        let nothing = self.claims.is_none() && self.head.is_none() && !self.retargeted && self.told.is_none();
+        (!nothing).then(|| Rc::new(self))
     }
 }

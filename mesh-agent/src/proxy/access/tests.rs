@@ -1,6 +1,7 @@
 //! Who asks which policies, what a refused client is told, and what becomes of open connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod client_cert;
 mod guards;
 
 use std::net::SocketAddr;
@@ -162,8 +163,11 @@ fn whoever_would_have_to_be_asked_and_cannot_be_denies() {
     assert!(departs(&conn, &head("GET", "/asked")).is_err());
     assert!(departs(&conn, &head("GET", "/")).is_ok());
     let picked = conn.pick(&Plan::default(), &[], None).unwrap();
-    assert!(!conn.admits_at_once(&picked, &head("GET", "/asked")), "copies and hedges wait for nobody");
-    assert!(conn.admits_at_once(&picked, &head("GET", "/")));
+    assert!(
+        conn.admit_at_once(&picked, &head("GET", "/asked")).is_err(),
+        "copies and hedges wait for nobody"
+    );
+    assert!(conn.admit_at_once(&picked, &head("GET", "/")).is_ok());
 }
 
 #[test]

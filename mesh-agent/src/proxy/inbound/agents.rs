@@ -83,6 +83,7 @@ pub async fn serve_tunnel(carrier: &Connection, tunnel: Tunnel, client: ClientAd
     let (conn, port) = open(pod, client, carrier.dst);
     if let Some(peer) = carrier.peer.get() {
         conn.prove(peer.clone());
+        conn.note_client_cert_of(carrier);
     }
     let Some(_place) = pod.admit() else {
         pod.worker.count_refused("too_many_connections");
@@ -114,6 +115,7 @@ pub(super) async fn prove(
             count(conn, speaks, "ok");
             conn.live.set_protocol(if speaks == Speaks::Hbone { L7::Hbone } else { L7::Mesh });
             conn.prove(peer);
+            conn.note_client_cert(stream.peer_certificates().first());
             Some(stream)
         }
         Err(why) => {
@@ -263,7 +265,7 @@ impl Why {
 
 impl Connection {
     /// Notes who the client has proven to be.
-    pub(super) fn prove(&self, peer: SpiffeId) {
+    pub(in crate::proxy) fn prove(&self, peer: SpiffeId) {
         self.live.set_peer(peer.as_str());
         let _ = self.reached_as.set(self.pod.identity.borrow().id().clone());
         let _ = self.peer.set(peer);

@@ -51,6 +51,7 @@ pub async fn serve_hbone_tunnel(
             let _ = conn.told.set(Arc::new(told));
         }
         conn.prove(peer.clone());
+        conn.note_client_cert_of(carrier);
     }
     let Some(_place) = pod.admit() else {
         pod.worker.count_refused("too_many_connections");

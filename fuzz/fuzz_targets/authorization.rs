@@ -1,0 +1,4 @@
+//! AuthorizationPolicies: read, compiled and asked. What has to hold is `mesh_agent::fuzzing`'s to say; run by `cargo xtask fuzz authorization`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent::fuzzing::authorization(data));

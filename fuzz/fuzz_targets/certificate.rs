@@ -1,0 +1,4 @@
+//! Certificates of peers. What has to hold is `mesh_agent::fuzzing`'s to say; run by `cargo xtask fuzz certificate`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent::fuzzing::certificate(data));

@@ -1,0 +1,4 @@
+//! SPIFFE ids. What has to hold is `mesh_agent::fuzzing`'s to say; run by `cargo xtask fuzz spiffe_id`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent::fuzzing::spiffe_id(data));

@@ -1,0 +1,4 @@
+//! X-Forwarded-Client-Cert, written and dropped. What has to hold is `mesh_agent::fuzzing`'s to say; run by `cargo xtask fuzz xfcc`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_agent::fuzzing::xfcc(data));
