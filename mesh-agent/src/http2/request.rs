@@ -42,6 +42,9 @@ fn check_authority(head: &mut request::Parts) -> Result<(), Hostile> {
         (Some(_), _) => Ok(()),
         (None, Some(host)) => {
             let authority = Authority::try_from(host.as_bytes()).map_err(|_| Hostile::BadTarget)?;
+            if authority.as_str().contains('@') {
+                return Err(Hostile::BadTarget);
+            }
             head.uri = with_authority(head, authority)?;
             Ok(())
         }
@@ -92,6 +95,7 @@ mod tests {
         assert_eq!(check_head("/x", &["b/c"], 0), hostile(Hostile::BadTarget));
         assert_eq!(check_head("/x", &[], 0), hostile(Hostile::MissingHost));
         assert_eq!(check_head("http://u@a/x", &[], 0), hostile(Hostile::BadTarget));
+        assert_eq!(check_head("/x", &["u:@a"], 0), hostile(Hostile::BadTarget));
     }
 
     #[test]
