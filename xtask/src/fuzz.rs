@@ -82,7 +82,9 @@ fn keep(target: &str, found: &Path, kept: &Path) -> Result<()> {
 
 fn cargo_fuzz(verb: &str, target: &str) -> std::process::Command {
     let mut cargo = sh::cargo();
-    cargo.current_dir(dir()).args(["fuzz", verb, "--sanitizer", "none", "--target-dir"]);
+    cargo.current_dir(dir()).args(["fuzz", verb, "--sanitizer", "none"]);
+    // One unit, which is the default, takes a quarter of an hour.
+    cargo.args(["--codegen-units", "16", "--target-dir"]);
     cargo.arg(workspace::target_dir().join("fuzz")).arg(target);
     cargo
 }

@@ -80,7 +80,7 @@ pub fn mesh_mark(data: &[u8]) {
     let (mut parts, ()) = mark::request(&original).into_parts();
     let mark = parts.headers.remove(MARK).expect("a mark");
     let restored = mark::restore_request(&parts, &mark, &Limits::default()).expect("it was taken before");
-    assert_eq!(written(&restored), written(&original));
+    assert_eq!(lines(&written(&restored)), lines(&written(&original)));
     same(&restored, &original);
 }
 
@@ -150,6 +150,15 @@ fn written(request: &RequestHead) -> Bytes {
     let mut out = BytesMut::new();
     write::put_request(request, &mut out);
     out.freeze()
+}
+
+/// A head's lines without the space around values, which isn't carried.
+fn lines(head: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let line = |line: &[u8]| {
+        let [name, value] = parts(line, b':');
+        (name.to_vec(), value.trim_ascii().to_vec())
+    };
+    head.split(|byte| *byte == b'\n').map(line).collect()
 }
 
 fn same(one: &RequestHead, other: &RequestHead) {
