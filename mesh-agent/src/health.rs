@@ -1,13 +1,14 @@
 //! Active health checks: asks endpoints how they are, where a TrafficPolicy's `healthCheck` says so. Off the data path.
 //!
 //! A thread of its own, made with the first policy that asks for it. The control loop tells it what is to be checked
-//! (`wanted`) whenever the configuration or the captured pods change; a task for each endpoint and policy asks (`ask`, `grpc`)
+//! (`wanted`) whenever the configuration or the captured pods change; a task for each endpoint and policy asks (`ask`, `grpc`, `mesh`)
 //! from a captured pod's network namespace, decides (`machine`), and writes the verdict where `crate::balance` reads it. It
 //! never decides about a request, and never holds the data path up. Semantics are Envoy's ("Health checking").
 
 mod ask;
 mod grpc;
 mod machine;
+mod mesh;
 mod run;
 mod wanted;
 
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::balance;
 use crate::clock;
+use crate::identity::Identities;
 use crate::kernel::{Flows, KernelError};
 use crate::model::{ServicePort, Snapshot};
 use crate::telemetry::Telemetry;
@@ -29,6 +31,9 @@ use wanted::Wanted;
 /// The control loop's end: says what is to be checked. Checks end with it.
 pub struct Checks {
     telemetry: Arc<Telemetry>,
+    identities: Identities,
+    same_node_mtls: bool,
+    hbone_port: u16,
     changed: watch::Sender<u64>,
     wanted: Option<watch::Sender<Arc<Wanted>>>,
     /// Generation and pods that were last told.
@@ -40,14 +45,33 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     /// Marks sockets as the agent's own.
     flows: Flows,
+    /// Certificates of the pods that checks come from.
+    identities: Identities,
+    /// Where HBONE is spoken.
+    hbone_port: u16,
     /// Wakes what waits for an endpoint.
     changed: watch::Sender<u64>,
 }
 
 impl Checks {
-    /// Nothing is checked yet, and there is no thread. `changed` wakes what waits for an endpoint.
-    pub fn new(telemetry: Arc<Telemetry>, changed: watch::Sender<u64>) -> Self {
-        Self { telemetry, changed, wanted: None, told: (0, Vec::new()) }
+    /// Nothing is checked yet, and there is no thread. `same_node_mtls`: pods of this node talk to each other as those of two
+    /// nodes do. `hbone_port` is where HBONE is spoken. `changed` wakes what waits for an endpoint.
+    pub fn new(
+        telemetry: Arc<Telemetry>,
+        identities: Identities,
+        same_node_mtls: bool,
+        hbone_port: u16,
+        changed: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            telemetry,
+            identities,
+            same_node_mtls,
+            hbone_port,
+            changed,
+            wanted: None,
+            told: (0, Vec::new()),
+        }
     }
 
     /// Checks what `snapshot` asks for from now on, out of `pods`. Called on every change and every second or so.
@@ -63,7 +87,7 @@ impl Checks {
         if self.told.0 == snapshot.generation && self.told.1 == pods {
             return;
         }
-        let wanted = Arc::new(Wanted::new(snapshot, pods.clone()));
+        let wanted = Arc::new(Wanted::new(snapshot, pods.clone(), self.same_node_mtls));
         match &self.wanted {
             Some(channel) => {
                 channel.send_replace(wanted);
@@ -86,7 +110,9 @@ impl Checks {
     ) -> Result<watch::Sender<Arc<Wanted>>, String> {
         let flows = flows().map_err(|error| crate::report::chain(&error).to_string())?;
         let (sender, receiver) = watch::channel(first);
-        let parts = Parts { telemetry: self.telemetry.clone(), flows, changed: self.changed.clone() };
+        let (telemetry, identities) = (self.telemetry.clone(), self.identities.clone());
+        let (hbone_port, changed) = (self.hbone_port, self.changed.clone());
+        let parts = Parts { telemetry, flows, identities, hbone_port, changed };
         spawn(parts, receiver).map_err(|error| error.to_string())?;
         Ok(sender)
     }

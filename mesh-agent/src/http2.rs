@@ -47,7 +47,7 @@ pub(crate) use outgoing::Outgoing;
 pub use pool::Pool;
 pub use server::{serve, serve_agent, serve_hbone};
 pub use tunnel::Tunnel;
-pub(crate) use tunnels::open as open_tunnel;
+pub(crate) use tunnels::{open as open_tunnel, open_alone as open_tunnel_alone};
 
 /// How much one side lets the other have under way.
 #[derive(Clone, Copy, Debug)]

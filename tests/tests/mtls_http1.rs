@@ -9,8 +9,9 @@ use anyhow::ensure;
 use http::{HeaderMap, HeaderValue, Request};
 use mesh_tests::http1::{Client, Seen, echo_server};
 use mesh_tests::http2::{H2Server, answer, collect, whole, with_client};
-use mesh_tests::lab::{Object, eventually};
+use mesh_tests::lab::{Agent, Object, eventually};
 use mesh_tests::nodes::{Nodes, Wire};
+use mesh_tests::policy::traffic_policy;
 use mesh_tests::server::Server;
 use mesh_tests::shop::NAMESPACE;
 use mesh_tests::sockets::Host;
@@ -336,4 +337,59 @@ fn applications_are_told_of_the_certificate_that_their_client_has_proven_itself_
     }
     hashes.dedup();
     assert_eq!(hashes.len(), 1, "one certificate has one hash, on the same node too: {hashes:?}");
+}
+
+/// What an agent says of the only endpoint of a service.
+fn state(agent: &Agent, service: &str) -> anyhow::Result<(String, String)> {
+    let listed = agent.cli_json(&["get", "endpoints", "--service", service])?;
+    let text = |field: &str| listed[0][field].as_str().unwrap_or_default().to_owned();
+    Ok((text("state"), text("unhealthy")))
+}
+
+fn becomes(agent: &Agent, service: &str, wanted: (&str, &str)) {
+    eventually(PATIENCE, || {
+        let found = state(agent, service)?;
+        ensure!((found.0.as_str(), found.1.as_str()) == wanted, "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn health_checks_reach_a_strict_port_of_another_node_as_requests_do() {
+    let Some(nodes) = telling_nodes() else { return };
+    let (port, bytes_port) = (nodes.port(), nodes.port());
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "till"}},
+        "portLevelMtls": {port.to_string(): {"mode": "STRICT"}, bytes_port.to_string(): {"mode": "STRICT"}},
+    });
+    let metadata = json!({"name": "till", "namespace": NAMESPACE});
+    let api = "security.istio.io/v1";
+    let object = json!({"apiVersion": api, "kind": "PeerAuthentication", "metadata": metadata, "spec": spec});
+    let mesh = nodes.topology.mesh();
+    mesh.write("peer-till.yaml", [Object(object)]).unwrap();
+    for (name, how) in [("checked", "http: {path: /healthz}"), ("checked-bytes", "tcp: {}")] {
+        let how = format!("healthCheck: {{{how}, interval: 50ms, timeout: 10s, unhealthyThreshold: 2}}");
+        mesh.write(&format!("policy-{name}.yaml"), [traffic_policy(name, &how).unwrap()]).unwrap();
+    }
+    let (_server, seen) = echo_server(nodes.till.listen(port).unwrap(), "till");
+    let (bytes, _) = echo_server(nodes.till.listen(bytes_port).unwrap(), "till");
+    nodes.expose("checked", "http", port, &[&nodes.till]).unwrap();
+    nodes.expose("checked-bytes", "tcp", bytes_port, &[&nodes.till]).unwrap();
+    let proven = || {
+        let told = seen.of("/healthz").into_iter().find_map(|asked| asked.header(CERT).map(str::to_owned));
+        told.ok_or_else(|| anyhow::anyhow!("no check came from another node"))
+    };
+    let told = eventually(PATIENCE, proven).unwrap();
+    assert!(told.ends_with("/sa/web") || told.ends_with("/sa/shelf"), "{told}");
+    for service in ["checked", "checked-bytes"] {
+        becomes(&nodes.near, service, ("ready", ""));
+    }
+    seen.answer_with(503);
+    becomes(&nodes.near, "checked", ("unhealthy", "status 503"));
+    seen.answer_with(0);
+    becomes(&nodes.near, "checked", ("ready", ""));
+    drop(bytes);
+    becomes(&nodes.near, "checked-bytes", ("unhealthy", "no connection"));
+    becomes(&nodes.far, "checked-bytes", ("unhealthy", "no connection"));
 }

@@ -219,7 +219,13 @@ fn assemble(
         (None, true) => heartbeat::Start::Later,
     };
     let heartbeat = Heartbeat::start(kernel.heartbeat()?, lives.clone(), start)?;
-    let checks = Checks::new(telemetry.clone(), published.changed.clone());
+    let checks = Checks::new(
+        telemetry.clone(),
+        identities.clone(),
+        settings.same_node == SameNode::Mtls,
+        settings.hbone_port,
+        published.changed.clone(),
+    );
     let (control, commands) = mpsc::channel(COMMANDS);
     let admin = AdminState {
         snapshot: published.snapshot.clone(),

@@ -1,8 +1,8 @@
 //! One check of one endpoint: a connection from a captured pod, and what is asked on it.
 //!
 //! The connection is made as the data path makes its own (`crate::proxy::upstream`): from the pod's network namespace, and
-//! marked as the agent's, with TLS on it where the endpoint's DestinationRule asks for that. It is for this check alone. Used
-//! by `run`; `grpc` is its part for gRPC.
+//! marked as the agent's, with TLS on it where the endpoint's DestinationRule asks for that (`mesh` for mutual TLS). It is for
+//! this check alone. Used by `run`; `grpc` is its part for gRPC.
 
 use std::io;
 use std::net::IpAddr;
@@ -54,11 +54,20 @@ pub(super) async fn ask(
     timeout(check.timeout, asked).await.unwrap_or(Err(Failure::Timeout))
 }
 
-/// A connection to `to` from the pod, which no hook captures.
-pub(super) async fn connect(from: &Captured, flows: &Flows, to: EndpointAddr) -> io::Result<TcpStream> {
+/// A connection to `to` from the pod, which no hook captures. `to_agent`: not the application takes it, but the agent that
+/// stands before it.
+pub(super) async fn connect(
+    from: &Captured,
+    flows: &Flows,
+    to: EndpointAddr,
+    to_agent: bool,
+) -> io::Result<TcpStream> {
     let ip: IpAddr = to.ip();
     let socket = sockets::socket_in(from.netns.as_fd(), ip)?;
-    flows.mark_own(socket.as_fd(), None)?;
+    match to_agent {
+        true => flows.mark_own_unpublished(socket.as_fd())?,
+        false => flows.mark_own(socket.as_fd(), None)?,
+    }
     TcpSocket::from_std_stream(socket.into()).connect(to.socket_addr()).await
 }
 
@@ -67,10 +76,9 @@ pub(super) async fn connect(from: &Captured, flows: &Flows, to: EndpointAddr) ->
 pub(super) async fn wrap(
     tcp: TcpStream,
     to: EndpointAddr,
-    tls: Option<&Origination>,
+    tls: &Origination,
     probe: &Probe,
 ) -> Result<Stream, Failure> {
-    let Some(tls) = tls else { return Ok(tcp.into()) };
     let alpn = match probe {
         Probe::Tcp => Alpn::None,
         Probe::Http { .. } => Alpn::Http1,

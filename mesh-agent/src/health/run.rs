@@ -15,12 +15,12 @@ use tokio::time::sleep;
 use super::Parts;
 use super::ask;
 use super::machine::{Machine, Transition};
-use super::wanted::{Captured, Check, Key, Set, Target, Wanted, origin};
+use super::mesh::{self, Peer};
+use super::wanted::{Captured, Check, Key, Set, Target, Wanted, Wrapped, origin};
 use crate::addr::EndpointAddr;
 use crate::balance::health::{Failure, Verdict};
 use crate::clock;
 use crate::policy::traffic::HealthCheck;
-use crate::tls::Origination;
 
 /// Checks under way at a time; others wait for a place. Each takes a descriptor, and a moment of one thread.
 const MOST_UNDER_WAY: usize = 128;
@@ -36,7 +36,7 @@ struct Shared {
 struct Task {
     how: Arc<HealthCheck>,
     to: EndpointAddr,
-    tls: Option<Arc<Origination>>,
+    wrapped: Wrapped,
     targets: RefCell<Vec<Target>>,
     machine: RefCell<Machine>,
     /// How often it couldn't be reached, whatever came between.
@@ -99,7 +99,7 @@ fn follow(shared: &Rc<Shared>, running: &mut HashMap<Key, Running>, wanted: &Wan
         match running.get(key) {
             Some(Running { task, .. }) => task.now_for(&check.targets),
             None => {
-                running.insert(*key, start(shared, check));
+                running.insert(key.clone(), start(shared, check));
             }
         }
     }
@@ -111,7 +111,7 @@ fn start(shared: &Rc<Shared>, check: &Check) -> Running {
     let task = Rc::new(Task {
         how: check.how.clone(),
         to: check.to,
-        tls: check.tls.clone(),
+        wrapped: check.wrapped.clone(),
         targets: RefCell::new(check.targets.clone()),
         machine: RefCell::new(Machine::new(known.unwrap_or_default(), clock::now_ns())),
         misses: Cell::new(0),
@@ -129,9 +129,26 @@ async fn watch_over(shared: Rc<Shared>, task: Rc<Task>) {
         let Ok(place) = shared.places.acquire().await else { return };
         let Some((from, host)) = task.origin(&shared) else { return };
         let connect = async {
-            let tcp =
-                ask::connect(&from, &shared.parts.flows, task.to).await.map_err(|_| Failure::Connect)?;
-            ask::wrap(tcp, task.to, task.tls.as_deref(), &task.how.probe).await
+            let parts = &shared.parts;
+            let (at, to_agent) = match &task.wrapped {
+                Wrapped::Plain | Wrapped::Tls(_) => (task.to, false),
+                Wrapped::Mesh(_) => (task.to, true),
+                Wrapped::Hbone(_) => (EndpointAddr::new(task.to.ip(), parts.hbone_port), true),
+            };
+            let tcp = ask::connect(&from, &parts.flows, at, to_agent).await;
+            let tcp = tcp.map_err(|_| Failure::Connect)?;
+            match &task.wrapped {
+                Wrapped::Plain => Ok(tcp.into()),
+                Wrapped::Tls(tls) => ask::wrap(tcp, task.to, tls, &task.how.probe).await,
+                Wrapped::Mesh(account) => {
+                    let peer = Peer { account, is_hbone: false };
+                    mesh::through(parts, &from, peer, tcp, task.to, task.how.timeout).await
+                }
+                Wrapped::Hbone(account) => {
+                    let peer = Peer { account, is_hbone: true };
+                    mesh::through(parts, &from, peer, tcp, task.to, task.how.timeout).await
+                }
+            }
         };
         let outcome = ask::ask(&task.how, &host, connect).await;
         drop(place);

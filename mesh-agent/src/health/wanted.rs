@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::addr::EndpointAddr;
 use crate::balance::health::Health;
 use crate::model::{Endpoint, ObjectName, ServicePort, Snapshot, Workload};
-use crate::policy::traffic::HealthCheck;
+use crate::policy::traffic::{HealthCheck, Probe};
+use crate::proxy::reach::Way;
 use crate::tls::Origination;
 
 /// A captured pod, which checks can come from.
@@ -31,10 +32,31 @@ impl PartialEq for Captured {
     }
 }
 
-/// Tells checks apart: the policy's group and the rule's TLS, by their places in memory, which the check holds; and where it
-/// is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key(usize, usize, EndpointAddr);
+/// Tells checks apart: the policy's group, by its place in memory, which the check holds; how it goes; and where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key(usize, Kind, EndpointAddr);
+
+/// [`Wrapped`] with the rule's TLS by its place in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Plain,
+    Tls(usize),
+    Mesh(ObjectName),
+    Hbone(ObjectName),
+}
+
+/// What a check goes in, as requests do.
+#[derive(Clone, Debug)]
+pub(super) enum Wrapped {
+    /// Plain text.
+    Plain,
+    /// TLS, as a DestinationRule says.
+    Tls(Arc<Origination>),
+    /// The mesh's mutual TLS, with the agent of an endpoint that runs as this account.
+    Mesh(ObjectName),
+    /// HBONE, with what stands for an endpoint that runs as this account.
+    Hbone(ObjectName),
+}
 
 /// Everything that is to be checked.
 #[derive(Debug, Default)]
@@ -56,8 +78,8 @@ pub(super) struct Check {
     pub how: Arc<HealthCheck>,
     /// Where it is sent.
     pub to: EndpointAddr,
-    /// What it is wrapped in, as requests are.
-    pub tls: Option<Arc<Origination>>,
+    /// What it goes in.
+    pub wrapped: Wrapped,
     /// Whose verdict it is; at least one.
     pub targets: Vec<Target>,
 }
@@ -85,8 +107,9 @@ pub(super) struct Set {
 }
 
 impl Wanted {
-    /// What `snapshot` asks for, with these pods captured; without one nothing is checked.
-    pub fn new(snapshot: &Snapshot, pods: Vec<Captured>) -> Self {
+    /// What `snapshot` asks for, with these pods captured; without one nothing is checked. `same_node_mtls`: pods of this node
+    /// talk to each other as those of two nodes do.
+    pub fn new(snapshot: &Snapshot, pods: Vec<Captured>, same_node_mtls: bool) -> Self {
         let mut wanted = Self { pods, ..Self::default() };
         if wanted.pods.is_empty() {
             return wanted;
@@ -96,13 +119,13 @@ impl Wanted {
                 continue;
             };
             for port in service.ports.iter().filter(|port| port.port == *number) {
-                port.forms().for_each(|form| wanted.add(form, how));
+                port.forms().for_each(|form| wanted.add(snapshot, form, how, same_node_mtls));
             }
         }
         wanted
     }
 
-    fn add(&mut self, port: &ServicePort, how: &Arc<HealthCheck>) {
+    fn add(&mut self, snapshot: &Snapshot, port: &ServicePort, how: &Arc<HealthCheck>, same_node_mtls: bool) {
         let set = Arc::new(Set {
             service: port.service.name.clone(),
             host: port.service.host.clone(),
@@ -116,17 +139,55 @@ impl Wanted {
             let available = &port.endpoints.available;
             let is_used = available.binary_search_by_key(&endpoint.addr, |other| other.addr).is_ok()
                 || endpoint.serving && endpoint.terminating;
-            if !sendable || !is_used || !self.pods.iter().any(|pod| pod.has_family_of(endpoint.addr.ip())) {
+            let to = how.port.map_or(endpoint.addr, |port| EndpointAddr::new(endpoint.addr.ip(), port));
+            let wrapped = self.wrapped(snapshot, port, endpoint, to, same_node_mtls);
+            let wrapped = wrapped.or_else(|| (how.probe == Probe::Tcp).then_some(Wrapped::Plain));
+            let reached = is_used && self.pods.iter().any(|pod| pod.has_family_of(endpoint.addr.ip()));
+            let Some(wrapped) = wrapped.filter(|_| sendable && reached) else {
                 self.unchecked.push(endpoint.clone());
                 continue;
-            }
-            let to = how.port.map_or(endpoint.addr, |port| EndpointAddr::new(endpoint.addr.ip(), port));
-            let tls = port.policy.tls.clone();
-            let place = tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize);
-            let key = Key(Arc::as_ptr(how) as usize, place, to);
-            let new = || Check { how: how.clone(), to, tls, targets: Vec::new() };
+            };
+            let key = Key(Arc::as_ptr(how) as usize, wrapped.kind(), to);
+            let new = || Check { how: how.clone(), to, wrapped, targets: Vec::new() };
             let check = self.checks.entry(key).or_insert_with(new);
             check.targets.push(Target { set: set.clone(), endpoint: endpoint.clone() });
+        }
+    }
+}
+
+impl Wanted {
+    /// What a check of this endpoint goes in. None: nothing may be sent to it.
+    fn wrapped(
+        &self,
+        snapshot: &Snapshot,
+        port: &ServicePort,
+        endpoint: &Endpoint,
+        to: EndpointAddr,
+        same_node_mtls: bool,
+    ) -> Option<Wrapped> {
+        let there = endpoint.workload.as_deref();
+        // All of them are of this node, and the endpoint's own pod checks it only where there is no other.
+        let others = self.pods.iter().find(|pod| there.is_none_or(|there| there.name != pod.workload.name));
+        let own = &others.or_else(|| self.pods.first())?.workload;
+        let disabled = there.is_some_and(|there| snapshot.takes_no_mutual_tls(there, to.port()));
+        let account = |there: &Workload| ObjectName::new(&there.name.namespace, &there.service_account);
+        match (Way::between(own, same_node_mtls, Some(&port.policy), there, disabled), there) {
+            (Way::Plain, _) => Some(Wrapped::Plain),
+            (Way::Tls(tls), _) => Some(Wrapped::Tls(tls.clone())),
+            (Way::Mesh, Some(there)) => Some(Wrapped::Mesh(account(there))),
+            (Way::Hbone, Some(there)) => Some(Wrapped::Hbone(account(there))),
+            (Way::Mesh | Way::Hbone | Way::Nowhere, _) => None,
+        }
+    }
+}
+
+impl Wrapped {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Plain => Kind::Plain,
+            Self::Tls(tls) => Kind::Tls(Arc::as_ptr(tls) as usize),
+            Self::Mesh(account) => Kind::Mesh(account.clone()),
+            Self::Hbone(account) => Kind::Hbone(account.clone()),
         }
     }
 }

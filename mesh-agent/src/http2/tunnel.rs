@@ -58,6 +58,11 @@ impl Tunnel {
         Self::new(from, Sending::Open(to), Some(lease))
     }
 
+    /// Towards an endpoint, on a connection that carries nothing else.
+    pub(super) fn alone(from: RecvStream, to: SendStream<Bytes>) -> Self {
+        Self::new(from, Sending::Open(to), None)
+    }
+
     /// Of a peer that asked with CONNECT. It is told 200 by the first read or write, so that until then it can be refused.
     pub(super) fn incoming(from: RecvStream, respond: SendResponse<Bytes>) -> Self {
         Self::new(from, Sending::Unanswered(respond), None)

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use http::header::FORWARDED;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tunnel::Tunnel;
 use super::{hbone, pool};
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::policy::PoolLimits;
-use crate::proxy::{ErrorKind, Pod, ProxyError, Upstream};
+use crate::proxy::{ErrorKind, Pod, ProxyError, Stream, Upstream};
 
 /// Connections that turn out to be going away before it is given up.
 const MOST_CONNECTIONS_TRIED: usize = 8;
@@ -66,6 +67,28 @@ pub(crate) async fn open(
         }
     }
     Err(ErrorKind::UpstreamClosed.into())
+}
+
+/// Connects to `to` through the agent at the other end of `stream`, which is for this alone and ends with the tunnel, or after
+/// `longest`. On a thread with a `LocalSet`.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn open_alone(
+    stream: Stream,
+    to: EndpointAddr,
+    longest: Duration,
+) -> Result<Tunnel, ProxyError> {
+    let closed = |error: h2::Error| ProxyError::new(ErrorKind::UpstreamClosed, error);
+    let (client, connection) = h2::client::handshake(stream).await.map_err(closed)?;
+    spawn_local(timeout(longest, connection));
+    let mut client = client.ready().await.map_err(closed)?;
+    let (response, send) = client.send_request(head(to, None)?, false).map_err(closed)?;
+    let response = response.await.map_err(closed)?;
+    match response.status() {
+        StatusCode::OK => Ok(Tunnel::alone(response.into_body(), send)),
+        status => Err(refused(status)),
+    }
 }
 
 /// What is asked for: the address that is dialled, and for whom (RFC 7239, 4 and 6).

@@ -30,7 +30,7 @@ pub enum Reach {
 
 /// The same without what takes making: compared for every pick.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Way<'p> {
+pub(crate) enum Way<'p> {
     Plain,
     Tls(&'p Arc<Origination>),
     Mesh,
@@ -47,6 +47,17 @@ impl<'p> Way<'p> {
         workload: Option<&Workload>,
         disabled: bool,
     ) -> Self {
+        Self::between(&pod.workload.borrow(), pod.worker.same_node_mtls, policy, workload, disabled)
+    }
+
+    /// The same from a pod of this node that is `own`, for what isn't a connection of its own: `crate::health` asks as requests go.
+    pub(crate) fn between(
+        own: &Workload,
+        same_node_mtls: bool,
+        policy: Option<&'p ClusterPolicy>,
+        workload: Option<&Workload>,
+        disabled: bool,
+    ) -> Self {
         if let Some(tls) = policy.and_then(|policy| policy.tls.as_ref()) {
             return Self::Tls(tls);
         }
@@ -56,10 +67,9 @@ impl<'p> Way<'p> {
             (MeshTls::Always, None) => Self::Nowhere,
             (MeshTls::Auto, None) => Self::Plain,
             (_, Some(workload)) => {
-                let own = pod.workload.borrow();
                 let is_here = workload.node == own.node;
                 // What goes to the pod's own address stays on its loopback.
-                let is_near = is_here && (!pod.worker.same_node_mtls || workload.name == own.name);
+                let is_near = is_here && (!same_node_mtls || workload.name == own.name);
                 match wanted {
                     _ if is_near && workload.is_enrolled() => Self::Plain,
                     MeshTls::Always if workload.speaks_hbone() => Self::Hbone,
@@ -128,7 +138,7 @@ impl Reach {
 
 impl Snapshot {
     /// True if the PeerAuthentication of `workload` says DISABLE for this port, so that nobody may speak mutual TLS to it.
-    pub(super) fn takes_no_mutual_tls(&self, workload: &Workload, port: u16) -> bool {
+    pub(crate) fn takes_no_mutual_tls(&self, workload: &Workload, port: u16) -> bool {
         self.mtls_mode(&workload.name, port) == MtlsMode::Disable
     }
 }

@@ -19,7 +19,7 @@ use crate::http2::Tunnel;
 use crate::tls::TlsStream;
 
 /// What carries mutual TLS of the mesh, as metrics have it.
-pub(super) const fn transport(is_hbone: bool) -> &'static str {
+pub(crate) const fn transport(is_hbone: bool) -> &'static str {
     if is_hbone { "hbone" } else { "mesh" }
 }
 

@@ -187,7 +187,7 @@ async fn over_tls(
     let check = check(probe.clone(), 30_000);
     let connect = async {
         let tcp = TcpStream::connect(address).await.map_err(|_| Failure::Connect)?;
-        wrap(tcp, address.into(), Some(tls), &probe).await
+        wrap(tcp, address.into(), tls, &probe).await
     };
     tokio::join!(ask(&check, "cart.shop", connect), served)
 }

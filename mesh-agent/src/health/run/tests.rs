@@ -45,7 +45,7 @@ fn wanted(port: &Arc<ServicePort>, how: Option<&Arc<HealthCheck>>, pods: Vec<Cap
     snapshot.services.insert_mut(name.clone(), Arc::new(service));
     let policy = TrafficPolicy { health_check: how.cloned(), ..TrafficPolicy::default() };
     snapshot.traffic.insert_mut((name, port.port), Arc::new(policy));
-    Arc::new(Wanted::new(&snapshot, pods))
+    Arc::new(Wanted::new(&snapshot, pods, false))
 }
 
 struct Lab {
@@ -59,7 +59,14 @@ impl Lab {
         let (wanted, receiver) = watch::channel(first);
         let sender = watch::Sender::new(0);
         let (changed, telemetry) = (sender.subscribe(), Telemetry::quiet());
-        let parts = Parts { telemetry: telemetry.clone(), flows: Flows::detached(), changed: sender };
+        let identities = crate::identity::testing::Root::shared().identities();
+        let parts = Parts {
+            telemetry: telemetry.clone(),
+            flows: Flows::detached(),
+            identities,
+            hbone_port: 15008,
+            changed: sender,
+        };
         spawn_local(run(parts, receiver));
         Self { wanted, changed, telemetry }
     }

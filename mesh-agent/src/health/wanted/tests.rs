@@ -47,7 +47,7 @@ fn web() -> Captured {
 }
 
 fn wanted(snapshot: &Snapshot, pods: Vec<Captured>) -> (Vec<String>, usize) {
-    let wanted = Wanted::new(snapshot, pods);
+    let wanted = Wanted::new(snapshot, pods, false);
     let mut to: Vec<_> = wanted.checks.values().map(|check| check.to.to_string()).collect();
     to.sort();
     let targets = wanted.checks.values().map(|check| check.targets.len()).sum();
@@ -79,7 +79,7 @@ fn clients_under_a_rule_of_their_own_share_the_check_too() {
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: other}, \
                 spec: {host: cart.shop.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}}}\n---\n";
     let snapshot = snapshot(&(rule.to_owned() + &policy(", sectionName: http", "healthCheck: {tcp: {}}")));
-    let wanted = Wanted::new(&snapshot, vec![web()]);
+    let wanted = Wanted::new(&snapshot, vec![web()], false);
     assert_eq!(wanted.checks.len(), 3);
     let sets: BTreeMap<_, _> = wanted.sets.iter().map(|set| (Arc::as_ptr(&set.health), set)).collect();
     assert_eq!(sets.len(), 2, "each with a state of its own");
@@ -92,7 +92,7 @@ fn subsets_share_the_check_too_with_a_verdict_and_a_threshold_of_their_own() {
                 spec: {host: cart, subsets: [{name: all}]}}\n---\n";
     let groups = "panicThreshold: {percent: 50}, healthCheck: {tcp: {}}";
     let snapshot = snapshot(&(rule.to_owned() + &policy(", sectionName: http", groups)));
-    let wanted = Wanted::new(&snapshot, vec![web()]);
+    let wanted = Wanted::new(&snapshot, vec![web()], false);
     assert_eq!(wanted.checks.len(), 3);
     assert!(wanted.checks.values().all(|check| check.targets.len() == 2));
     assert_eq!(wanted.sets.len(), 2);
@@ -105,9 +105,12 @@ fn what_a_rule_wants_encrypted_is_never_asked_in_plain_text() {
                 spec: {host: cart, trafficPolicy: {tls: {mode: SIMPLE, HOW}}}}\n---\n";
     let checks = |tls: &str, how: &str| {
         let snapshot = snapshot(&(rule.replace("HOW", tls) + &policy(", sectionName: http", how)));
-        let wanted = Wanted::new(&snapshot, vec![web()]);
+        let wanted = Wanted::new(&snapshot, vec![web()], false);
         assert!(
-            wanted.checks.values().all(|check| check.tls.is_some() == tls.starts_with("insecure")),
+            wanted
+                .checks
+                .values()
+                .all(|check| matches!(check.wrapped, Wrapped::Tls(_)) == tls.starts_with("insecure")),
             "{tls}"
         );
         wanted.checks.len()
@@ -126,8 +129,8 @@ fn clients_whose_rules_differ_in_tls_share_no_check() {
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: other}, \
                 spec: {host: cart.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}}\n---\n";
     let snapshot = snapshot(&(rule.to_owned() + &policy(", sectionName: http", "healthCheck: {tcp: {}}")));
-    let wanted = Wanted::new(&snapshot, vec![web()]);
-    assert_eq!(wanted.checks.values().filter(|check| check.tls.is_some()).count(), 3);
+    let wanted = Wanted::new(&snapshot, vec![web()], false);
+    assert_eq!(wanted.checks.values().filter(|check| matches!(check.wrapped, Wrapped::Tls(_))).count(), 3);
     assert!(wanted.checks.len() == 6 && wanted.checks.values().all(|check| check.targets.len() == 1));
 }
 
@@ -137,7 +140,7 @@ fn a_check_comes_from_where_requests_come_from_and_from_elsewhere_after_a_miss()
     let own = pod("shop", "cart-1", 9, &["10.0.0.1"]);
     let pods =
         [own.clone(), pod("abroad", "far", 5, &["10.0.1.5"]), web(), pod("shop", "x6", 6, &["fd00::6"])];
-    let wanted = Wanted::new(&snapshot, pods.to_vec());
+    let wanted = Wanted::new(&snapshot, pods.to_vec(), false);
     let check = wanted.checks.values().find(|check| check.to.to_string() == "10.0.0.1:8080").unwrap();
     let (targets, target) = (&check.targets, &check.targets[0]);
     let from = |misses| origin(&pods, targets, misses).unwrap().workload.name.name.clone();
@@ -149,4 +152,33 @@ fn a_check_comes_from_where_requests_come_from_and_from_elsewhere_after_a_miss()
     let alone = |pods: &[Captured]| origin(pods, targets, 0).map(|pod| pod.cookie);
     assert_eq!(alone(&[own]), Some(9), "from itself rather than not at all");
     assert_eq!(alone(&pods[3..]), None, "no pod of its family");
+}
+
+#[test]
+fn what_is_behind_another_agent_is_asked_in_mutual_tls_as_requests_are() {
+    const FAR: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {mesh-agent.dev/dataplane-mode: enabled}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: cart-1, namespace: shop},
+ spec: {nodeName: far, serviceAccountName: seller, containers: []}, status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}}
+---
+";
+    const DISABLED: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: d, namespace: shop}, \
+                            spec: {mtls: {mode: DISABLE}}}\n---\n";
+    const PLAIN: &str = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r, namespace: shop}, \
+                         spec: {host: cart, trafficPolicy: {tls: {mode: DISABLE}}}}\n---\n";
+    let asked = |more: &str, same_node_mtls| {
+        let checks = policy(", sectionName: http", "healthCheck: {http: {}}");
+        let wanted = Wanted::new(&snapshot(&format!("{FAR}{more}{checks}")), vec![web()], same_node_mtls);
+        assert_eq!(wanted.checks.len(), 3);
+        let as_whom = |check: &Check| match &check.wrapped {
+            Wrapped::Mesh(account) => Some((check.to.to_string(), account.to_string())),
+            Wrapped::Plain | Wrapped::Tls(_) | Wrapped::Hbone(_) => None,
+        };
+        wanted.checks.values().filter_map(as_whom).collect::<Vec<_>>()
+    };
+    let cart = [("10.0.0.1:8080".to_owned(), "shop/seller".to_owned())];
+    assert_eq!(asked("", false), cart);
+    assert_eq!(asked(DISABLED, false), [], "it takes none");
+    assert_eq!(asked(PLAIN, false), [], "the rule wants none");
 }
