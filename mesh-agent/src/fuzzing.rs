@@ -13,14 +13,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub use policy::authorization;
 pub use wire::{client_hello, connect_request, http1_head, mesh_mark};
-pub use words::{certificate, jwt, spiffe_id, xfcc};
+pub use words::{baggage, certificate, jwt, spiffe_id, xfcc};
 
 /// A target: its name, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, as its file under `fuzz/fuzz_targets` and its corpus are called.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("authorization", authorization),
+    ("baggage", baggage),
     ("certificate", certificate),
     ("client_hello", client_hello),
     ("connect_request", connect_request),

@@ -41,6 +41,8 @@ pub use ask::{Answered, ask};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use connect::client_of;
 pub use grpc::timeout_in as grpc_timeout;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use hbone::destination;
 pub(crate) use link::Lease;
 pub use mirror::Mirrored;
 pub(crate) use outgoing::Outgoing;

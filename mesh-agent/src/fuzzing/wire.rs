@@ -1,20 +1,27 @@
 //! First bytes, heads of HTTP/1, what agents say of them to each other, and CONNECT of other agents.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, request};
 
 use super::{headers, parts};
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, OrigDst};
 use crate::http1::head::find_end;
 use crate::http1::mark::{self, MARK};
 use crate::http1::message::{Asked, RequestHead, ResponseHead};
 use crate::http1::{over_http2, write};
-use crate::http2::{client_of, request as http2};
+use crate::http2::{client_of, destination, request as http2};
+use crate::kernel::Ports;
 use crate::proxy::Limits;
 use crate::proxy::detect::{Verdict, classify, is_http2};
 
 /// Longer ones tell nothing new, and every prefix of them is looked at.
 const LONGEST_HELLO: usize = 1024;
+
+/// Addresses of the pod at which an HBONE request arrives.
+const OWN: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
 
 /// A detector may be asked after any number of bytes: what it has found stays what it is. Opaque becomes HTTP/1 where a
 /// method that isn't known ends its line, which nobody asks about any more.
@@ -105,15 +112,22 @@ fn lying_mark(data: &[u8]) {
     }
 }
 
-/// A head of HTTP/2 that is taken names one authority; and who opened a tunnel is at the address that it comes from, whatever it
-/// says. Method, target, and lines of fields, with NULs between.
+/// A head of HTTP/2 that is taken names one authority; who opened a tunnel is at the address that it comes from, whatever it
+/// says; and by HBONE nobody gets to another pod or the agent. Method, target, and lines of fields, with NULs between.
 pub fn connect_request(data: &[u8]) {
     let [method, target, fields] = parts(data, 0);
     let (Ok(method), Ok(mut head)) = (http::Method::from_bytes(method), builder(target)) else { return };
     head.method = method;
     head.headers = headers(fields);
-    let peer = ClientAddr::from(std::net::SocketAddr::from(([10, 0, 0, 1], 5000)));
+    let peer = ClientAddr::from(SocketAddr::from(([10, 0, 0, 1], 5000)));
     assert_eq!(client_of(&head.headers, peer).ip(), peer.ip(), "only the port may be another");
+    if let Some(authority) = head.uri.authority() {
+        let (dialled, own) = (OrigDst::from(SocketAddr::from(([10, 0, 0, 9], 15008))), OWN);
+        if let Some(to) = destination(authority.as_str(), dialled, &own, Ports::default()) {
+            assert!(own.contains(&to.ip()) || to.ip() == dialled.ip(), "{authority}");
+            assert!(![0, 15001, 15006, 15008].contains(&to.port()), "{authority}");
+        }
+    }
     if http2::check(&mut head, &Limits::default()).is_err() {
         return;
     }

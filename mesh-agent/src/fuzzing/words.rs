@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, LazyLock};
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use rustls::pki_types::CertificateDer;
 
 use super::{headers, parts};
 use crate::identity::{SpiffeId, peer_of, x509};
 use crate::jwt::{Authentication, Cache, Expected, KeySet, Keys, Location, Outputs, Rule};
 use crate::model::ObjectName;
-use crate::proxy::client_cert;
+use crate::policy::Locality;
 use crate::proxy::client_cert::element::{self, Element};
+use crate::proxy::{baggage, client_cert};
 
 /// RFC 7515, A.3: an issuer's key, and the one token that is known to be signed with it.
 const KEYS: &[u8] = br#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
@@ -81,6 +82,23 @@ pub fn certificate(data: &[u8]) {
     {
         one_element(value.to_str().unwrap_or_default(), by.as_str(), None, peer.as_str());
     }
+}
+
+/// Whatever a peer says of itself, it is called nothing that its certificate doesn't allow, and what is told of that on is read
+/// as it was meant. Lines of fields.
+pub fn baggage(data: &[u8]) {
+    let headers = headers(data);
+    let said = baggage::read(&headers);
+    let peer = SpiffeId::new("cluster.local", "shop", "web");
+    let Some(told) = said.clone().workload(&peer) else { return };
+    assert_eq!((&*told.name.namespace, &*told.service_account), ("shop", "web"));
+    assert!(said.namespace.is_none_or(|said| said == "shop"));
+    let value = baggage::value(&told, "cluster", &Locality::default()).expect("names");
+    let again = baggage::read(&HeaderMap::from_iter([(baggage::BAGGAGE, value)]));
+    assert_eq!(again.workload.as_deref(), Some(&*told.workload_name));
+    assert_eq!(again.service.as_deref(), Some(&*told.canonical_name));
+    assert_eq!(again.version.as_deref(), Some(&*told.canonical_revision));
+    assert_eq!(again.workload(&peer).map(|again| again.name), Some(told.name));
 }
 
 /// Nothing that a client says under the header's name stays, and nothing else goes; and no subject makes more of an

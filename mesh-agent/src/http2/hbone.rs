@@ -4,7 +4,7 @@
 //! what a peer tells us so is believed as far as its address and certificate prove it.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use h2::RecvStream;
 use http::header::FORWARDED;
@@ -12,6 +12,7 @@ use http::{HeaderValue, Request};
 
 use super::server::is_connect;
 use crate::addr::{ClientAddr, OrigDst};
+use crate::kernel::Ports;
 use crate::proxy::headers::TRACEPARENT;
 use crate::proxy::{Connection, Hostile, Pod, Upstream, baggage};
 
@@ -51,15 +52,21 @@ pub(super) fn asked(request: &Request<RecvStream>, conn: &Connection) -> Result<
         return Err(Hostile::NotConnect);
     }
     let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
-    destination(authority, conn).ok_or(Hostile::WrongAuthority)
+    let pod = conn.pod.workload.borrow();
+    destination(authority, conn.dst, &pod.addresses, conn.pod.worker.ports).ok_or(Hostile::WrongAuthority)
 }
 
-fn destination(authority: &str, conn: &Connection) -> Option<OrigDst> {
+/// What `authority` names, if that is an address of the pod that has these, and a port that isn't one of the agent's. `dialled` is where
+/// the connection came to.
+pub(crate) fn destination(
+    authority: &str,
+    dialled: OrigDst,
+    addresses: &[IpAddr],
+    ports: Ports,
+) -> Option<OrigDst> {
     let asked = OrigDst::from(authority.parse::<SocketAddr>().ok()?);
-    let (pod, ports) = (conn.pod.workload.borrow(), conn.pod.worker.ports);
     // What it came to is the pod's own too: the kernel hands over nothing else.
-    let is_own =
-        asked.ip() == conn.dst.ip() || pod.addresses.iter().any(|ip| ip.to_canonical() == asked.ip());
+    let is_own = asked.ip() == dialled.ip() || addresses.iter().any(|ip| ip.to_canonical() == asked.ip());
     let is_agents = [0, ports.outbound, ports.inbound, ports.hbone].contains(&asked.port());
     (is_own && !is_agents).then_some(asked)
 }
@@ -108,7 +115,9 @@ mod tests {
             ("user@10.1.0.1:80", false),
             ("", false),
         ] {
-            assert_eq!(destination(authority, &conn).is_some(), good, "{authority}");
+            let (own, ports) = (conn.pod.workload(), conn.pod.worker.ports);
+            let found = destination(authority, conn.dst, &own.addresses, ports);
+            assert_eq!(found.is_some(), good, "{authority}");
         }
     }
 
