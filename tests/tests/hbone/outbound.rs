@@ -6,15 +6,15 @@ use std::sync::OnceLock;
 
 use anyhow::ensure;
 use http::StatusCode;
-use mesh_tests::SOON;
 use mesh_tests::hbone::Ztunnel;
 use mesh_tests::http1::{Client, echo_server};
 use mesh_tests::http2::{H2Server, answer, collect, get, with_client};
 use mesh_tests::lab::eventually;
 use mesh_tests::nodes::Wire;
 use mesh_tests::pki::MeshAuthority;
-use mesh_tests::policy::destination_rule;
+use mesh_tests::policy::{destination_rule, traffic_policy};
 use mesh_tests::shop::NAMESPACE;
+use mesh_tests::{PATIENCE, SOON};
 
 use super::{Mesh, SECRET, bulk, echo_then_bye, ends_with_bye, id, mesh, mesh_of_one, need_mesh, says};
 
@@ -244,4 +244,29 @@ fn rules_and_objects_decide_who_is_reached_so() {
         let page = mesh.agent.cli_json(&["describe", "pod", &format!("{NAMESPACE}/{pod}")]).unwrap();
         assert_eq!(page["pod"]["reached"], reached, "{page}");
     }
+}
+
+#[test]
+fn health_checks_go_out_as_requests_do() {
+    let mesh = need_mesh!();
+    let ztunnel = ztunnel(mesh);
+    let port = mesh.port();
+    let (_server, seen) = echo_server(mesh.far.listen(port).unwrap(), "far");
+    let how = "healthCheck: {http: {path: /healthz}, interval: 50ms, timeout: 10s, unhealthyThreshold: 2}";
+    mesh.topology.mesh().write("policy-checked.yaml", [traffic_policy("out-checked", how).unwrap()]).unwrap();
+    mesh.expose("out-checked", "http", port, &[&mesh.far]);
+    let becomes = |wanted: &str| {
+        eventually(PATIENCE, || {
+            let listed = mesh.agent.cli_json(&["get", "endpoints", "--service", "out-checked"])?;
+            ensure!(listed[0]["state"] == wanted && seen.of("/healthz").len() > 1, "{listed}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    becomes("ready");
+    let asked = ztunnel.asked_for(mesh.far.at(port));
+    assert!(asked.len() > 1, "each check is a connection of its own");
+    assert!(asked.iter().all(|connect| connect.is_from(&id("web")) || connect.is_from(&id("cart"))));
+    seen.answer_with(503);
+    becomes("unhealthy");
 }
