@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{setup, sh, workspace};
 
-/// More files of one target aren't kept: the smallest set that reaches the same code, and of that the shortest.
+/// More files of one target aren't kept, and of those that together reach the same code a part.
 const MOST_KEPT: usize = 60;
 /// Longer files aren't kept either.
 const LONGEST_KEPT: u64 = 4096;
@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Puts the smallest files that together reach what all of them do in place of the corpus.
+/// Puts a part of the fewest files that together reach what all of them do in place of those that were put there so before. What was
+/// written by hand stays: its names aren't digests.
 fn keep(target: &str, found: &Path, kept: &Path) -> Result<()> {
     let least = found.with_extension("least");
     let _ = fs::remove_dir_all(&least);
@@ -62,22 +63,39 @@ fn keep(target: &str, found: &Path, kept: &Path) -> Result<()> {
     let mut merge = cargo_fuzz("run", target);
     merge.arg(&least).args([kept, found]).args(["--", "-merge=1"]);
     sh::logged("fuzz-merge", &mut merge)?;
-    let mut files: Vec<(u64, PathBuf)> = Vec::new();
-    for entry in fs::read_dir(&least)? {
+    let mut places = MOST_KEPT;
+    for (_, file) in files(kept)? {
+        match is_digest(&file) {
+            true => fs::remove_file(&file)?,
+            false => places = places.saturating_sub(1),
+        }
+    }
+    let mut new = files(&least)?;
+    new.retain(|(size, file)| *size <= LONGEST_KEPT && is_digest(file));
+    // Of every length, since the short ones end early.
+    let step = new.len().div_ceil(places.max(1)).max(1);
+    for (_, file) in new.iter().rev().step_by(step).take(places) {
+        fs::copy(file, kept.join(file.file_name().context("a file's name")?))?;
+    }
+    sh::progress(format!("fuzz: {} files are kept of {target}", files(kept)?.len()));
+    Ok(())
+}
+
+/// With their sizes, the smallest first.
+fn files(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("could not read {}", dir.display()))? {
         let entry = entry?;
         files.push((entry.metadata()?.len(), entry.path()));
     }
-    files.retain(|(size, _)| *size <= LONGEST_KEPT);
     files.sort();
-    files.truncate(MOST_KEPT);
-    for entry in fs::read_dir(kept)? {
-        fs::remove_file(entry?.path())?;
-    }
-    for (_, file) in &files {
-        fs::copy(file, kept.join(file.file_name().context("a file's name")?))?;
-    }
-    sh::progress(format!("fuzz: {} files are kept of {target}", files.len()));
-    Ok(())
+    Ok(files)
+}
+
+/// libFuzzer calls files by SHA-1.
+fn is_digest(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn cargo_fuzz(verb: &str, target: &str) -> std::process::Command {

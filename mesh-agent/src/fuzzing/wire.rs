@@ -166,11 +166,14 @@ fn written(request: &RequestHead) -> Bytes {
     out.freeze()
 }
 
-/// A head's lines without the space around values, which isn't carried.
+/// A head's lines without the space around values, and without the case of values that frame or stand for one hop: that isn't
+/// carried.
 fn lines(head: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let line = |line: &[u8]| {
         let [name, value] = parts(line, b':');
-        (name.to_vec(), value.trim_ascii().to_vec())
+        let value = value.trim_ascii();
+        let folds = name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"te");
+        (name.to_vec(), if folds { value.to_ascii_lowercase() } else { value.to_vec() })
     };
     head.split(|byte| *byte == b'\n').map(line).collect()
 }
