@@ -91,10 +91,14 @@ impl Readings {
         decoded.extend_from_slice(path);
         let mut result = Ok(());
         // Once, as most do, then until nothing is left: some do it twice.
-        for _ in 0..MOST_DECODINGS {
+        for turn in 0..MOST_DECODINGS {
             let changed = decode(&mut decoded);
             if decoded.contains(&0) {
                 result = Err(HasNul);
+                break;
+            }
+            if turn > 0 && !changed {
+                // It was read as it is in the turn before.
                 break;
             }
             for stripped in [false, true] {
@@ -105,6 +109,10 @@ impl Readings {
                         strip_parameters(text);
                     }
                     if merged_first {
+                        if memmem::find(text, b"//").is_none() {
+                            // As it was read without.
+                            continue;
+                        }
                         merge_slashes(text);
                     }
                     resolve_dots(text);
