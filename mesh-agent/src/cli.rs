@@ -1,14 +1,17 @@
 //! The command line: parses, calls, prints. Data goes to stdout, everything else to stderr, and the exit code says
 //! how it ended ([`Exit`]).
 //!
-//! Commands other than `run` and `demo` talk to the agent through its admin socket with the types of `admin::api`.
+//! Commands other than `run` and `demo` talk to the agent through its admin socket with the types of `admin::api`; to that of a
+//! node of a cluster through the API server.
 
 mod agent;
+mod all_nodes;
 mod analyze;
 mod authz;
 mod bpf;
 mod check;
 mod client;
+mod cluster;
 mod config;
 mod controller;
 mod describe;
@@ -17,6 +20,7 @@ mod exit;
 mod get;
 mod log;
 mod output;
+mod pipe;
 mod route;
 mod run;
 mod status;
@@ -29,7 +33,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use agent::AgentArgs;
@@ -66,6 +70,8 @@ enum Command {
     Controller(Box<ControllerArgs>),
     /// Show interception, balancing and fail modes on this machine: no cluster, one command
     Demo(DemoArgs),
+    #[command(hide = true)]
+    Pipe(pipe::Args),
     #[command(hide = true)]
     DemoServer(demo::ServerArgs),
     #[command(hide = true)]
@@ -116,13 +122,23 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, printing to `stdout` and `stderr`. The tests' way in.
 pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error, stdout, stderr),
-    };
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = Cli::command().try_get_matches_from(&args);
+    let (matches, cli) =
+        match parsed.and_then(|matches| Ok((matches.clone(), Cli::from_arg_matches(&matches)?))) {
+            Ok(parsed) => parsed,
+            Err(error) => return usage(&error, stdout, stderr),
+        };
     let style = Style::detect(cli.color);
     let mut out = Out::new(stdout, stderr, style);
-    match dispatch(cli.command, &mut out) {
+    let outcome = if all_nodes::is_wanted(&args) {
+        all_nodes::run(&args, &all_nodes::cluster_of(&matches), &mut out, |args, said, out| {
+            run(args, said, out.notes())
+        })
+    } else {
+        dispatch(cli.command, &mut out)
+    };
+    match outcome {
         Ok(exit) => exit,
         // The reader went away (`| head`): nobody is left to tell.
         Err(failure) if failure.is_broken_pipe() => Exit::Ok,
@@ -135,6 +151,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Run(args) => run::run(&args),
         Command::Controller(args) => controller::run(&args),
         Command::Demo(args) => demonstrated(demo::run(args)),
+        Command::Pipe(args) => pipe::run(&args),
         Command::DemoServer(args) => demonstrated(demo::server(args)),
         Command::DemoClient(args) => demonstrated(demo::client(&args)),
         Command::Check(args) => check::run(&args, out),

@@ -26,7 +26,7 @@ use aya::Ebpf;
 use aya::maps::{MapError, PerCpuArray};
 use mesh_common::{AgentConfig, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT, REASON_COUNT, Reason};
 
-pub use checks::{Check, CheckResult, checks};
+pub use checks::{Check, CheckResult, NEEDED_VERSION, OLDEST, checks, parse_release};
 pub use enrolment::{EnrolPod, Families};
 pub use flows::{Flows, HeartbeatMap, monotonic_ns};
 pub use services::SyncStats;

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::client::Client;
+use super::client::{Client, Door};
+use super::cluster::{self, ClusterArgs};
 use super::output::Out;
 use super::{Exit, Failure, Outcome};
+use crate::admin::SOCKET_NAME;
 
 /// Which agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -13,11 +15,43 @@ pub struct AgentArgs {
     /// State directory of the agent to ask
     #[arg(long, env = "MESH_AGENT_STATE_DIR", default_value = "/run/mesh-agent", value_name = "DIR")]
     pub state_dir: PathBuf,
+    /// Ask the agent of this node of a cluster, through the API server
+    #[arg(long, value_name = "NODE", conflicts_with = "all_nodes")]
+    pub node: Option<String>,
+    /// Ask the agent of each node of a cluster, through the API server
+    #[arg(long)]
+    pub all_nodes: bool,
+    /// Context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// Namespace that the cluster's agents run in, if they may not be looked for in all
+    #[arg(long, env = "MESH_AGENT_NAMESPACE", value_name = "NAMESPACE")]
+    pub agent_namespace: Option<String>,
 }
 
 impl AgentArgs {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.state_dir)
+        match &self.node {
+            None if self.context.is_some() => Err(Failure::message(Exit::Usage, "--context is of a cluster")
+                .hint("say --node NODE or --all-nodes with it")),
+            None => Client::new(Door::Socket(self.state_dir.join(SOCKET_NAME))),
+            Some(node) => Client::new(Door::Node(node.clone(), self.cluster())),
+        }
+    }
+
+    /// What this command line says when the agent of `--node` runs it.
+    pub(super) fn run_there(&self, command: &[&str]) -> Result<String, Failure> {
+        let node = self.node.as_deref().unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let agent = cluster::agent_of(node, &self.cluster()).await?;
+            cluster::run(&agent, command).await
+        })
+    }
+
+    /// Which cluster, and where its agents are.
+    pub(super) fn cluster(&self) -> ClusterArgs {
+        ClusterArgs { context: self.context.clone(), namespace: self.agent_namespace.clone() }
     }
 }
 

@@ -1,12 +1,14 @@
-//! `check`: does this machine have what the agent needs? Printed as `linkerd check` prints it; fails with exit code 1.
+//! `check`: does this machine have what the agent needs, or with `--pre` a cluster? Printed as `linkerd check` prints it; fails
+//! with exit code 1.
 
+mod cluster;
 mod local;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::output::{Out, TextFormat, document};
 use super::style::{Mark, Style};
@@ -23,24 +25,38 @@ pub(super) struct Args {
     /// Where the agent shall serve metrics
     #[arg(long, env = "MESH_AGENT_METRICS_ADDRESS", default_value = "0.0.0.0:15020", value_name = "IP:PORT")]
     metrics_address: SocketAddr,
+    /// Check a cluster before anything is installed there, by its API server
+    #[arg(long, conflicts_with_all = ["node", "all_nodes"])]
+    pre: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: TextFormat,
 }
 
 /// Checks under one heading.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Section {
-    title: &'static str,
+    title: String,
     checks: Vec<Check>,
 }
 
+impl Section {
+    fn new(title: &str, checks: Vec<Check>) -> Self {
+        Self { title: title.to_owned(), checks }
+    }
+}
+
 pub(super) fn run(args: &Args, out: &mut Out<'_>) -> Outcome {
-    let sections = vec![
-        Section { title: "kernel", checks: kernel::checks() },
-        Section { title: "agent", checks: local::agent(&args.agent, &args.bpffs_dir) },
-        Section { title: "ports", checks: local::ports(args.metrics_address, &args.agent) },
-    ];
+    let sections = match (args.pre, &args.agent.node) {
+        (true, _) => cluster::sections(&args.agent.cluster())?,
+        // By the agent's own command line, with its own settings.
+        (false, Some(_)) => serde_json::from_str(&args.agent.run_there(&["check", "-o", "json"])?)?,
+        (false, None) => vec![
+            Section::new("kernel", kernel::checks()),
+            Section::new("agent", local::agent(&args.agent, &args.bpffs_dir)),
+            Section::new("ports", local::ports(args.metrics_address, &args.agent)),
+        ],
+    };
     let failed = sections.iter().flat_map(|s| &s.checks).any(|c| c.result == CheckResult::Fail);
     let style = out.style;
     out.data(&document(args.output, &sections, |sections| render(sections, style))?)?;

@@ -1,5 +1,7 @@
-//! The admin API from the command line's side: one request, one answer, over the unix socket.
+//! The admin API from the command line's side: one request, one answer, over the unix socket of an agent of this machine, or
+//! over that of a node of a cluster (`cluster`).
 
+use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,24 +13,38 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use super::cluster::{self, AgentPod, ClusterArgs};
 use super::{Exit, Failure};
-use crate::admin::{SOCKET_NAME, api};
+use crate::admin::api;
 
 /// An agent that doesn't answer within this hangs.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The same where API server and kubelet are on the way, which start a process.
+const LIMIT_THERE: Duration = Duration::from_secs(20);
 
-/// One agent's admin socket.
+/// The way to an agent's admin socket.
+pub(super) enum Door {
+    /// It is on this machine.
+    Socket(PathBuf),
+    /// On this node of a cluster.
+    Node(String, ClusterArgs),
+}
+
+/// One agent's admin API.
 pub(super) struct Client {
-    socket: PathBuf,
+    door: Door,
+    /// Found once: a question that is asked again goes to the same pod.
+    agent: OnceCell<AgentPod>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    pub(super) fn new(state_dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn new(door: Door) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { socket: state_dir.join(SOCKET_NAME), runtime })
+        Ok(Self { door, agent: OnceCell::new(), runtime })
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -55,10 +71,17 @@ impl Client {
     /// True while somebody listens, an agent that hangs included. Fails where that can't be told.
     pub(super) fn reachable(&self) -> Result<bool, Failure> {
         use io::ErrorKind::{ConnectionRefused, NotFound};
-        match std::os::unix::net::UnixStream::connect(&self.socket) {
+        let socket = match &self.door {
+            Door::Socket(socket) => socket,
+            Door::Node(node, cluster) => {
+                let agents = self.runtime.block_on(cluster::agents(cluster))?;
+                return Ok(agents.iter().any(|agent| agent.node == *node));
+            }
+        };
+        match std::os::unix::net::UnixStream::connect(socket) {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(false),
-            Err(error) => Err(unreachable(&self.socket, error)),
+            Err(error) => Err(unreachable(socket, error)),
         }
     }
 
@@ -66,17 +89,48 @@ impl Client {
         // A unix socket has no name, but HTTP/1.1 wants a Host.
         let request = Request::builder().method(method).uri(path).header("host", "mesh-agent");
         let request = request.body(Full::new(body))?;
-        let limited = async { tokio::time::timeout(LIMIT, exchange(&self.socket, request)).await };
-        match self.runtime.block_on(limited) {
-            Ok(Ok((status, body))) => read(status, &body),
-            Ok(Err(error)) => Err(unreachable(&self.socket, error)),
-            Err(_) => Err(silent(&self.socket)),
-        }
+        let (status, body) = match &self.door {
+            Door::Socket(socket) => self.runtime.block_on(ask_here(socket, request))?,
+            Door::Node(node, cluster) => self.runtime.block_on(self.ask_there(node, cluster, request))?,
+        };
+        read(status, &body)
+    }
+
+    async fn ask_there(
+        &self,
+        node: &str,
+        cluster: &ClusterArgs,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let agent = match self.agent.get() {
+            Some(agent) => agent,
+            None => {
+                let found = cluster::agent_of(node, cluster).await?;
+                self.agent.get_or_init(|| found)
+            }
+        };
+        let limited = tokio::time::timeout(LIMIT_THERE, cluster::ask(agent, request));
+        limited.await.map_err(|_| {
+            let message = format!("the agent of node {node} didn't answer within {LIMIT_THERE:?}");
+            Failure::message(Exit::Unreachable, message).hint(format!("see the log of pod {agent}"))
+        })?
     }
 }
 
-async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<(StatusCode, Bytes)> {
-    let stream = UnixStream::connect(socket).await?;
+async fn ask_here(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Failure> {
+    let asked = async { exchange(UnixStream::connect(socket).await?, request).await };
+    match tokio::time::timeout(LIMIT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(unreachable(socket, error)),
+        Err(_) => Err(silent(socket)),
+    }
+}
+
+/// One request and its answer on a connection to an admin socket.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<(StatusCode, Bytes)> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(io::Error::other)?;
     // Ends with the runtime's next use, when the sender is gone.
@@ -103,7 +157,7 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Failu
     Err(Failure::message(exit, problem.map_or_else(|| format!("the agent answered {status}"), |p| p.error)))
 }
 
-fn unreachable(socket: &Path, error: io::Error) -> Failure {
+pub(super) fn unreachable(socket: &Path, error: io::Error) -> Failure {
     let at = socket.display();
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

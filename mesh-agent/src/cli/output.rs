@@ -68,6 +68,11 @@ impl<'w> Out<'w> {
         Ok(self.stdout.flush()?)
     }
 
+    /// Where lines beside the data go.
+    pub(super) fn notes(&mut self) -> &mut dyn Write {
+        self.stderr
+    }
+
     /// A line beside the data.
     pub(super) fn note(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.stderr, "{text}")?)

@@ -29,7 +29,7 @@ pub struct Check {
 }
 
 /// How a check went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckResult {
     /// As it should be.
@@ -80,8 +80,9 @@ pub(super) fn required() -> Result<(), KernelError> {
 }
 
 /// The oldest kernel with everything in use (DESIGN: 6.1).
-const OLDEST: (u32, u32) = (6, 1);
-const NEEDED_VERSION: &str = "Linux 6.1 or newer is needed";
+pub const OLDEST: (u32, u32) = (6, 1);
+/// What is said of an older one.
+pub const NEEDED_VERSION: &str = "Linux 6.1 or newer is needed";
 const NEEDED_BTF: &str = "the kernel must be built with CONFIG_DEBUG_INFO_BTF";
 
 fn kernel_version() -> Check {
@@ -95,7 +96,8 @@ fn kernel_version() -> Check {
     check("kernel", result, release, NEEDED_VERSION)
 }
 
-fn parse_release(release: &str) -> Option<(u32, u32)> {
+/// Major and minor of what uname(2) calls the release.
+pub fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

@@ -72,11 +72,11 @@ pub(super) fn ports(metrics: SocketAddr, args: &AgentArgs) -> Vec<Check> {
     vec![check]
 }
 
-fn ok(name: impl Into<String>, detail: impl Into<String>) -> Check {
+pub(super) fn ok(name: impl Into<String>, detail: impl Into<String>) -> Check {
     check(CheckResult::Ok, name, detail, "")
 }
 
-fn check(
+pub(super) fn check(
     result: CheckResult,
     name: impl Into<String>,
     detail: impl Into<String>,
