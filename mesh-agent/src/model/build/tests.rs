@@ -1,6 +1,7 @@
 //! What objects make, what a change leaves alone, and what is said about objects that don't fit together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod addresses;
 mod authorization;
 mod entries;
 mod peers;
@@ -279,7 +280,8 @@ fn a_pod_of_another_node_needs_no_namespace_and_is_not_captured_here() {
 
 #[test]
 fn a_pod_made_again_under_its_name_is_another() {
-    let of = |uid: &str| pod("web", "10.1.0.1", "").replace("  name: web", &format!("  name: web\n  uid: {uid}"));
+    let of =
+        |uid: &str| pod("web", "10.1.0.1", "").replace("  name: web", &format!("  name: web\n  uid: {uid}"));
     let (mut world, first) = World::new(&of("a-1"));
     let name = ObjectName::new("shop", "web");
     assert_eq!(first.workloads[&name].uid.as_deref(), Some("a-1"));
@@ -341,10 +343,6 @@ fn what_does_not_fit_together_is_named() {
         &[pod("a", "10.1.0.1", "")
             .replace("annotations: {", "annotations: {mesh-agent.dev/fail-mode: shut, ")],
         &["MESH0118", "mesh-agent.dev/fail-mode", "taken as closed"],
-    );
-    check(
-        &[service("a", "", HTTP).replace("spec: {", "spec: {type: ExternalName, ")],
-        &["MESH0119", "ExternalName"],
     );
 }
 
