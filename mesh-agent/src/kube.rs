@@ -57,10 +57,19 @@ pub enum KubeError {
 /// # Errors
 /// [`KubeError`].
 pub async fn config() -> Result<Config, KubeError> {
+    config_of(None).await
+}
+
+/// The same, with another context of the kubeconfig than its current one.
+///
+/// # Errors
+/// [`KubeError`].
+pub async fn config_of(context: Option<&str>) -> Result<Config, KubeError> {
     // A variable that leads nowhere is a mistake, and never a reason to turn to another cluster.
     let named = std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
-    let mut config = if named {
-        Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(KubeError::Kubeconfig)?
+    let mut config = if named || context.is_some() {
+        let options = KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
+        Config::from_kubeconfig(&options).await.map_err(KubeError::Kubeconfig)?
     } else {
         Config::infer().await.map_err(KubeError::NoServer)?
     };

@@ -64,7 +64,8 @@ pub(super) async fn agents(args: &ClusterArgs) -> Result<Vec<AgentPod>, Failure>
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let listed = tokio::time::timeout(server::DEADLINE, pods.list(&ListParams::default().labels(AGENTS)));
+    let agents = ListParams::default().labels(AGENTS);
+    let listed = tokio::time::timeout(server::DEADLINE, pods.list(&agents));
     let silent = |_| Failure::message(Exit::Unreachable, "the API server didn't answer in time");
     let listed =
         listed.await.map_err(silent)?.map_err(|error| refused("the agents' pods can't be listed", error))?;
@@ -149,7 +150,8 @@ pub(super) async fn run(agent: &AgentPod, command: &[&str]) -> Result<String, Fa
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let mut said = String::new();
     if let Some(stdout) = stdout {
-        let read = stdout.take(MOST).read_to_string(&mut said);
+        let mut stdout = stdout.take(MOST);
+        let read = stdout.read_to_string(&mut said);
         let late = |_| Failure::message(Exit::Unreachable, format!("pod {agent} didn't answer in time"));
         tokio::time::timeout(server::DEADLINE, read).await.map_err(late)??;
     }
@@ -171,8 +173,8 @@ async fn start(agent: &AgentPod, command: &[&str], stdin: bool) -> Result<Attach
 
 /// What a process that ends says to standard error.
 async fn words(stderr: impl AsyncRead + Unpin) -> String {
-    let mut words = String::new();
-    let read = stderr.take(WORDS).read_to_string(&mut words);
+    let (mut words, mut stderr) = (String::new(), stderr.take(WORDS));
+    let read = stderr.read_to_string(&mut words);
     // What isn't UTF-8 or doesn't come in time isn't shown.
     let _ = tokio::time::timeout(Duration::from_secs(1), read).await;
     words.trim().to_owned()

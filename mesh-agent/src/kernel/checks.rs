@@ -15,7 +15,7 @@ use super::{KernelError, bpffs, cgroup, netns, object};
 use crate::report::chain;
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     /// What was looked at.
