@@ -13,6 +13,7 @@ mod check;
 mod client;
 mod cluster;
 mod config;
+mod connectivity;
 mod controller;
 mod describe;
 mod error;
@@ -78,6 +79,9 @@ enum Command {
     DemoClient(demo::ClientArgs),
     /// Check what the agent needs: kernel, cgroup2, bpffs, capabilities, ports
     Check(check::Args),
+    /// Try a mesh out that is installed in a cluster
+    #[command(subcommand)]
+    Connectivity(connectivity::Command),
     /// Show how the agent is
     Status(status::Args),
     /// List workloads, services, routes, policies, endpoints or connections
@@ -155,6 +159,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::DemoServer(args) => demonstrated(demo::server(args)),
         Command::DemoClient(args) => demonstrated(demo::client(&args)),
         Command::Check(args) => check::run(&args, out),
+        Command::Connectivity(command) => connectivity::run(&command, out),
         Command::Status(args) => status::run(&args, out),
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),

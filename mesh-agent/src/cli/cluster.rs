@@ -40,11 +40,14 @@ pub(super) struct ClusterArgs {
 pub(super) struct AgentPod {
     /// The node that it serves.
     pub node: String,
+    /// Of its first container.
+    pub image: String,
+    /// Of its cluster.
+    pub client: Client,
     namespace: String,
     name: String,
     /// The pod is on its way out: another may be taking its place.
     leaves: bool,
-    client: Client,
 }
 
 impl fmt::Display for AgentPod {
@@ -105,14 +108,16 @@ pub(super) fn none_in(args: &ClusterArgs) -> Failure {
 }
 
 fn running(pod: Pod, client: &Client) -> Option<AgentPod> {
-    let node = pod.spec?.node_name?;
+    let spec = pod.spec?;
+    let node = spec.node_name?;
     let is_running = pod.status?.phase.as_deref() == Some("Running");
     is_running.then_some(AgentPod {
         node,
+        image: spec.containers.into_iter().next()?.image.unwrap_or_default(),
+        client: client.clone(),
         namespace: pod.metadata.namespace?,
         name: pod.metadata.name?,
         leaves: pod.metadata.deletion_timestamp.is_some(),
-        client: client.clone(),
     })
 }
 
@@ -124,7 +129,7 @@ pub(super) async fn ask(
     agent: &AgentPod,
     request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Bytes), Failure> {
-    let mut process = start(agent, &["pipe"], true).await?;
+    let mut process = start(&agent.client, &agent.namespace, &agent.name, &["pipe"], true).await?;
     let (Some(stdin), Some(stdout), stderr) = (process.stdin(), process.stdout(), process.stderr()) else {
         return Err(Failure::message(Exit::Failed, format!("pod {agent} lends neither input nor output")));
     };
@@ -146,13 +151,27 @@ pub(super) async fn ask(
 /// # Errors
 /// It can't be run there, or prints nothing.
 pub(super) async fn run(agent: &AgentPod, command: &[&str]) -> Result<String, Failure> {
-    let mut process = start(agent, command, false).await?;
+    run_in(&agent.client, &agent.namespace, &agent.name, command).await
+}
+
+/// The same of any pod whose first process is this program.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn run_in(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    command: &[&str],
+) -> Result<String, Failure> {
+    let mut process = start(client, namespace, pod, command, false).await?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let mut said = String::new();
     if let Some(stdout) = stdout {
         let mut stdout = stdout.take(MOST);
         let read = stdout.read_to_string(&mut said);
-        let late = |_| Failure::message(Exit::Unreachable, format!("pod {agent} didn't answer in time"));
+        let late =
+            |_| Failure::message(Exit::Unreachable, format!("pod {namespace}/{pod} didn't answer in time"));
         tokio::time::timeout(server::DEADLINE, read).await.map_err(late)??;
     }
     match stderr {
@@ -161,14 +180,22 @@ pub(super) async fn run(agent: &AgentPod, command: &[&str]) -> Result<String, Fa
     }
 }
 
-async fn start(agent: &AgentPod, command: &[&str], stdin: bool) -> Result<AttachedProcess, Failure> {
-    let pods: Api<Pod> = Api::namespaced(agent.client.clone(), &agent.namespace);
+async fn start(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    command: &[&str],
+    stdin: bool,
+) -> Result<AttachedProcess, Failure> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = AttachParams::default().stdin(stdin).stdout(true).stderr(true).tty(false);
     let command: Vec<&str> = [SELF].into_iter().chain(command.iter().copied()).collect();
-    let started = tokio::time::timeout(server::DEADLINE, pods.exec(&agent.name, command, &params));
-    let late = |_| Failure::message(Exit::Unreachable, format!("pod {agent} didn't start a command in time"));
+    let started = tokio::time::timeout(server::DEADLINE, pods.exec(pod, command, &params));
+    let late = |_| {
+        Failure::message(Exit::Unreachable, format!("pod {namespace}/{pod} didn't start a command in time"))
+    };
     let started = started.await.map_err(late)?;
-    started.map_err(|error| refused(&format!("no command can be run in pod {agent}"), error))
+    started.map_err(|error| refused(&format!("no command can be run in pod {namespace}/{pod}"), error))
 }
 
 /// What a process that ends says to standard error.

@@ -1,6 +1,7 @@
 //! A command's failure: what happened, the exit code, and what to do about it.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, Write};
 
 use super::{Exit, Style};
@@ -52,6 +53,12 @@ impl Failure {
             let _ = writeln!(stderr, "hint: {hint}");
         }
         self.exit
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        report::chain(self.error.as_ref()).fmt(f)
     }
 }
 
