@@ -305,7 +305,10 @@ fn serve(stream: TcpStream, peer: SocketAddr, name: &str, seen: &Seen) -> io::Re
                 out.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")?;
                 return Ok(());
             }
-            "reset" => {
+            "reset" | "cutreset" => {
+                if action == "cutreset" {
+                    out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")?;
+                }
                 drop(out);
                 reset(reader.into_inner());
                 return Ok(());

@@ -71,6 +71,8 @@ fn no_connection_fails_while_an_agent_takes_over_from_another() {
             // Nothing of it is left but what it carries, and these clients keep no connection.
             ends(&mut former);
             assert_eq!(former.try_wait(), Some(0), "{}", former.stderr());
+            let log = shop.agent.log();
+            assert!(log.contains("the former agent has let go"), "it wasn't told so: {log}");
         }
         stop.store(true, Ordering::Relaxed);
         for client in clients {

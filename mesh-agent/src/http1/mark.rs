@@ -5,11 +5,13 @@
 //! other way round for the response. Pure. A mark is no more than words: what is made of it goes through the same parser, and is judged by
 //! the same policies, as what comes in HTTP/1. From anybody but another agent it is dropped.
 //!
-//! `VERSION [n=NAMES] [t=TARGET] [h=HOST]`, `VERSION [n=NAMES] [u=UPGRADE] [r=REASON]` or, for trailers, `n=NAMES`; a space or percent sign in a
+//! A response's length stands in a second one: what HTTP/2 says of it has to hold (RFC 9113, 8.1.1), and an application may break off.
+//!
+//! `VERSION [n=NAMES] [t=TARGET] [h=HOST]`, `VERSION [n=NAMES] [u=UPGRADE] [r=REASON]` or, for trailers, `n=NAMES` or `e=END`; a space or percent sign in a
 //! value is percent-encoded. Names repeat from request to request, so HPACK makes an index of one or two bytes of most marks.
 
 use bytes::{BufMut, BytesMut};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, request};
 
 use super::head::{HeadError, RawHead};
@@ -91,7 +93,7 @@ pub(crate) fn response<'e>(
     let raw = RawHead::parse(lines.freeze(), usize::MAX).ok()?;
     let mut head = Response::new(());
     *head.status_mut() = response.status;
-    let mut mark = Vec::with_capacity(128);
+    let (mut mark, mut length) = (Vec::with_capacity(128), None);
     put_version(response.version, &mut mark);
     put_names(&raw.bytes, &mut mark);
     for field in &raw.fields {
@@ -101,6 +103,7 @@ pub(crate) fn response<'e>(
             // Framing is each hop's own, and an offer to upgrade HTTP/2 doesn't know (RFC 9113, 8.2.2).
             TRANSFER_ENCODING | CONNECTION => {}
             UPGRADE => put(b"u", &value, &mut mark),
+            CONTENT_LENGTH => length = HeaderValue::from_maybe_shared(value).ok(),
             name => {
                 head.headers_mut().append(name, HeaderValue::from_maybe_shared(value).ok()?);
             }
@@ -111,7 +114,24 @@ pub(crate) fn response<'e>(
         put(b"r", reason, &mut mark);
     }
     insert(head.headers_mut(), &mark);
+    if let Some(mut length) = length {
+        // Lengths differ from response to response: in HPACK's table they would only push marks out (RFC 7541, 6.2.3).
+        length.set_sensitive(true);
+        head.headers_mut().append(MARK, length);
+    }
     Some(head)
+}
+
+/// What another agent said of a response.
+pub(crate) struct Said {
+    mark: HeaderValue,
+    length: Option<HeaderValue>,
+}
+
+/// Takes out of a response's head what another agent said of it.
+pub(crate) fn take(headers: &mut HeaderMap) -> Option<Said> {
+    let length = headers.get_all(MARK).iter().nth(1).cloned();
+    headers.remove(MARK).map(|mark| Said { mark, length })
 }
 
 /// The response that another agent marked.
@@ -121,11 +141,11 @@ pub(crate) fn response<'e>(
 pub(crate) fn restore_response(
     status: StatusCode,
     headers: &HeaderMap,
-    mark: &HeaderValue,
+    said: &Said,
     asked: Asked,
     limits: &Limits,
 ) -> Result<ResponseHead, HeadError> {
-    let mark = Mark::parse(mark)?;
+    let mark = Mark::parse(&said.mark)?;
     let version = mark.version.ok_or(Hostile::BadFrame)?;
     let canonical = || status.canonical_reason().unwrap_or_default().as_bytes().to_vec();
     let reason = mark.reason.unwrap_or_else(canonical);
@@ -136,6 +156,7 @@ pub(crate) fn restore_response(
     let special = |name: &HeaderName| match *name {
         TRANSFER_ENCODING => Some(b"chunked".to_vec()),
         UPGRADE => mark.upgrade.clone(),
+        CONTENT_LENGTH => said.length.as_ref().map(|length| length.as_bytes().to_vec()),
         _ => None,
     };
     put_lines(&mark.names, headers, special, &mut out)?;
@@ -161,6 +182,36 @@ pub(crate) fn restore_trailers(trailers: &mut HeaderMap, out: &mut BytesMut) -> 
     let mark = trailers.remove(MARK);
     let names = mark.as_ref().map(Mark::parse).transpose()?.unwrap_or_default().names;
     put_lines(&names, trailers, |_| None, out)
+}
+
+/// Trailers of a body that its application left unfinished, in place of a reset of the stream: that would overtake what was
+/// said before, and HTTP/2 may drop it (RFC 9113, 5.4.2).
+pub(crate) fn cut_short(how: Cut) -> HeaderMap {
+    HeaderMap::from_iter([(MARK, HeaderValue::from_static(how.word()))])
+}
+
+/// How the application left a body unfinished, if these trailers of another agent say so.
+pub(crate) fn is_cut_short(trailers: &HeaderMap) -> Option<Cut> {
+    let said = trailers.get(MARK)?;
+    [Cut::Closed, Cut::Reset].into_iter().find(|how| said == how.word())
+}
+
+/// How an application ended its connection within a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// In order, as far as TCP goes.
+    Closed,
+    /// By a reset, or by what isn't HTTP.
+    Reset,
+}
+
+impl Cut {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "e=closed",
+            Self::Reset => "e=reset",
+        }
+    }
 }
 
 /// The target of a request whose path says it all.

@@ -16,7 +16,6 @@ mod upload;
 use std::cell::Cell;
 use std::pin::pin;
 
-use h2::Reason;
 use http::{Request, request};
 
 use self::download::{Answering, Heads};
@@ -35,11 +34,6 @@ use crate::proxy::{Connection, Picked, Plan, ProxyError};
 pub(super) use self::beside::answered;
 pub(super) use self::chunks::whole;
 pub(super) use self::head::carries;
-
-/// How another agent resets the stream of a response that its application cut short by closing its connection.
-pub(crate) const CUT: Reason = Reason::INTERNAL_ERROR;
-/// The same of one whose connection was reset, or that broke the protocol (RFC 9113, 8.5, has it for what ends abnormally).
-pub(crate) const RESET: Reason = Reason::CONNECT_ERROR;
 
 /// Of a request's body this much is kept until the response begins, for an endpoint that didn't take the request up.
 pub(super) const KEPT: usize = 64 * 1024;

@@ -8,13 +8,14 @@
 mod download;
 mod upload;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::{HeaderValue, Version, request};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,13 +28,15 @@ use crate::http1::conn::Conn;
 use crate::http1::forward::{Ask, Done, Failure, State, join};
 use crate::http1::head::HeadError;
 use crate::http1::message::RequestHead;
-use crate::http1::over_http2::{CUT, RESET};
 use crate::http1::{self, mark, write};
 use crate::proxy::hedge::Places;
 use crate::proxy::upstream::reset;
 use crate::proxy::{
     Connection, ErrorKind, Exchange, Hostile, LocalAnswer, Picked, Plan, Side, Tries, TryDeadline,
 };
+
+/// Of a response that can't be ended in a better way (RFC 9113, 8.5, has it for what ends abnormally).
+const RESET: Reason = Reason::CONNECT_ERROR;
 
 /// Takes one request from its head to its end.
 pub(super) async fn serve(
@@ -76,18 +79,26 @@ pub(super) async fn serve(
         }
     };
     request.retargeted = plan.retargeted;
-    let mut way =
-        Way { conn, plan: &plan, request: &request, exchange: &mut exchange, respond: &mut respond, stall };
+    let told = Cell::new(false);
+    let mut way = Way {
+        conn,
+        plan: &plan,
+        request: &request,
+        exchange: &mut exchange,
+        respond: &mut respond,
+        stall,
+        told: &told,
+    };
     let Err(failure) = way.go(body).await else { return End::Ended };
     let kind = failure.kind;
     if failure.started {
         exchange.fail(kind);
-        respond.send_reset(match kind {
-            ErrorKind::DownstreamReset(reason) => reason,
-            // As `http1::serve` would end a connection: without its last bytes the framing says that something is missing.
-            ErrorKind::UpstreamClosed if !failure.reset && request.parts.version == Version::HTTP_11 => CUT,
-            _ => RESET,
-        });
+        if !told.get() {
+            respond.send_reset(match kind {
+                ErrorKind::DownstreamReset(reason) => reason,
+                _ => RESET,
+            });
+        }
     } else {
         answer::fail(&mut respond, &mut exchange, kind, plan.answer_to(conn, kind));
     }
@@ -121,6 +132,8 @@ struct Way<'w, 'c> {
     exchange: &'w mut Exchange<'c>,
     respond: &'w mut SendResponse<Bytes>,
     stall: &'w Stall,
+    /// The client's agent knows how the response ended.
+    told: &'w Cell<bool>,
 }
 
 impl Way<'_, '_> {
@@ -197,14 +210,15 @@ impl Way<'_, '_> {
         picked: &Picked,
         until: TryDeadline,
     ) -> Result<Done, Failure> {
-        let Self { conn, plan, request, exchange, respond, stall } = self;
+        let Self { conn, plan, request, exchange, respond, stall, told } = self;
         let (state, ask) = (State::of(request), Ask::of(request));
         let (mut from, mut to) = up.split();
         write::put_request(request, to.stage());
         let result = {
             let state = &state;
             let sending = pin!(Sending { state, framing: &request.body, from: body, to: &mut to }.run());
-            let answering = Answering { conn, plan, picked, account: exchange, ask: &ask, state, respond };
+            let account = &mut **exchange;
+            let answering = Answering { conn, plan, picked, account, ask: &ask, state, respond, told };
             let answering = pin!(answering.relay(&mut from));
             let mut both = pin!(join(sending, answering, state));
             let mut deadline = until.at().map(|at| Box::pin(sleep_until(at)));

@@ -396,6 +396,7 @@ const fn is_policy(kind: Kind) -> bool {
             | Kind::DestinationRule
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
     )
 }
 

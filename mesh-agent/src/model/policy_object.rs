@@ -9,7 +9,7 @@ use std::fmt;
 use super::{ObjectName, ServiceMeta, Workload};
 use crate::objects::{DestinationRule, Kind, Object, PeerAuthentication, TlsModeSpec};
 
-/// A policy in force: of traffic, of connections between pods, or of who may call what.
+/// A policy in force: of traffic, of connections between pods, of tokens, or of who may call what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
     /// Which of them.
@@ -74,9 +74,12 @@ impl PolicyObject {
                 (vec![PolicyTarget::Host(rule.host(cluster_domain))], rule_groups(rule))
             }
             Object::AuthorizationPolicy(policy) => {
-                let named = policy.targets().map(|it| target(&it.kind, &it.name, None)).collect::<Vec<_>>();
-                let pods = || vec![pods(&namespace, root, policy.labels())];
-                (if named.is_empty() { pods() } else { named }, vec![policy.spec.action.name()])
+                let named = policy.targets().map(|it| target(&it.kind, &it.name, None)).collect();
+                (or_pods(named, &namespace, root, policy.labels()), vec![policy.spec.action.name()])
+            }
+            Object::RequestAuthentication(policy) => {
+                let named = policy.targets().map(|it| target(&it.kind, &it.name, None)).collect();
+                (or_pods(named, &namespace, root, policy.labels()), vec!["jwtRules"])
             }
             Object::PeerAuthentication(policy) => {
                 let labels = policy.selector().filter(|labels| !labels.is_empty());
@@ -126,6 +129,16 @@ impl fmt::Display for PolicyTarget {
             }
         }
     }
+}
+
+/// What is named, or pods where nothing is.
+fn or_pods(
+    named: Vec<PolicyTarget>,
+    namespace: &str,
+    root: &str,
+    labels: Option<&BTreeMap<String, String>>,
+) -> Vec<PolicyTarget> {
+    if named.is_empty() { vec![pods(namespace, root, labels)] } else { named }
 }
 
 /// Pods of `namespace`, or of the whole mesh if that is the root's.

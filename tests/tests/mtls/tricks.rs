@@ -117,6 +117,14 @@ fn an_agent_as_the_client_takes_up_no_session_and_sends_nothing_early() {
             assert_eq!(met.handshake, Some(HandshakeKind::Full), "{met:?}");
         }
     }
+    // It could have: the tickets were there.
+    let config = remembering(forged::client(Some(&right), &TLS13).unwrap());
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let mut tls = shake_hands(&config, nodes.outside.connect(pod.at(port)).unwrap()).unwrap();
+        assert_eq!(tls.conn.handshake_kind(), Some(expected));
+        tls.write_all(b"hello").unwrap();
+        let _ = tls.read(&mut [0]);
+    }
 }
 
 #[test]

@@ -3,11 +3,11 @@
 //! Whether it holds is read off what is in force, which names the policy that it comes from; nothing is decided again.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::admin::api::{self, PolicyState, Warning};
-use crate::authz::Policy;
-use crate::model::{ObjectName, PolicyObject, PolicyTarget, Service, ServicePort, Snapshot, WarningCode};
+use crate::model::{
+    ObjectName, PolicyObject, PolicyTarget, Service, ServicePort, Snapshot, WarningCode, Workload,
+};
 use crate::objects::traffic_policy::TargetKind;
 use crate::objects::{Kind, ObjectKey};
 use crate::policy::traffic::TrafficPolicy;
@@ -59,7 +59,14 @@ impl Found {
     fn of(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> Self {
         match target {
             PolicyTarget::Host(host) => destination_rule(snapshot, policy, target, host),
-            _ if policy.kind == Kind::AuthorizationPolicy => authorization(snapshot, policy, target),
+            _ if policy.kind == Kind::AuthorizationPolicy => {
+                let compiled = snapshot.authorization.policies.get(&policy.name);
+                of_arrivals(snapshot, policy, target, |pod| compiled.is_some_and(|it| it.selects(pod)))
+            }
+            _ if policy.kind == Kind::RequestAuthentication => {
+                let compiled = snapshot.authentication.policies.get(&policy.name);
+                of_arrivals(snapshot, policy, target, |pod| compiled.is_some_and(|it| it.selects(pod)))
+            }
             PolicyTarget::Pods { .. } => peer_authentication(snapshot, policy, target),
             PolicyTarget::Object { kind, name, section } => {
                 let service = || {
@@ -171,25 +178,21 @@ fn by_group<'p>(policy: &PolicyObject, in_force: impl Iterator<Item = &'p Traffi
     found
 }
 
-/// An AuthorizationPolicy holds, as a whole, for every pod that it selects.
-fn authorization(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> Found {
+/// A policy of what arrives at pods holds, as a whole, for every pod that it selects.
+fn of_arrivals(
+    snapshot: &Snapshot,
+    policy: &PolicyObject,
+    target: &PolicyTarget,
+    selects: impl Fn(&Workload) -> bool,
+) -> Found {
     let holds = Found { held: policy.groups.len(), ..Found::default() };
     match target {
         PolicyTarget::Object { kind, name, .. } if kind == "Service" => match snapshot.services.get(name) {
             Some(_) => holds,
             None => Found::missing(format!("there is no Service {name}")),
         },
-        PolicyTarget::Pods { .. } => {
-            let compiled = snapshot.authorization.policies.get(&policy.name);
-            let selects = |compiled: &Arc<Policy>| {
-                snapshot.workloads.values().any(|workload| compiled.selects(workload))
-            };
-            if compiled.is_some_and(selects) {
-                holds
-            } else {
-                Found::missing("no pod is selected".to_owned())
-            }
-        }
+        PolicyTarget::Pods { .. } if snapshot.workloads.values().any(|pod| selects(pod)) => holds,
+        PolicyTarget::Pods { .. } => Found::missing("no pod is selected".to_owned()),
         target => Found::missing(format!("{target} can't have this policy here")),
     }
 }

@@ -137,8 +137,9 @@ fn check_response(text: &str, asked: Asked, mark: &str, want: Option<&str>) {
     let head = response(&parse(text), std::iter::empty()).unwrap();
     assert_eq!(mark_of(head.headers()), mark, "{text}");
     let (mut parts, ()) = head.into_parts();
-    let mark = parts.headers.remove(MARK).unwrap();
-    let restored = restore_response(parts.status, &parts.headers, &mark, asked, &Limits::default()).unwrap();
+    assert!(!parts.headers.contains_key(CONTENT_LENGTH), "h2 would hold the application to it");
+    let said = take(&mut parts.headers).unwrap();
+    let restored = restore_response(parts.status, &parts.headers, &said, asked, &Limits::default()).unwrap();
     let put = |head: &ResponseHead| {
         let mut out = BytesMut::new();
         write::put_response(head, None, false, std::iter::empty(), &mut out);
@@ -219,6 +220,17 @@ fn trailers_keep_their_spelling() {
     let mut out = BytesMut::new();
     restore_trailers(&mut fields, &mut out).unwrap();
     assert_eq!(&out[..], b"X-Sum: 1\r\nY: 2\r\nx-sum: 3\r\n");
+}
+
+#[test]
+fn how_a_body_was_left_unfinished_is_told_in_trailers() {
+    for how in [Cut::Closed, Cut::Reset] {
+        assert_eq!(is_cut_short(&cut_short(how)), Some(how));
+    }
+    let mut of_the_application = HeaderMap::from_iter([(MARK, HeaderValue::from_static("e=reset"))]);
+    trailers(b"0\r\nMesh-Agent-Http1: e=reset\r\n\r\n", &mut of_the_application);
+    assert_eq!(is_cut_short(&of_the_application), None);
+    assert_eq!(is_cut_short(&HeaderMap::new()), None);
 }
 
 fn any_name() -> impl Strategy<Value = String> {

@@ -13,15 +13,16 @@ use h2::RecvStream;
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Response, StatusCode, Version};
 
+use super::chunks;
 use super::head::{self, Framing};
-use super::{CUT, chunks};
 use crate::http1::conn::Writer;
 use crate::http1::forward::{Ask, Done, MAX_INTERIM, State, persistent_version};
 use crate::http1::head::HeadError;
 use crate::http1::hedge::{self, Hedges};
+use crate::http1::mark::{self, Cut};
 use crate::http1::message::{RequestHead, ResponseHead};
 use crate::http1::upload::Sent;
-use crate::http1::{mark, write};
+use crate::http1::write;
 use crate::http2::Lease;
 use crate::proxy::error::{ErrorKind, Hostile};
 use crate::proxy::hedge::Asking;
@@ -160,8 +161,8 @@ impl<'c: 'h, 'h> Answering<'_, 'c, '_, 'h> {
 impl Heads<'_> {
     /// The head as the application said it, if the endpoint's agent tells. From anybody else that is a field to drop.
     fn said(&self, status: StatusCode, headers: &mut HeaderMap) -> Result<Option<ResponseHead>, ErrorKind> {
-        let Some(mark) = headers.remove(mark::MARK).filter(|_| self.restored) else { return Ok(None) };
-        let said = mark::restore_response(status, headers, &mark, self.ask.asked, self.limits);
+        let Some(said) = mark::take(headers).filter(|_| self.restored) else { return Ok(None) };
+        let said = mark::restore_response(status, headers, &said, self.ask.asked, self.limits);
         said.map(Some).map_err(|error| match error {
             HeadError::Hostile(hostile) => ErrorKind::UpstreamProtocol(hostile),
             HeadError::TooLarge | HeadError::UriTooLong => {
@@ -241,6 +242,11 @@ impl Relay<'_> {
         }
         let trailers = poll_fn(|cx| body.poll_trailers(cx)).await;
         let trailers = trailers.map_err(|error| self.broken(&error))?;
+        if let Some(how) = trailers.as_ref().filter(|_| self.restored).and_then(mark::is_cut_short) {
+            flush(to).await?;
+            self.state.reset.set(self.state.reset.get() || how == Cut::Reset);
+            return Err(ErrorKind::UpstreamClosed);
+        }
         match self.framing {
             Framing::Chunked if self.restored => chunks::put_last_restored(trailers, to.stage()),
             Framing::Chunked => chunks::put_last(trailers.as_ref(), to.stage()),
@@ -253,13 +259,13 @@ impl Relay<'_> {
         flush(to).await
     }
 
-    /// What a stream that ends early tells: of what another agent carries, how its application's connection ended.
+    /// What a stream tells that is reset. Of what another agent carries that is never how an orderly close is told.
     fn broken(&self, error: &h2::Error) -> ErrorKind {
         let kind = self.lease.fault(error, false).kind;
         if !self.restored {
             return kind;
         }
-        self.state.reset.set(self.state.reset.get() || kind != ErrorKind::UpstreamReset(CUT));
+        self.state.reset.set(true);
         ErrorKind::UpstreamClosed
     }
 

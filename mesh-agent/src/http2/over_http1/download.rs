@@ -3,6 +3,7 @@
 //! Beside `upload` in one task. Nothing is read while the client's window is shut, so that a slow client holds its
 //! application back. Chunks end here, their extensions with them; what they framed and their trailers go on.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 
 use bytes::Bytes;
@@ -13,11 +14,11 @@ use http::{StatusCode, Version};
 use crate::http1::body::Body;
 use crate::http1::conn::Reader;
 use crate::http1::forward::{Ask, Done, MAX_INTERIM, ReadHead, State, read_head};
-use crate::http1::mark;
+use crate::http1::mark::{self, Cut};
 use crate::http1::message::ResponseHead;
 use crate::http1::over_http2::chunks::{Part, Trailers};
 use crate::http2::stream::unless_reset;
-use crate::proxy::{Connection, ErrorKind, Exchange, Hostile, Picked, Plan};
+use crate::proxy::{Connection, ErrorKind, Exchange, Hostile, Picked, Plan, Side};
 
 /// Data of one frame: what every HTTP/2 peer takes (RFC 9113, 6.5.2).
 const FRAME: usize = 16 * 1024;
@@ -31,12 +32,14 @@ pub(super) struct Answering<'a, 'c> {
     pub(super) ask: &'a Ask,
     pub(super) state: &'a State,
     pub(super) respond: &'a mut SendResponse<Bytes>,
+    /// Set once the client's agent was told how a body ended that isn't whole.
+    pub(super) told: &'a Cell<bool>,
 }
 
 impl Answering<'_, '_> {
     pub(super) async fn relay(mut self, from: &mut Reader<'_>) -> Result<Done, ErrorKind> {
         let head = self.final_head(from).await?;
-        let Self { plan, picked, state, account, respond, .. } = self;
+        let Self { plan, picked, state, account, respond, ask, told, .. } = self;
         account.answered(picked, head.status);
         // A server that answers before it has heard everything may leave the rest unread, and would take it for its next
         // request.
@@ -47,7 +50,11 @@ impl Answering<'_, '_> {
         plan.settle(picked);
         let mut to = respond.send_response(response, head.body.is_done()).map_err(|error| gone(&error))?;
         if !head.body.is_done() {
-            Relay { state, to: &mut to }.run(head.body, from).await?;
+            let relayed = Relay { state, to: &mut to }.run(head.body, from).await;
+            relayed.inspect_err(|kind| {
+                let how = cut(*kind, state.reset.get(), ask.version);
+                told.set(how.is_some_and(|how| to.send_trailers(mark::cut_short(how)).is_ok()));
+            })?;
         }
         Ok(Done { keep_upstream, ..Done::NOTHING })
     }
@@ -74,6 +81,15 @@ impl Answering<'_, '_> {
             }
         }
         Err(ErrorKind::UpstreamProtocol(Hostile::FrameFlood))
+    }
+}
+
+/// How an application ended what it had begun to say, if it was the application that ended it.
+fn cut(kind: ErrorKind, reset: bool, version: Version) -> Option<Cut> {
+    match kind {
+        // As `http1::serve` would end a connection: without its last bytes the framing says that something is missing.
+        ErrorKind::UpstreamClosed if !reset && version == Version::HTTP_11 => Some(Cut::Closed),
+        kind => (kind.side() == Side::Upstream).then_some(Cut::Reset),
     }
 }
 

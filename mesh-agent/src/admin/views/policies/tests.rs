@@ -173,3 +173,42 @@ fn the_last_valid_version_of_a_policy_is_told_from_its_newest() {
         [] as [bool; 0]
     );
 }
+
+#[test]
+fn policies_of_what_arrives_hold_for_the_pods_that_they_select() {
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop, labels: {app: cart}}\nstatus: {podIP: 10.0.0.1}\n";
+    let tokens = |name: &str, spec: &str| {
+        object(
+            "security.istio.io/v1",
+            "RequestAuthentication",
+            name,
+            2020,
+            &format!("{spec}jwtRules: [{{issuer: a, jwks: '{{\"keys\":[]}}'}}]"),
+        )
+    };
+    let allow =
+        |name: &str, spec: &str| object("security.istio.io/v1", "AuthorizationPolicy", name, 2020, spec);
+    let states = World::new().states(&[
+        pod.to_owned(),
+        service("cart", ""),
+        tokens("a-all", ""),
+        tokens("b-labels", "selector: {matchLabels: {app: cart}}, "),
+        tokens("c-nobody", "selector: {matchLabels: {app: till}}, "),
+        tokens("d-service", "targetRefs: [{kind: Service, name: cart}], "),
+        tokens("e-none", "targetRefs: [{kind: Service, name: gone}], "),
+        allow("f-labels", "selector: {matchLabels: {app: cart}}"),
+        allow("g-nobody", "selector: {matchLabels: {app: till}}"),
+    ]);
+    assert_eq!(
+        states,
+        [
+            "a-all pods of shop attached",
+            "b-labels pods of shop with app=cart attached",
+            "c-nobody pods of shop with app=till target-missing",
+            "d-service Service shop/cart attached",
+            "e-none Service shop/gone target-missing",
+            "f-labels pods of shop with app=cart attached",
+            "g-nobody pods of shop with app=till target-missing",
+        ]
+    );
+}
