@@ -29,6 +29,7 @@ pub mod identity;
 pub mod jwt;
 pub mod kernel;
 pub mod lab;
+pub mod manifests;
 pub mod model;
 pub mod names;
 pub mod objects;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use args::RunArgs;
 pub use layers::Origin;
-pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
+pub use value::{Ca, OutboundTrafficPolicy, SameNode, WhenReplaced, duration};
 
 use self::layers::Layers;
 use crate::authz;
@@ -91,6 +91,8 @@ pub struct Settings {
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
+    /// What it does once another agent has taken its place.
+    pub when_replaced: WhenReplaced,
     /// `tracing`'s filter.
     pub log: String,
     /// In-pod listener for outbound connections.
@@ -263,6 +265,12 @@ impl Settings {
             ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
+            when_replaced: layers.get(
+                "whenReplaced",
+                |a| &a.when_replaced,
+                || "exit".into(),
+                value::when_replaced,
+            ),
             log: layers.get("log", |a| &a.log, || "info".into(), value::log_filter),
             outbound_port: layers.get(
                 "outboundPort",

@@ -71,8 +71,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Runs until a signal or the admin API ends it, then drains.
-    pub async fn run(mut self) -> std::io::Result<()> {
+    /// Runs until a signal or the admin API ends it, then drains. True if another agent has taken its place.
+    pub async fn run(mut self) -> std::io::Result<bool> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut tick = interval(RECONCILE);
@@ -119,7 +119,7 @@ impl Control {
             }
         }
         self.drain(replaced).await;
-        Ok(())
+        Ok(replaced)
     }
 
     /// Makes the kernel and the workers agree with the newest snapshot.

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::Control;
 use super::handover::{self, Handed};
+use super::replaced::{self, Stop};
 use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
@@ -30,7 +31,7 @@ use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
-use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings};
+use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings, WhenReplaced};
 use crate::source::{self, Published};
 use crate::telemetry::{self, Telemetry};
 
@@ -101,6 +102,7 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
     make_state_dir(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut stop = Stop::new()?;
         let (mut handed, predecessor) = handover::receive(&settings.state_dir).unzip();
         let taken = match predecessor {
             Some(_) => None,
@@ -108,7 +110,7 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
         };
         let metrics = listen_for_metrics(settings.metrics_address, handed.as_mut())?;
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
-        let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
+        let source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
         let mut control = assemble(settings, log, &published, descriptors, handed)?;
         match predecessor {
             Some(predecessor) => control.predecessor = Some((predecessor, metrics)),
@@ -116,7 +118,12 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
                 control.servers = Some(Servers::start(&settings.state_dir, taken, metrics, &control.admin)?);
             }
         }
-        Ok(control.run().await?)
+        let replaced = control.run().await?;
+        drop(source);
+        if replaced && settings.when_replaced == WhenReplaced::Wait {
+            replaced::wait(&settings.state_dir, &mut stop).await;
+        }
+        Ok(())
     })
 }
 

@@ -147,6 +147,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub drain_time: Option<String>,
 
+    /// Once another agent has taken over and connections are gone: exit, or wait for SIGTERM where what ends is restarted [default: exit]
+    #[arg(long, value_name = "WHAT", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub when_replaced: Option<String>,
+
     /// Log filter, such as info or mesh_agent::source=debug [default: info]
     #[arg(long, value_name = "FILTER")]
     #[serde(deserialize_with = "scalar")]
