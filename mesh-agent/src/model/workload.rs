@@ -67,6 +67,9 @@ pub enum Enrolment {
 pub struct Workload {
     /// Pod namespace and name.
     pub name: ObjectName,
+    /// `metadata.uid`: what kubelet and the runtime call the pod. None where the source gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Node it runs on (`spec.nodeName`).
     pub node: String,
     /// `spec.serviceAccountName`, `default` where empty.

@@ -16,6 +16,9 @@ pub struct Metadata {
     /// Namespace; `default` where a namespaced object has none.
     #[serde(default)]
     pub namespace: Option<String>,
+    /// Tells an object from a later one of its name. Only where an API server gave one.
+    #[serde(default)]
+    pub uid: Option<String>,
     /// Labels.
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,

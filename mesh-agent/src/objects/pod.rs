@@ -122,6 +122,11 @@ pub enum PodPhase {
 }
 
 impl Pod {
+    /// `metadata.uid`: another pod of its name has another.
+    pub fn uid(&self) -> Option<&str> {
+        self.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
+    }
+
     /// `status.podIPs`, or `status.podIP` where only that is given.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let mut addresses: Vec<IpAddr> = self.status.pod_ip.iter().map(|ip| ip.0).collect();

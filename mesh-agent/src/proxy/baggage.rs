@@ -89,6 +89,7 @@ impl Baggage {
         let version = self.version.unwrap_or_else(|| "latest".to_owned());
         Some(Workload {
             name: ObjectName::new(namespace, &*workload),
+            uid: None,
             node: String::new(),
             service_account: account.to_owned(),
             app: service.clone(),

@@ -236,6 +236,7 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
 pub fn workload() -> Workload {
     Workload {
         name: ObjectName::new("test", "client"),
+        uid: None,
         node: "node".into(),
         service_account: "default".into(),
         workload_name: "client".into(),

@@ -13,6 +13,7 @@ use crate::model::{Enrolment, FailMode, ObjectName, ServiceMeta, Workload};
 fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
     Arc::new(Workload {
         name: ObjectName::new("shop", name),
+        uid: None,
         node: "node-a".into(),
         service_account: app.into(),
         workload_name: format!("{app}-{version}"),

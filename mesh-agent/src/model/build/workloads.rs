@@ -134,6 +134,7 @@ impl Builder {
         let workload_name = workload_name(meta);
         Workload {
             name: name.clone(),
+            uid: pod.uid().map(str::to_owned),
             node: pod.spec.node_name.clone(),
             service_account: or(&pod.spec.service_account_name, "default"),
             app: first_label(meta, &["app", "app.kubernetes.io/name"]).unwrap_or("unknown").into(),
