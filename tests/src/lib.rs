@@ -4,6 +4,8 @@
 //! are black-box: they assert on what clients and servers saw, on /metrics, on the access log and on the CLI.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod charts;
+pub mod controllers;
 pub mod dns;
 pub mod filter;
 pub mod forged;

@@ -23,7 +23,8 @@ macro_rules! chart {
 }
 
 /// The definitions of our own kinds.
-pub const CRDS: Chart = chart!("mesh-crds": "Chart.yaml", "values.yaml", "values.schema.json", "templates/trafficpolicies.yaml");
+pub const CRDS: Chart =
+    chart!("mesh-crds": "Chart.yaml", "values.yaml", "values.schema.json", "templates/trafficpolicies.yaml");
 
 /// Agent and controller. Objects that others need come first.
 pub const AGENT: Chart = chart!(

@@ -58,14 +58,19 @@ impl Scope<'_> {
             }
             Node::With(pipe, body, otherwise) => {
                 let value = self.value(pipe, dot)?;
-                let text =
-                    if functions::truth(&value) { self.text(body, &value) } else { self.text(otherwise, dot) };
+                let text = if functions::truth(&value) {
+                    self.text(body, &value)
+                } else {
+                    self.text(otherwise, dot)
+                };
                 out.push_str(&text?);
             }
             Node::Range(names, over, body) => {
                 let all = match self.value(over, dot)? {
                     Value::Object(map) => map.into_iter().map(|(key, value)| (key.into(), value)).collect(),
-                    Value::Array(list) => list.into_iter().enumerate().map(|(at, it)| (at.into(), it)).collect(),
+                    Value::Array(list) => {
+                        list.into_iter().enumerate().map(|(at, it)| (at.into(), it)).collect()
+                    }
                     Value::Null => Vec::<(Value, Value)>::new(),
                     _ => return Err(self.failed(over.line, "only maps and lists can be ranged over")),
                 };

@@ -45,14 +45,18 @@ pub fn call(name: &str, arguments: Vec<Value>) -> Result<Value, Failed> {
         ("toJson", [value]) => Ok(value.to_string().into()),
         ("toYaml", [value]) => Ok(to_yaml(value).into()),
         ("indent", [Value::Number(by), Value::String(text)]) => Ok(indented(by, text).into()),
-        ("nindent", [Value::Number(by), Value::String(text)]) => Ok(format!("\n{}", indented(by, text)).into()),
+        ("nindent", [Value::Number(by), Value::String(text)]) => {
+            Ok(format!("\n{}", indented(by, text)).into())
+        }
         ("printf", [Value::String(format), values @ ..]) => printf(format, values).map(Value::from),
         ("sha256sum", [Value::String(text)]) => {
             let sum = digest(&SHA256, text.as_bytes());
             Ok(sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
         }
         ("fail", [value]) => Err(Failed::Refused(shown(value))),
-        (_, arguments) => Err(Failed::Function(format!("isn't known with these {} arguments", arguments.len()))),
+        (_, arguments) => {
+            Err(Failed::Function(format!("isn't known with these {} arguments", arguments.len())))
+        }
     }
 }
 

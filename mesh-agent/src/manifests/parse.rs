@@ -71,7 +71,8 @@ impl Templates {
     pub fn parse<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, ManifestsError> {
         let mut templates = Self::default();
         for (name, text) in files {
-            let mut parser = Parser { file: name, pieces: pieces(name, text)?.into_iter(), templates: &mut templates };
+            let mut parser =
+                Parser { file: name, pieces: pieces(name, text)?.into_iter(), templates: &mut templates };
             let (body, _) = parser.block(&[])?;
             if !name.ends_with(".tpl") {
                 templates.files.push(File { name: name.to_owned(), body });

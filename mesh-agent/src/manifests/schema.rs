@@ -23,7 +23,9 @@ fn at(schema: &Value, value: &Value, path: &str) -> Result<(), ManifestsError> {
     for (word, rule) in words {
         let length = || value.as_str().map(|text| text.chars().count() as u64);
         match word.as_str() {
-            "type" if !is_of(value, rule) => return bad(format!("is {}, expected {}", kind(value), listed(rule))),
+            "type" if !is_of(value, rule) => {
+                return bad(format!("is {}, expected {}", kind(value), listed(rule)));
+            }
             "enum" if !rule.as_array().is_some_and(|list| list.contains(value)) => {
                 return bad(format!("is {value}, expected one of {rule}"));
             }
@@ -35,7 +37,9 @@ fn at(schema: &Value, value: &Value, path: &str) -> Result<(), ManifestsError> {
                     return bad(format!("is {value}, expected text like {rule}"));
                 }
             }
-            "minLength" if length() < rule.as_u64() && length().is_some() => return bad("is too short".to_owned()),
+            "minLength" if length() < rule.as_u64() && length().is_some() => {
+                return bad("is too short".to_owned());
+            }
             "maxLength" if length() > rule.as_u64() => return bad("is too long".to_owned()),
             "minimum" if value.as_f64().is_some_and(|number| Some(number) < rule.as_f64()) => {
                 return bad(format!("is {value}, expected {rule} or more"));
@@ -50,7 +54,9 @@ fn at(schema: &Value, value: &Value, path: &str) -> Result<(), ManifestsError> {
             }
             "required" => {
                 let names = rule.as_array().into_iter().flatten().filter_map(Value::as_str);
-                if let Some(missing) = names.filter(|_| value.is_object()).find(|name| value.get(name).is_none()) {
+                if let Some(missing) =
+                    names.filter(|_| value.is_object()).find(|name| value.get(name).is_none())
+                {
                     return bad(format!("needs {missing}"));
                 }
             }

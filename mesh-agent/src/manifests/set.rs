@@ -22,7 +22,9 @@ pub fn assign(values: &mut Value, text: &str) -> Result<(), ManifestsError> {
             return Err(failed("a part of the key is empty"));
         }
         if path.iter().any(|part| part.contains('[')) {
-            return Err(failed("indices aren't supported: give the whole list as {a,b}, or use --values FILE"));
+            return Err(failed(
+                "indices aren't supported: give the whole list as {a,b}, or use --values FILE",
+            ));
         }
         put(values, &path, typed(&value.join("=")));
     }
@@ -79,7 +81,11 @@ fn unescaped(text: &str) -> String {
 fn typed(text: &str) -> Value {
     if let Some(list) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
         let items = split(list, ',');
-        return items.iter().filter(|item| !list.is_empty() || !item.is_empty()).map(|item| typed(item)).collect();
+        return items
+            .iter()
+            .filter(|item| !list.is_empty() || !item.is_empty())
+            .map(|item| typed(item))
+            .collect();
     }
     match text {
         "null" => Value::Null,

@@ -14,8 +14,9 @@ fn release() -> Release {
 }
 
 fn text(template: &str, root: &Value) -> Result<String, String> {
-    let templates =
-        Templates::parse([("a.tpl", "{{ define \"two\" }}{{ . }}{{ . }}{{ end }}"), ("a.yaml", template)].into_iter());
+    let templates = Templates::parse(
+        [("a.tpl", "{{ define \"two\" }}{{ . }}{{ . }}{{ end }}"), ("a.yaml", template)].into_iter(),
+    );
     let templates = templates.map_err(|error| error.to_string())?;
     let file = templates.files().next().unwrap();
     eval::render(&templates, file, root).map_err(|error| error.to_string())

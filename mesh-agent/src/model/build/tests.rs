@@ -279,7 +279,8 @@ fn a_pod_of_another_node_needs_no_namespace_and_is_not_captured_here() {
 
 #[test]
 fn a_pod_made_again_under_its_name_is_another() {
-    let of = |uid: &str| pod("web", "10.1.0.1", "").replace("  name: web", &format!("  name: web\n  uid: {uid}"));
+    let of =
+        |uid: &str| pod("web", "10.1.0.1", "").replace("  name: web", &format!("  name: web\n  uid: {uid}"));
     let (mut world, first) = World::new(&of("a-1"));
     let name = ObjectName::new("shop", "web");
     assert_eq!(first.workloads[&name].uid.as_deref(), Some("a-1"));
