@@ -47,7 +47,7 @@ fn without_manager(mut objects: Objects) -> Objects {
 #[test]
 fn helm_and_the_command_line_make_the_same_objects() {
     for name in ["mesh-crds", "mesh-agent"] {
-        let cases = if name == "mesh-crds" { vec![json!({}), json!({"keep": false})] } else { cases() };
+        let cases = if name == "mesh-crds" { vec![json!({})] } else { cases() };
         for values in cases {
             let helm = without_manager(by_helm(name, &values).unwrap().unwrap());
             let cli = without_manager(by_cli(name, &values).unwrap().unwrap());

@@ -40,7 +40,7 @@ fn put(values: &mut Value, path: &[String], value: Value) {
         *values = Value::Object(Map::new());
     }
     if let Value::Object(map) = values {
-        put(map.entry(first.clone()).or_default(), rest, value);
+        put(map.entry(first.clone()).or_insert(Value::Null), rest, value);
     }
 }
 
