@@ -78,6 +78,9 @@ pub enum ControllerError {
     /// The key's Secret.
     #[error("the Secret of the certificate authority can't be used")]
     Secret(#[from] SecretError),
+    /// Where the pods are read.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
     /// A thread, a runtime, a signal handler.
     #[error("the system refuses a thread or a descriptor")]
     System(#[from] io::Error),
