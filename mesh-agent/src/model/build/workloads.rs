@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::enrolment::{NETNS, enrolment, fail_mode, wants_capture};
 use super::index::Claimant;
 use super::{Builder, Dirty, pod_key};
-use crate::model::{ObjectName, Snapshot, Warning, Workload};
+use crate::model::{Netns, ObjectName, Snapshot, Warning, Workload};
 use crate::objects::{Kind, Metadata, Namespace, Object, ObjectKey, Pod};
 
 impl Claimant for Workload {
@@ -115,9 +115,9 @@ impl Builder {
     fn workload(&self, name: &ObjectName, pod: &Pod, warnings: &mut Vec<Warning>) -> Workload {
         let namespace = self.namespace(&name.namespace).map(|namespace| &namespace.metadata);
         let meta = &pod.metadata;
-        let netns = meta.annotation(NETNS).filter(|_| self.options.netns_annotation).map(PathBuf::from);
+        let path = meta.annotation(NETNS).filter(|_| self.options.netns_annotation).map(PathBuf::from);
         let here = self.is_here(pod);
-        let first = netns.as_ref().and_then(|path| self.netns.get(path)).and_then(|pods| {
+        let first = path.as_ref().and_then(|path| self.netns.get(path)).and_then(|pods| {
             // Only those that ask for capture compete for it.
             pods.iter().find(|other| {
                 self.pod(other).is_some_and(|pod| {
@@ -130,7 +130,13 @@ impl Builder {
             })
         });
         let enrolment =
-            enrolment(pod, namespace, netns.as_deref(), here, self.options.netns_annotation, first, warnings);
+            enrolment(pod, namespace, path.as_deref(), here, self.options.netns_annotation, first, warnings);
+        let netns = match path {
+            Some(path) => Some(Netns::Path(path)),
+            None => {
+                pod.uid().filter(|_| here && !self.options.netns_annotation).map(|uid| Netns::Uid(uid.into()))
+            }
+        };
         let workload_name = workload_name(meta);
         Workload {
             name: name.clone(),
