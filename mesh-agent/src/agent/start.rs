@@ -18,7 +18,7 @@ use super::handover::{self, Handed};
 use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
 use crate::clock;
-use crate::enrol::{Capture, Manager};
+use crate::enrol::{Births, Capture, Finder, Manager};
 use crate::ext_authz::Providers;
 use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
@@ -31,7 +31,7 @@ use crate::proxy::limits::Limits;
 use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
 use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings};
-use crate::source::{self, Published};
+use crate::source::{self, Published, Source};
 use crate::telemetry::{self, Telemetry};
 
 /// Hooks call a heartbeat older than this stale; several beats fit into it even on a busy machine.
@@ -172,7 +172,7 @@ fn assemble(
     };
     let mut kernel = Kernel::load(&kernel::Options {
         bpffs_dir: settings.bpffs_dir.clone(),
-        cgroup,
+        cgroup: cgroup.clone(),
         ports,
         stale_after: STALE_AFTER,
     })?;
@@ -243,8 +243,10 @@ fn assemble(
     };
     Ok(Control {
         kernel,
+        births: watch_births(settings, &cgroup),
         manager: Manager::new(
             Capture { ports, registry_only, refuse_unknown: registry_only, flows },
+            Finder::new(settings.proc_dir.clone()),
             handed.map(|handed| handed.pods).unwrap_or_default(),
         ),
         workers,
@@ -269,6 +271,18 @@ fn assemble(
         reading: Some(reading),
         starting: Some(starting),
     })
+}
+
+/// A directory's pods say where they are.
+fn watch_births(settings: &Settings, cgroup: &Path) -> Option<Births> {
+    if matches!(settings.source, Source::Dir(_)) {
+        return None;
+    }
+    let births = Births::watch(kernel::cgroup::hierarchies(cgroup));
+    let told = |error: &io::Error| {
+        tracing::warn!(%error, "cgroups can't be watched (fs.inotify.max_user_instances?): new pods are captured late");
+    };
+    births.inspect_err(told).ok()
 }
 
 fn start_identities(settings: &Settings, telemetry: &Telemetry) -> Result<Identities, AgentError> {
