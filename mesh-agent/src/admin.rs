@@ -36,6 +36,7 @@ use crate::enrol::{PodState, Set};
 use crate::history;
 use crate::identity::Identities;
 use crate::model::{ObjectName, SnapshotHandle};
+use crate::source::Health;
 use crate::telemetry::Telemetry;
 
 /// What both servers show. Cloning shares everything.
@@ -51,6 +52,8 @@ pub struct AdminState {
     pub identities: Identities,
     /// Configuration generations, and who puts one back.
     pub history: history::Shared,
+    /// How the watches of an API server are.
+    pub health: Arc<Health>,
     /// How each pod that asks to be captured stands. [`crate::enrol::Manager::states`] says it.
     pub pods: Arc<ArcSwap<BTreeMap<ObjectName, PodState>>>,
     /// The settings in force, as the configuration file would say them.

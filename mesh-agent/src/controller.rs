@@ -62,6 +62,9 @@ pub enum ControllerError {
     /// The server's own certificate.
     #[error("there is no certificate to show to agents: {0}")]
     Certificate(String),
+    /// Where the pods are read.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
     /// A thread, a runtime, a signal handler.
     #[error("the system refuses a thread or a descriptor")]
     System(#[from] io::Error),

@@ -28,6 +28,7 @@ pub mod http2;
 pub mod identity;
 pub mod jwt;
 pub mod kernel;
+pub mod kube;
 pub mod lab;
 pub mod model;
 pub mod names;

@@ -115,6 +115,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them, in order.
+    pub const ALL: [Self; 18] = [
+        Self::Namespace,
+        Self::Node,
+        Self::ServiceAccount,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
+        Self::ReferenceGrant,
+        Self::BackendTrafficPolicy,
+        Self::TrafficPolicy,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
+        Self::PeerAuthentication,
+    ];
+
     /// As in `kind:`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,14 +1,18 @@
-//! Where objects come from: a watched directory (a later version: the API server).
+//! Where objects come from: a watched directory, or the API server.
 //!
-//! A thread of its own reads, parses and builds, so that neither the data path nor the control runtime ever waits for
+//! Whatever the source, what it brings is objects by key, valid by themselves, and warnings; everything after it is one code
+//! path. A thread of its own reads, parses and builds, so that neither the data path nor the control runtime ever waits for
 //! configuration. What comes out is one snapshot after the other in a [`SnapshotHandle`], and the current warnings.
 
+mod course;
 mod coverage;
 mod directory;
 mod document;
 mod file;
 mod force;
+mod kube;
 mod parse;
+mod publish;
 mod split;
 mod validate;
 mod watch;
@@ -16,18 +20,20 @@ mod watch;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch::Sender;
 
-pub use coverage::{Coverage, CoverageHandle};
-pub use directory::{Directory, Touched};
-pub use validate::{Report, validate};
-pub use watch::SourceThread;
-
+use self::course::Backing;
+pub use self::coverage::{Coverage, CoverageHandle};
+pub use self::directory::{Directory, Touched};
+pub use self::kube::{Health, ResourceHealth};
+pub use self::validate::{Report, validate};
 use crate::history;
 use crate::jwt;
+use crate::kube::KubeError;
 use crate::model::build::{BuildOptions, Builder};
 use crate::model::{SnapshotHandle, Warning};
 use crate::names;
@@ -38,12 +44,15 @@ use crate::objects::{Object, ObjectKey};
 pub enum Source {
     /// A directory of YAML files.
     Dir(PathBuf),
+    /// The API server that the environment names.
+    Kube,
 }
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Dir(path) => write!(f, "dir:{}", path.display()),
+            Self::Kube => f.write_str("kube"),
         }
     }
 }
@@ -106,6 +115,8 @@ pub struct Published {
     pub names: Arc<names::Stats>,
     /// What became of fetches of keys for tokens.
     pub jwks: Arc<jwt::Stats>,
+    /// How the watches of an API server are; nothing with a directory.
+    pub health: Arc<Health>,
     /// Generations before the newest. In memory only unless it was opened with a directory.
     pub history: history::Shared,
 }
@@ -121,6 +132,7 @@ impl Published {
             noticed: Noticed::default(),
             names: Arc::default(),
             jwks: Arc::default(),
+            health: Arc::default(),
             history: history::Shared::default(),
         }
     }
@@ -132,21 +144,69 @@ impl Default for Published {
     }
 }
 
-/// Starts to follow `source`; ends when the guard is dropped. The first snapshot is published even if the source is empty or
-/// missing; its generation is 1, or goes on from those that the history keeps.
+/// Why a source can't be followed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// No thread, no runtime, no file notification.
+    #[error("the source can't be followed")]
+    System(#[from] io::Error),
+    /// It isn't known which API server, or as whom.
+    #[error(transparent)]
+    Kube(#[from] KubeError),
+}
+
+/// The thread that follows the source; stopped and joined on drop.
+pub struct SourceThread {
+    stop: Box<dyn Fn() + Send>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SourceThread {
+    fn new(stop: impl Fn() + Send + 'static, thread: JoinHandle<()>) -> Self {
+        Self { stop: Box::new(stop), thread: Some(thread) }
+    }
+}
+
+impl std::fmt::Debug for SourceThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SourceThread").field(&self.thread).finish()
+    }
+}
+
+impl Drop for SourceThread {
+    fn drop(&mut self) {
+        (self.stop)();
+        if let Some(thread) = self.thread.take() {
+            // It may have ended by itself; there is nothing left to do then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts to follow `source`; ends when the guard is dropped. With a directory the first snapshot is published even if it is
+/// empty or missing; with an API server as soon as all of it was read. Its generation is 1, or goes on from those that the
+/// history keeps.
 ///
 /// # Errors
-/// If the thread or the kernel's file notification can't be had.
-pub fn start(source: Source, options: BuildOptions, published: Published) -> io::Result<SourceThread> {
-    let Source::Dir(path) = source;
-    SourceThread::spawn(path, Builder::new(options), published)
+/// If the thread or the kernel's file notification can't be had, or nothing says which API server. One that doesn't answer is
+/// no error: it is waited for.
+pub fn start(
+    source: Source,
+    options: BuildOptions,
+    published: Published,
+) -> Result<SourceThread, SourceError> {
+    let builder = Builder::new(options);
+    match source {
+        Source::Dir(path) => Ok(watch::spawn(path, builder, published)?),
+        Source::Kube => kube::spawn(builder, published),
+    }
 }
 
 /// [`start`] for as long as the future lives.
 ///
 /// # Errors
 /// As [`start`].
-pub async fn run(source: Source, options: BuildOptions, published: Published) -> io::Result<()> {
+pub async fn run(source: Source, options: BuildOptions, published: Published) -> Result<(), SourceError> {
     let _guard = start(source, options, published)?;
     std::future::pending().await
 }

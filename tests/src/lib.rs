@@ -11,6 +11,7 @@ pub mod h2raw;
 pub mod hbone;
 pub mod http1;
 pub mod http2;
+pub mod kube;
 pub mod nodes;
 pub mod peers;
 pub mod pki;
@@ -67,6 +68,17 @@ macro_rules! need_agent {
     () => {
         match $crate::agent_options() {
             Some(options) => options,
+            None => return,
+        }
+    };
+}
+
+/// Leaves the test where there is no API server; otherwise gives one: `shared`, or `own`, which may be disturbed.
+#[macro_export]
+macro_rules! need_kube {
+    ($which:ident) => {
+        match $crate::kube::Cluster::$which() {
+            Some(cluster) => cluster,
             None => return,
         }
     };

@@ -72,6 +72,18 @@ views! {
         /// The generation that an operator put back, if one is in force.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rollback: Option<Rollback>,
+        /// How the API server is, where that is the source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        api_server: Option<ApiServer>,
+    }
+    /// The API server that is followed.
+    ApiServer {
+        /// Its URL.
+        server: String,
+        /// Since it last said anything. None: it never did.
+        heard_ms: Option<u64>,
+        /// What it doesn't tell changes of now.
+        unwatched: Vec<String>,
     }
     /// A generation that was put back.
     Rollback {

@@ -57,6 +57,7 @@ async fn route(state: &AdminState, method: &Method, path: &str) -> Response<Answ
             let warnings = state.all_warnings();
             let codes = warnings.iter().map(|warning| warning.code.as_str());
             let metrics = state.telemetry.metrics.agent();
+            metrics.set_source(&state.health);
             metrics.set_rollback(state.history.with(|history| history.rolled_back()));
             metrics.set_config(state.snapshot.load().generation, codes);
             answers::metrics(state.telemetry.metrics.exposition())

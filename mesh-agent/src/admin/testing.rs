@@ -150,6 +150,7 @@ pub(crate) fn state(dir: &Path) -> (AdminState, mpsc::Receiver<Command>) {
         warnings: Arc::new(ArcSwap::from_pointee(report.warnings)),
         identities,
         history: history(),
+        health: Arc::default(),
         pods: Arc::new(ArcSwap::from_pointee(pods)),
         settings: Arc::new(serde_json::json!({ "nodeName": "node-a" })),
         about: Arc::new(About {

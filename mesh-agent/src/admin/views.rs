@@ -20,6 +20,7 @@ use crate::model::{self, Enrolment, FailMode, LoadBalancer, ObjectName, Protocol
 use crate::objects::Kind;
 use crate::policy::chance::Chance;
 use crate::policy::traffic::HealthCheck;
+use crate::source::Health;
 use crate::telemetry::{ConnectionView, Connections, Reporter};
 
 type Pods = BTreeMap<ObjectName, PodState>;
@@ -63,7 +64,19 @@ pub(super) fn config(state: &AdminState, snapshot: &Snapshot) -> api::Config {
         endpoints: ports.map(|p| p.endpoints.all.len()).sum(),
         warnings: state.all_warnings().len(),
         rollback: state.history.with(rollback),
+        api_server: api_server(&state.health),
     }
+}
+
+fn api_server(health: &Health) -> Option<api::ApiServer> {
+    let (server, watches) = (health.server()?.to_owned(), health.resources());
+    let youngest = watches.iter().filter_map(|watch| watch.age).min();
+    let silent = watches.iter().filter(|watch| !watch.connected);
+    Some(api::ApiServer {
+        server,
+        heard_ms: youngest.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        unwatched: silent.map(|watch| watch.name.to_owned()).collect(),
+    })
 }
 
 fn rollback(history: &History) -> Option<api::Rollback> {

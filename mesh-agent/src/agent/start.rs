@@ -90,6 +90,9 @@ pub enum AgentError {
     /// Access log.
     #[error("the access log can't be opened")]
     AccessLog(#[source] io::Error),
+    /// Source.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
     /// A thread, a runtime, a signal handler.
     #[error("the system refuses a thread or a descriptor")]
     System(#[from] io::Error),
@@ -233,6 +236,7 @@ fn assemble(
         warnings: published.warnings.clone(),
         identities: identities.clone(),
         history: published.history.clone(),
+        health: published.health.clone(),
         pods: Arc::default(),
         settings: Arc::new(serde_json::to_value(settings).unwrap_or_default()),
         about: Arc::new(about(settings)),

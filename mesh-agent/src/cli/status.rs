@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::output::{Out, TextFormat, age, count, document, utc};
 use super::style::{Mark, Style};
 use super::{AgentArgs, Exit, Failure, Outcome, watch};
-use crate::admin::api::{Identity, Kernel, PodState, Status};
+use crate::admin::api::{ApiServer, Config, Identity, Kernel, PodState, Status};
 
 /// As the kernel's hooks see it: an older heartbeat is stale.
 const STALE_MS: u64 = 900;
@@ -123,7 +123,9 @@ fn agent(status: &Status) -> String {
 }
 
 fn config_mark(status: &Status) -> Mark {
-    if status.config.warnings > 0 || status.config.rollback.is_some() { Mark::Warn } else { Mark::Good }
+    let Config { warnings, rollback, api_server, .. } = &status.config;
+    let away = api_server.as_ref().is_some_and(|server| !server.unwatched.is_empty());
+    if *warnings > 0 || rollback.is_some() || away { Mark::Warn } else { Mark::Good }
 }
 
 fn config(status: &Status) -> String {
@@ -133,6 +135,9 @@ fn config(status: &Status) -> String {
             .map(|(n, noun)| count(n, noun));
     let mut text =
         format!("generation {}   {}   {workloads}   {services}   {endpoints}", c.generation, c.source);
+    if let Some(server) = &c.api_server {
+        let _ = write!(text, "\n{}", api_server(server));
+    }
     if let Some(rollback) = &c.rollback {
         let _ = write!(
             text,
@@ -145,6 +150,18 @@ fn config(status: &Status) -> String {
         let _ = write!(text, "\n{}: see `mesh-agent config warnings`", count(c.warnings, "warning"));
     }
     text
+}
+
+fn api_server(server: &ApiServer) -> String {
+    let ApiServer { server, heard_ms, unwatched } = server;
+    let heard = match heard_ms {
+        Some(ms) => format!("heard {} ago", age(Duration::from_millis(*ms))),
+        None => "never heard".to_owned(),
+    };
+    match unwatched.as_slice() {
+        [] => format!("{server} watched, {heard}"),
+        some => format!("{server} not watched for {}: {heard}; what it said stays in force", some.join(", ")),
+    }
 }
 
 fn kernel_mark(kernel: Option<&Kernel>) -> Mark {

@@ -30,13 +30,21 @@ pub struct AgentOptions {
     flags: Vec<String>,
     env: Vec<(String, String)>,
     source: Option<String>,
+    no_source: bool,
     inside_node: bool,
 }
 
 impl AgentOptions {
     /// With this binary and no more flags than every agent needs.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), flags: Vec::new(), env: Vec::new(), source: None, inside_node: false }
+        Self {
+            binary: binary.into(),
+            flags: Vec::new(),
+            env: Vec::new(),
+            source: None,
+            no_source: false,
+            inside_node: false,
+        }
     }
 
     /// The binary that the build put beside this one: `$MESH_AGENT_BIN`, or `mesh-agent` in the target directory.
@@ -79,6 +87,12 @@ impl AgentOptions {
     /// Reads another source than the topology's mesh directory.
     pub fn source(mut self, source: impl Into<String>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Names no source.
+    pub fn without_source(mut self) -> Self {
+        self.no_source = true;
         self
     }
 
@@ -253,7 +267,10 @@ fn command(
         None => format!("dir:{}", node.topology().mesh().path().display()),
     };
     let mut command = in_cgroup(cgroup.path(), options.binary.as_os_str());
-    command.args(["run", "--node-name", node.name(), "--source", &source, "--state-dir"]).arg(state);
+    command.args(["run", "--node-name", node.name(), "--state-dir"]).arg(state);
+    if !options.no_source {
+        command.args(["--source", &source]);
+    }
     command.arg("--bpffs-dir").arg(bpffs).arg("--cgroup").arg(node.cgroup());
     command.args(["--metrics-address", &metrics.to_string()]);
     // clap takes the last of a repeated flag only if told so; leave out what the caller sets.

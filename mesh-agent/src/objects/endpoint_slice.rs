@@ -70,6 +70,8 @@ pub struct SliceEndpoint {
     pub zone: Option<Box<str>>,
     #[serde(default)]
     target_ref: Option<TargetRef>,
+    #[serde(default)]
+    hints: Option<Box<Hints>>,
 }
 
 /// The first of `addresses`: they are interchangeable, and kube-proxy too uses the first only.
@@ -88,6 +90,18 @@ struct Conditions {
     serving: Option<bool>,
     #[serde(default)]
     terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hints {
+    #[serde(default, deserialize_with = "nullable")]
+    for_zones: Vec<ForZone>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct ForZone {
+    name: Box<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -131,6 +145,7 @@ impl SliceEndpoint {
             node_name: None,
             zone: zone.map(Box::from),
             target_ref: None,
+            hints: None,
         }
     }
 
@@ -155,6 +170,11 @@ impl SliceEndpoint {
     /// Is shutting down.
     pub fn terminating(&self) -> bool {
         self.conditions.terminating.unwrap_or(false)
+    }
+
+    /// Zones whose clients are to use it, as whoever wrote the slice would have it (`hints.forZones`).
+    pub fn for_zones(&self) -> impl Iterator<Item = &str> {
+        self.hints.iter().flat_map(|hints| &hints.for_zones).map(|zone| &*zone.name)
     }
 
     /// Name of the pod behind it.

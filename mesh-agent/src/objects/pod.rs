@@ -152,6 +152,23 @@ impl Pod {
             .collect()
     }
 
+    /// Lets go of what nobody asks of a pod: annotations of others' and, unless it is `here`, what kubelet sends to it.
+    pub fn trim(&mut self, here: bool) {
+        let ours = |key: &str| key.starts_with("mesh-agent.dev/") || key.starts_with("ambient.istio.io/");
+        self.metadata.annotations.retain(|key, _| ours(key));
+        for containers in [&mut self.spec.containers, &mut self.spec.init_containers] {
+            if !here {
+                let ports = |container: &mut Container| std::mem::take(&mut container.ports);
+                *containers = containers
+                    .iter_mut()
+                    .map(|c| Container { ports: ports(c), ..Container::default() })
+                    .collect();
+            }
+            containers.retain(|container| *container != Container::default());
+            containers.shrink_to_fit();
+        }
+    }
+
     /// What kubelet sends to its ports.
     pub fn probes(&self) -> Vec<PortProbe> {
         probe::of(self.spec.containers.iter().chain(&self.spec.init_containers))

@@ -23,7 +23,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub node_name: Option<String>,
 
-    /// Where the objects come from: a directory of YAML files, dir:PATH (kube is not supported by this version)
+    /// Where the objects come from: dir:PATH, a directory of YAML files, or kube, the API server [default: kube in a cluster]
     #[arg(long, value_name = "SOURCE")]
     #[serde(deserialize_with = "scalar")]
     pub source: Option<String>,

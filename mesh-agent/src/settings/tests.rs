@@ -128,16 +128,9 @@ fn complaints_name_the_key_its_origin_and_what_was_expected() {
     check(&dir, &[], "workers: [1]\n", &["workers", "a single value"]);
     check(&dir, &[], "workers: 0\n", &["workers in DIR/config.yaml: \"0\" isn't a number of threads"]);
     check(&dir, &[("MESH_AGENT_WORKERS", "many")], "", &["MESH_AGENT_WORKERS (environment): \"many\""]);
-    check(&["--source", "kube"], &[], "", &["--source: kube is not supported by this version"]);
-    check(
-        &[],
-        &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")],
-        "",
-        &["default of --source: kube is not supported"],
-    );
     let missing = Case::new(&[], &[], Some("")).resolve().unwrap_err();
     assert!(missing.starts_with("--source: no source is given"), "{missing}");
-    check(&["--source", "file:/x"], &[], "", &["expected dir:PATH"]);
+    check(&["--source", "file:/x"], &[], "", &["expected dir:PATH or kube"]);
     check(
         &dir,
         &[],
@@ -244,4 +237,18 @@ fn settings_dump_as_the_keys_of_the_file() {
     assert_eq!(dumped["drainTime"], "1500ms");
     assert_eq!(dumped["source"], "dir:/objects");
     assert_eq!(dumped["outboundTrafficPolicy"], "allowAny");
+}
+
+#[test]
+fn in_a_cluster_the_source_is_its_api_server_unless_another_is_given() {
+    fn check(flags: &[&str], env: &[(&str, &str)], want: Source) {
+        let settings = Case::new(flags, env, Some("")).resolve().unwrap();
+        assert_eq!(settings.source, want, "{flags:?} {env:?}");
+        assert_eq!(settings.build_options().netns_annotation, want != Source::Kube);
+    }
+    let cluster = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    check(&[], &[cluster], Source::Kube);
+    check(&["--source", "kube"], &[], Source::Kube);
+    check(&[], &[("MESH_AGENT_SOURCE", "kube")], Source::Kube);
+    check(&["--source", "dir:/x"], &[cluster], Source::Dir("/x".into()));
 }

@@ -1,4 +1,4 @@
-//! What each setting's text may be. What a later version implements is refused by name, never ignored.
+//! What each setting's text may be.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -105,9 +105,12 @@ pub fn source(text: &str) -> Parsed<Source> {
     match text.split_once(':') {
         Some(("dir", "")) => Err("dir: needs a path, as in dir:/etc/mesh-agent/objects".into()),
         Some(("dir", path)) => Ok(Source::Dir(path.into())),
-        _ if text == "kube" => Err(later("kube", "give dir:PATH, a directory of YAML files")),
-        _ if text.is_empty() => Err("no source is given: give dir:PATH, a directory of YAML files".into()),
-        _ => Err(format!("{text:?} isn't a source: expected dir:PATH")),
+        _ if text == "kube" => Ok(Source::Kube),
+        _ if text.is_empty() => {
+            Err("no source is given: give dir:PATH, a directory of YAML files, or kube, the API server"
+                .into())
+        }
+        _ => Err(format!("{text:?} isn't a source: expected dir:PATH or kube")),
     }
 }
 
@@ -300,8 +303,4 @@ pub fn as_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::
 
 fn unknown(text: &str, expected: &str) -> String {
     format!("{text:?} means nothing: expected {expected}")
-}
-
-fn later(text: &str, instead: &str) -> String {
-    format!("{text} is not supported by this version: {instead}")
 }

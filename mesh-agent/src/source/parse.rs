@@ -81,6 +81,31 @@ pub fn parse(text: &str, format: Format) -> Parsed {
     parsed
 }
 
+/// Parses one object that was read without a type.
+pub fn parse_value(value: &Value) -> Parsed {
+    let (mut parsed, input) = (Parsed::default(), Input::Item(value));
+    match input.read::<Header>() {
+        Ok(header) => parsed.dispatch(&header, input, 1),
+        Err(_) => parsed.not_an_object("an object", &Header::default(), 1),
+    }
+    parsed
+}
+
+/// Parses one object's JSON of which it is known what it is: items of an API server's lists don't say so themselves.
+pub fn parse_known(key: ObjectKey, json: &str) -> Parsed {
+    let (mut parsed, input) = (Parsed::default(), Input::Json(json));
+    match input.object(key.kind) {
+        Ok(read) => parsed.accept(read, input, 1),
+        Err(failure) => {
+            // JSON is YAML, whose parser knows the paths of fields.
+            let better = Input::Yaml(json).object(key.kind).err();
+            let failure = Failure { line: None, ..better.unwrap_or(failure) };
+            parsed.refuse(key, &failure, input, 1);
+        }
+    }
+    parsed
+}
+
 impl Parsed {
     /// By what the header says.
     fn dispatch(&mut self, header: &Header, input: Input<'_>, line: u32) {

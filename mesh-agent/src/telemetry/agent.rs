@@ -61,6 +61,20 @@ agent_metrics! {
         "From a new pod's first cgroup being made to the pod being captured.";
     /// From a change noticed to a snapshot in force.
     config_apply: Histogram = "mesh_agent_config_apply_seconds", "From a change noticed to it being in force.";
+    /// See [`AgentMetrics::set_source`].
+    source_connected: IntGaugeVec = "mesh_agent_source_connected" ["resource"],
+        "1 while the API server tells of changes of a resource, 0 while it can't be watched.";
+    /// See [`AgentMetrics::set_source`].
+    source_age: GaugeVec = "mesh_agent_source_age_seconds" ["resource"],
+        "Since the API server last said anything about a resource; -1 where it never did.";
+    /// See [`AgentMetrics::set_source`].
+    source_objects: IntGaugeVec = "mesh_agent_source_objects" ["resource"], "Objects known from the API server.";
+    /// See [`AgentMetrics::set_source`].
+    source_relists: IntCounterVec = "mesh_agent_source_relists_total" ["resource"],
+        "Times that all objects of a resource were read again from the API server.";
+    /// [`crate::kube::Failure::label`].
+    source_errors: IntCounterVec = "mesh_agent_source_errors_total" ["reason"],
+        "Requests to the API server that failed, and watches that it broke off, by reason.";
     /// `captured`, `pending`, `refused`.
     enrolled_pods: IntGaugeVec = "mesh_agent_enrolled_pods" ["state"], "Pods of this node that ask to be captured.";
     /// See [`AgentMetrics::set_kernel_decisions`].
@@ -228,6 +242,26 @@ impl AgentMetrics {
         for (result, count) in counts {
             let counter = self.name_lookups.with_label_values(&[result]);
             counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over how the watches of an API server are. Does nothing where there is none.
+    pub fn set_source(&self, health: &crate::source::Health) {
+        for watch in health.resources() {
+            let label = [watch.name];
+            self.source_connected.with_label_values(&label).set(i64::from(watch.connected));
+            self.source_age.with_label_values(&label).set(watch.age.map_or(-1.0, |age| age.as_secs_f64()));
+            self.source_objects
+                .with_label_values(&label)
+                .set(i64::try_from(watch.objects).unwrap_or(i64::MAX));
+            let counter = self.source_relists.with_label_values(&label);
+            counter.inc_by(watch.relists.saturating_sub(counter.get()));
+        }
+        if health.server().is_some() {
+            for (reason, count) in health.errors() {
+                let counter = self.source_errors.with_label_values(&[reason]);
+                counter.inc_by(count.saturating_sub(counter.get()));
+            }
         }
     }
 

@@ -32,13 +32,21 @@ pub fn collect<'a>(
     found
 }
 
+/// Which endpoints are for clients of the agent's node; the others are known, but not available.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Near<'a> {
+    /// Those of this node alone.
+    pub only_node: Option<&'a str>,
+    /// Those that slices' hints are for, in this zone.
+    pub zone: Option<&'a str>,
+}
+
 /// The set made of `found`. Endpoints that say the same as in `old` keep their `Arc`, changed ones their load figures.
-/// With `only_node`, others than that node's are known but not available.
 pub fn build(
     found: &BTreeMap<EndpointAddr, &SliceEndpoint>,
     old: Option<&EndpointSet>,
     namespace: &str,
-    only_node: Option<&str>,
+    near: Near<'_>,
     workload_at: impl Fn(EndpointAddr, Option<ObjectName>) -> Option<Arc<Workload>>,
     now_ns: u64,
 ) -> EndpointSet {
@@ -67,7 +75,7 @@ pub fn build(
             }
         })
         .collect();
-    EndpointSet { available: available(&all, only_node), all, ..carried(old) }
+    EndpointSet { available: available(&all, found, near), all, ..carried(old) }
 }
 
 /// More turns than this aren't told apart.
@@ -168,22 +176,47 @@ pub fn workload_at(
 }
 
 /// Of each family the ready ones; if it has none, those that still serve though terminating (KEP-1669).
-fn available(all: &[Arc<Endpoint>], only_node: Option<&str>) -> Vec<Arc<Endpoint>> {
+fn available(
+    all: &[Arc<Endpoint>],
+    found: &BTreeMap<EndpointAddr, &SliceEndpoint>,
+    near: Near<'_>,
+) -> Vec<Arc<Endpoint>> {
     // IPv4 sorts first.
     let (v4, v6) = all.split_at(all.partition_point(|endpoint| endpoint.addr.ip().is_ipv4()));
-    let mut available = available_in(v4, only_node);
-    available.extend(available_in(v6, only_node));
+    let mut available = available_in(v4, found, near);
+    available.extend(available_in(v6, found, near));
     available
 }
 
-fn available_in(all: &[Arc<Endpoint>], only_node: Option<&str>) -> Vec<Arc<Endpoint>> {
+fn available_in(
+    all: &[Arc<Endpoint>],
+    found: &BTreeMap<EndpointAddr, &SliceEndpoint>,
+    near: Near<'_>,
+) -> Vec<Arc<Endpoint>> {
     let here =
-        |endpoint: &&Arc<Endpoint>| only_node.is_none_or(|node| endpoint.node.as_deref() == Some(node));
+        |endpoint: &&Arc<Endpoint>| near.only_node.is_none_or(|node| endpoint.node.as_deref() == Some(node));
     let ready: Vec<_> = all.iter().filter(here).filter(|endpoint| endpoint.ready).cloned().collect();
     if !ready.is_empty() {
-        return ready;
+        return near.zone.and_then(|zone| hinted(&ready, found, zone)).unwrap_or(ready);
     }
     all.iter().filter(here).filter(|endpoint| endpoint.serving && endpoint.terminating).cloned().collect()
+}
+
+/// Of the ready endpoints those that are for clients of `zone`; none where hints can't be followed: one endpoint has no hint,
+/// or no endpoint is for the zone (KEP-2433, as kube-proxy does).
+fn hinted(
+    ready: &[Arc<Endpoint>],
+    found: &BTreeMap<EndpointAddr, &SliceEndpoint>,
+    zone: &str,
+) -> Option<Vec<Arc<Endpoint>>> {
+    let zones = |endpoint: &Arc<Endpoint>| found.get(&endpoint.addr).map(|raw| raw.for_zones());
+    if ready.iter().any(|endpoint| zones(endpoint).is_none_or(|mut zones| zones.next().is_none())) {
+        return None;
+    }
+    let ours =
+        |endpoint: &&Arc<Endpoint>| zones(endpoint).is_some_and(|mut zones| zones.any(|to| to == zone));
+    let ours: Vec<_> = ready.iter().filter(ours).cloned().collect();
+    (!ours.is_empty()).then_some(ours)
 }
 
 fn says_same(before: &Endpoint, raw: &SliceEndpoint, workload: Option<&Arc<Workload>>) -> bool {

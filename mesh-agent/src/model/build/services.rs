@@ -94,6 +94,7 @@ impl Builder {
             return self.outside(name, old, next);
         };
         service_warnings(name, raw, warnings);
+        // A name in DNS and no more (Kubernetes, "ExternalName"): whatever it leads to is what a connection is for.
         if raw.spec.kind == ServiceKind::ExternalName {
             return None;
         }
@@ -337,10 +338,6 @@ fn service_warnings(name: &ObjectName, raw: &objects::Service, warnings: &mut Ve
     let mut unsupported = |field: &str, message: &str| {
         warnings.push(Warning::new(WarningCode::UnsupportedFeature, service_key(name), field, message));
     };
-    if raw.spec.kind == ServiceKind::ExternalName {
-        let message = "ExternalName is not supported by this version: connections to its target count as to an unknown destination";
-        unsupported("spec.type", message);
-    }
     if let Some(value) = &raw.spec.traffic_distribution
         && !["PreferClose", "PreferSameZone", "PreferSameNode"].contains(&value.as_str())
     {

@@ -1,6 +1,7 @@
 //! What objects make, what a change leaves alone, and what is said about objects that don't fit together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod addresses;
 mod authorization;
 mod entries;
 mod peers;
@@ -371,10 +372,6 @@ fn what_does_not_fit_together_is_named() {
         &[pod("a", "10.1.0.1", "")
             .replace("annotations: {", "annotations: {mesh-agent.dev/fail-mode: shut, ")],
         &["MESH0118", "mesh-agent.dev/fail-mode", "taken as closed"],
-    );
-    check(
-        &[service("a", "", HTTP).replace("spec: {", "spec: {type: ExternalName, ")],
-        &["MESH0119", "ExternalName"],
     );
 }
 

@@ -211,7 +211,11 @@ impl<'a> Source<'a> {
             Part::Absent => &BTreeMap::new(),
         };
         let old = old.map(|old| &old.endpoints);
-        let mut set = endpoints::build(found, old, namespace, self.only_node, owner, clock::now_ns());
+        // What goes by nearness itself does so better: hints have no second choice.
+        let hints = self.only_node.is_none() && policy.localities.is_none();
+        let zone = Some(self.defaults.here.zone.as_str()).filter(|zone| hints && !zone.is_empty());
+        let near = endpoints::Near { only_node: self.only_node, zone };
+        let mut set = endpoints::build(found, old, namespace, near, owner, clock::now_ns());
         if !port.weights.is_empty() {
             endpoints::by_weight(&mut set, &port.weights);
         }

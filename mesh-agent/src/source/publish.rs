@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::force::{Force, Refusal, Step};
+use super::{Backing, Changes, Published};
 use crate::history::{Entry, History, is_kept};
 use crate::jwt;
 use crate::model::Warning;
 use crate::model::build::Builder;
 use crate::names::Answer;
-use crate::source::force::{Force, Refusal, Step};
-use crate::source::{Changes, Directory, Published};
 
 /// The end of the source's thread.
 #[derive(Debug)]
@@ -21,7 +21,6 @@ pub struct Publisher {
 }
 
 /// One look at the source.
-#[derive(Debug)]
 pub struct Look<'a> {
     /// What changed.
     pub changes: &'a Changes,
@@ -30,20 +29,21 @@ pub struct Look<'a> {
     /// What is wrong at the source.
     pub warnings: Vec<Warning>,
     /// Where objects and their words are found.
-    pub directory: &'a Directory,
+    pub backing: &'a dyn Backing,
 }
 
 impl Publisher {
+    /// Nothing is published yet.
     pub fn new(builder: Builder, published: Published) -> Self {
         Self { builder, published, force: Force::default() }
     }
 
     /// Puts in force what the source says.
     pub fn publish(&mut self, look: Look<'_>) {
-        let Look { changes, directory, .. } = look;
+        let Look { changes, backing, .. } = look;
         // Copied only where it is needed: most looks are churn.
         let history = if self.force.has_begun() { History::default() } else { self.published.history.get() };
-        let step = self.force.follow(changes, directory.is_available(), &history, |key| directory.text(key));
+        let step = self.force.follow(changes, backing.is_available(), &history, |key| backing.text(key));
         self.put_in_force(step, look);
     }
 
@@ -63,6 +63,13 @@ impl Publisher {
     pub fn learn(&mut self, answer: Answer, look: Look<'_>) {
         self.builder.learn(answer);
         self.put_in_force(Step::default(), look);
+    }
+
+    /// Tells what is wrong at the source, before it was read once: of what is in force nothing changes.
+    pub fn warn(&self, mut warnings: Vec<Warning>) {
+        warnings.sort_unstable();
+        warnings.dedup();
+        self.swap_warnings(warnings);
     }
 
     /// Names that have to be resolved for what is in force.
@@ -108,7 +115,7 @@ impl Publisher {
         let put_back = self.force.put_back();
         warnings.extend(self.builder.warnings(|key| match put_back.filter(|_| is_kept(key.kind)) {
             Some(generation) => Some(format!("generation {generation}")),
-            None => look.directory.origin(key),
+            None => look.backing.origin(key),
         }));
         warnings.sort_unstable();
         warnings.dedup();
@@ -117,7 +124,7 @@ impl Publisher {
         let generation = snapshot.generation;
         self.published.names.set_unanswered(self.builder.unanswered_names());
         self.published.snapshot.store(snapshot);
-        let more = self.published.coverage.raise(look.directory.coverage());
+        let more = self.published.coverage.raise(look.backing.coverage());
         if generation != before {
             self.published.noticed.put(look.noticed);
         }

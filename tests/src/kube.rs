@@ -1,0 +1,345 @@
+//! A real API server for suites: found, started, disturbed, taken down, and filled with objects by kubectl.
+//!
+//! `$MESH_KUBE`, or `../shared/kube/cluster` beside the checkout, is a script that starts etcd and an API server in a
+//! directory. Without it `KUBECONFIG` serves where the API server needn't be disturbed. Without either, suites skip.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_agent::lab::{Finished, Running, eventually};
+use serde_json::{Value, json};
+
+/// An API server starts within this on a busy machine.
+const START: Duration = Duration::from_secs(180);
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// Waits for the end of its standard input, which is that of the test however it ends, and takes the cluster down.
+const KEEPER: &str = r#"trap '' INT TERM HUP; while read -r _; do :; done; KUBE_PORT=$3 "$1" down "$2""#;
+
+/// An API server, with an admin's kubeconfig.
+pub struct Cluster {
+    kubeconfig: PathBuf,
+    own: Option<Own>,
+}
+
+/// One that this process started.
+struct Own {
+    dir: PathBuf,
+    port: u16,
+    keeper: Child,
+    /// Command lines of programs that were killed.
+    killed: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+/// Why there is no API server for a test.
+fn missing(disturbed: bool) -> Option<&'static str> {
+    match (script(), kubeconfig()) {
+        (Some(_), _) => None,
+        (None, Some(_)) if !disturbed => None,
+        (None, Some(_)) => Some("needs an API server of its own: set MESH_KUBE to a script that starts one"),
+        (None, None) => Some("needs an API server: set MESH_KUBE to a script that starts one, or KUBECONFIG"),
+    }
+}
+
+fn script() -> Option<PathBuf> {
+    if let Some(script) = std::env::var_os("MESH_KUBE") {
+        return Some(script.into());
+    }
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/kube/cluster");
+    beside.is_file().then_some(beside)
+}
+
+fn kubeconfig() -> Option<PathBuf> {
+    std::env::var_os("KUBECONFIG").map(PathBuf::from)
+}
+
+impl Cluster {
+    /// The one that this process's tests share, up for as long as one of them has it; or `None` with the reason printed.
+    ///
+    /// # Panics
+    /// It doesn't come up.
+    pub fn shared() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+        if let Some(why) = missing(false) {
+            println!("SKIPPED: {why}");
+            return None;
+        }
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = shared.upgrade() {
+            return Some(cluster);
+        }
+        let cluster = match (script(), kubeconfig()) {
+            (None, Some(kubeconfig)) => Self { kubeconfig, own: None },
+            _ => Self::start().unwrap(),
+        };
+        let cluster = Arc::new(cluster);
+        *shared = Arc::downgrade(&cluster);
+        Some(cluster)
+    }
+
+    /// One that the test may stop and start; or `None` with the reason printed.
+    ///
+    /// # Panics
+    /// It doesn't come up.
+    pub fn own() -> Option<Self> {
+        if let Some(why) = missing(true) {
+            println!("SKIPPED: {why}");
+            return None;
+        }
+        Some(Self::start().unwrap())
+    }
+
+    fn start() -> Result<Self> {
+        let script = script().context("no script")?;
+        let port = free_ports()?;
+        let dir = std::env::temp_dir().join(format!("mesh-kube-{}-{port}", std::process::id()));
+        let keeper = Command::new("/bin/sh")
+            .args(["-c", KEEPER, "mesh-kube-keeper"])
+            .arg(&script)
+            .arg(&dir)
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the keeper")?;
+        let own = Own { dir, port, keeper, killed: Mutex::default() };
+        let kubeconfig = own.dir.join("admin.kubeconfig");
+        let mut up = Command::new(&script);
+        up.arg("up").arg(&own.dir).env("KUBE_PORT", port.to_string()).env("KUBE_API_ONLY", "1");
+        let cluster = Self { kubeconfig, own: Some(own) };
+        Running::start(up)?.finish(START)?.success().context("the API server didn't come up")?;
+        Ok(cluster)
+    }
+
+    /// As in `KUBECONFIG`.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs kubectl, with `input` as its standard input.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than a minute.
+    pub fn kubectl(&self, args: &[&str], input: &str) -> Result<String> {
+        Ok(self
+            .try_kubectl(args, input)?
+            .success()
+            .with_context(|| format!("kubectl {}", args.join(" ")))?
+            .stdout)
+    }
+
+    fn try_kubectl(&self, args: &[&str], input: &str) -> Result<Finished> {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
+        let mut kubectl = Running::start(command)?;
+        kubectl.write(input.as_bytes())?;
+        kubectl.finish(COMMAND)
+    }
+
+    /// Makes objects be as they are given, all in one go.
+    ///
+    /// # Errors
+    /// The API server refuses one.
+    pub fn apply(&self, objects: &[Value]) -> Result<()> {
+        // Merged by the API server: what kubectl would send isn't taken for objects of CRDs.
+        let args = ["apply", "--server-side", "--force-conflicts", "--validate=false", "-f", "-"];
+        self.kubectl(&args, &list(objects)).map(drop)
+    }
+
+    /// Deletes objects, and waits until they are gone.
+    ///
+    /// # Errors
+    /// The API server refuses it, or one isn't there.
+    pub fn delete(&self, objects: &[Value]) -> Result<()> {
+        let args = ["delete", "--grace-period=0", "--force", "-f", "-"];
+        self.kubectl(&args, &list(objects)).map(drop)
+    }
+
+    /// Writes the status of a pod.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    pub fn set_pod_status(&self, namespace: &str, name: &str, status: &Value) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        let mut pod: Value = serde_json::from_str(&self.kubectl(&["get", "--raw", &path], "")?)?;
+        pod["status"] = status.clone();
+        self.kubectl(&["replace", "--raw", &format!("{path}/status"), "-f", "-"], &pod.to_string()).map(drop)
+    }
+
+    /// A namespace with the service account that pods in it need, where no controller makes one.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub fn namespace(&self, name: &str, labels: &Value) -> Result<()> {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        let account = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
+        });
+        self.apply(&[namespace, account])
+    }
+
+    /// A copy of the admin's kubeconfig that acts as somebody else.
+    ///
+    /// # Errors
+    /// kubectl fails.
+    pub fn kubeconfig_as(&self, user: &str, file: &Path) -> Result<()> {
+        fs::copy(&self.kubeconfig, file)?;
+        let mut config: serde_yaml_ng::Value = serde_yaml_ng::from_str(&fs::read_to_string(file)?)?;
+        let users = config.get_mut("users").and_then(|users| users.get_mut(0)).context("no user in it")?;
+        users["user"]["as"] = user.into();
+        fs::write(file, serde_yaml_ng::to_string(&config)?).context("writing a kubeconfig")
+    }
+
+    /// Its directory.
+    ///
+    /// # Errors
+    /// It isn't this process's own, as for all that follow.
+    pub fn dir(&self) -> Result<&Path> {
+        Ok(&self.own_one()?.dir)
+    }
+
+    /// Kills one of its programs: `etcd` or `kube-apiserver`.
+    ///
+    /// # Errors
+    /// It doesn't run.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let own = self.own_one()?;
+        let pid = own.pid(program)?;
+        let line = command_line(pid).with_context(|| format!("{program} doesn't run"))?;
+        own.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(program.to_owned(), line);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        eventually(COMMAND, || {
+            ensure!(command_line(pid).is_none(), "{program} is still there");
+            Ok(())
+        })
+    }
+
+    /// Starts a program again that was killed. An API server is waited for.
+    ///
+    /// # Errors
+    /// It wasn't killed, or doesn't come up.
+    pub fn revive(&self, program: &str) -> Result<()> {
+        let own = self.own_one()?;
+        let killed = own.killed.lock().unwrap_or_else(PoisonError::into_inner).remove(program);
+        let line = killed.with_context(|| format!("{program} wasn't killed"))?;
+        let log = fs::OpenOptions::new().append(true).open(own.dir.join(format!("{program}.log")))?;
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let child = command.spawn().with_context(|| format!("starting {program}"))?;
+        fs::write(own.dir.join("pids").join(program), child.id().to_string())?;
+        if program == "kube-apiserver" {
+            eventually(START, || self.kubectl(&["get", "--raw", "/readyz"], ""))?;
+        }
+        Ok(())
+    }
+
+    fn own_one(&self) -> Result<&Own> {
+        self.own.as_ref().context("this API server is somebody else's")
+    }
+}
+
+impl Own {
+    fn pid(&self, program: &str) -> Result<i32> {
+        let file = self.dir.join("pids").join(program);
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        Ok(text.trim().parse()?)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It takes the cluster down now.
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Of a living process: a dead one that nobody has waited for has none.
+fn command_line(pid: i32) -> Option<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
+    (!line.is_empty()).then_some(line)
+}
+
+/// The API server's port; the two below it are etcd's. Nobody holds them until then, so that another process may be faster:
+/// the choice is spread.
+fn free_ports() -> Result<u16> {
+    for attempt in 0..100_u32 {
+        let offset = (std::process::id().wrapping_mul(37) + attempt * 4) % 4000;
+        let port = 20_000 + u16::try_from(offset)?;
+        if (port - 2..=port).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(port);
+        }
+    }
+    bail!("no three free ports in a row")
+}
+
+fn list(objects: &[Value]) -> String {
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
+}
+
+/// A CustomResourceDefinition that takes whatever is in its objects; the first of `versions` is stored.
+pub fn crd(group: &str, versions: &[&str], plural: &str, kind: &str) -> Value {
+    let version = |(at, name): (usize, &&str)| {
+        json!({
+            "name": name, "served": true, "storage": at == 0,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+        })
+    };
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": format!("{plural}.{group}"),
+            // Groups of Kubernetes itself want one.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind, "listKind": format!("{kind}List")},
+            "versions": versions.iter().enumerate().map(version).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// A pod that is bound to a node, for no kubelet to run.
+pub fn pod(namespace: &str, name: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node, "automountServiceAccountToken": false,
+            "containers": [{"name": "app", "image": "localhost/none:1", "ports": [{"name": "http", "containerPort": 8080}]}],
+        },
+    })
+}
+
+/// A service with one port and the address that the API server gives it.
+pub fn service(namespace: &str, name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ports": [{"name": "http", "port": port, "protocol": "TCP"}]},
+    })
+}
+
+/// The endpoints of a service, at these addresses' port 8080.
+pub fn slice(namespace: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoint = |address: &&str| json!({"addresses": [address], "conditions": {"ready": true}});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-1"), "namespace": namespace, "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
