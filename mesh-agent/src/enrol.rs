@@ -19,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::announce::{Fact, State};
 use crate::health::Captured;
 use crate::kernel::{Flows, Kernel, Ports};
 use crate::model::{Enrolment, Netns, ObjectName, Snapshot, Workload};
@@ -206,6 +207,28 @@ impl Manager {
     pub fn states(&self, snapshot: &Snapshot) -> BTreeMap<ObjectName, PodState> {
         let of_node = snapshot.workloads.values().filter(|w| *w.node == *snapshot.node);
         of_node.filter_map(|w| Some((w.name.clone(), self.state(w)?))).collect()
+    }
+
+    /// What there is to say of this node's pods to the API server that they came from.
+    pub fn facts(&self, snapshot: &Snapshot) -> Vec<Fact> {
+        let of_node = snapshot.workloads.values().filter(|w| *w.node == *snapshot.node);
+        of_node.filter_map(|w| self.fact(w)).collect()
+    }
+
+    fn fact(&self, workload: &Workload) -> Option<Fact> {
+        let uid = uid_of(workload)?.to_owned();
+        let failure = self.failed.get(&workload.name);
+        let state = match &workload.enrolment {
+            Enrolment::NotRequested if !workload.redirected => return None,
+            Enrolment::NotRequested => State::Left,
+            Enrolment::Refused(why) => State::Failing(why.clone()),
+            Enrolment::Enrolled if self.enrolled.contains_key(&workload.name) => State::Captured,
+            Enrolment::Enrolled => match failure.filter(|failure| failure.told) {
+                Some(failure) => State::Failing(crate::report::chain(&failure.error).to_string()),
+                None => State::Waiting,
+            },
+        };
+        Some(Fact { pod: workload.name.clone(), uid, annotated: workload.redirected, state })
     }
 
     fn state(&self, workload: &Workload) -> Option<PodState> {

@@ -13,6 +13,7 @@ use super::handover::Predecessor;
 use super::servers::Servers;
 use super::{notify, view};
 use crate::admin::{AdminState, Command, ReadinessGuard, api, task};
+use crate::announce::Announcer;
 use crate::balance::outlier;
 use crate::clock;
 use crate::enrol::{Births, Manager, PodState};
@@ -40,6 +41,8 @@ const TIDY_EVERY: u32 = 15;
 pub(super) struct Control {
     pub kernel: Kernel,
     pub manager: Manager,
+    /// None where pods come from no API server.
+    pub announcer: Option<Announcer>,
     /// None where pods aren't known by their processes, or can't be seen to begin.
     pub births: Option<Births>,
     pub workers: Vec<worker::Handle>,
@@ -214,6 +217,9 @@ impl Control {
         let waits = self.manager.take_waits();
         let capture = &self.admin.telemetry.metrics.agent().pod_capture;
         waits.iter().for_each(|wait| capture.observe(wait.as_secs_f64()));
+        if let Some(announcer) = &self.announcer {
+            announcer.tell(self.manager.facts(snapshot));
+        }
         let states = self.manager.states(snapshot);
         let count = |wanted: fn(&PodState) -> bool| states.values().filter(|state| wanted(state)).count();
         let gauge = &self.admin.telemetry.metrics.agent().enrolled_pods;
@@ -278,7 +284,7 @@ impl Control {
             self.heartbeat.stop();
         }
         // The workers have the listeners too, and close them in their own time.
-        drop((self.manager, self.checks));
+        drop((self.manager, self.checks, self.announcer));
         self.workers.iter().for_each(|w| w.tell(worker::Command::Drain));
         wait_for(&self.workers, self.drain_time).await;
         let left = self.admin.telemetry.connections.active();

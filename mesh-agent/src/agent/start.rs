@@ -17,6 +17,7 @@ use super::control::Control;
 use super::handover::{self, Handed};
 use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
+use crate::announce::Announcer;
 use crate::clock;
 use crate::enrol::{Births, Capture, Finder, Manager};
 use crate::ext_authz::Providers;
@@ -26,6 +27,7 @@ use crate::history;
 use crate::identity::issuer::{DEV_DIR, DevError, IstioOptions};
 use crate::identity::{self, Identities, Issuer};
 use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::kube::{self, KubeError};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::node::NodeAddresses;
@@ -84,6 +86,9 @@ pub enum AgentError {
     /// Kernel programs.
     #[error("the kernel programs can't be put in place (`mesh-agent check` says what is missing)")]
     Kernel(#[from] KernelError),
+    /// API server.
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     /// Development root.
     #[error("the development root (`ca: dev`) can't be used")]
     DevRoot(#[from] DevError),
@@ -113,6 +118,11 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
         let mut control = assemble(settings, log, &published, descriptors, handed)?;
+        if settings.source == Source::Kube {
+            let client = kube::client(&kube::config().await?)?;
+            let metrics = control.admin.telemetry.metrics.agent().clone();
+            control.announcer = Some(Announcer::start(client, &settings.node_name, metrics));
+        }
         match predecessor {
             Some(predecessor) => control.predecessor = Some((predecessor, metrics)),
             None => {
@@ -247,6 +257,7 @@ fn assemble(
     };
     Ok(Control {
         kernel,
+        announcer: None,
         births: watch_births(settings, &cgroup),
         manager: Manager::new(
             Capture { ports, registry_only, refuse_unknown: registry_only, flows },

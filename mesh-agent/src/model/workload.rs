@@ -136,6 +136,9 @@ pub struct Workload {
     /// `ambient.istio.io/redirection: enabled`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hbone: bool,
+    /// Its object has the annotation `ambient.istio.io/redirection: enabled`, of a ztunnel's or an agent's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redirected: bool,
     /// On the node's own network: its addresses are the node's.
     pub host_network: bool,
     /// Container ports by name, for Services' named targetPorts and protocol hints.

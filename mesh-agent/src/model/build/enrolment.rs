@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use crate::model::{Enrolment, FailMode, ObjectName, Warning, WarningCode};
-use crate::objects::{Kind, Metadata, ObjectKey, Pod};
+use crate::objects::{Kind, MIRROR, Metadata, ObjectKey, Pod};
 
 /// Label on Namespace or Pod.
 pub const DATAPLANE_MODE: &str = "mesh-agent.dev/dataplane-mode";
 /// Annotation on Namespace or Pod.
 pub const FAIL_MODE: &str = "mesh-agent.dev/fail-mode";
-/// Annotation of the Pods that stand for static pods in the API server.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotation of Pods whose traffic a mesh takes, by Istio's CNI plug-in or this agent (istio.io, reference/config/annotations).
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Annotation of a directory's Pods.
 pub const NETNS: &str = "mesh-agent.dev/netns";
 

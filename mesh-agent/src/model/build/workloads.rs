@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::enrolment::{NETNS, enrolment, fail_mode, wants_capture};
+use super::enrolment::{NETNS, REDIRECTION, enrolment, fail_mode, wants_capture};
 use super::index::Claimant;
 use super::{Builder, Dirty, pod_key};
 use crate::model::{Netns, ObjectName, Snapshot, Warning, Workload};
@@ -164,6 +164,7 @@ impl Builder {
             enrolment,
             fail_mode: fail_mode(meta, namespace, self.options.fail_mode, warnings),
             hbone: says_hbone(meta),
+            redirected: is_redirected(meta),
             host_network: pod.spec.host_network,
             ports: pod.tcp_ports(),
             probes: pod.probes(),
@@ -171,12 +172,15 @@ impl Builder {
     }
 }
 
-/// Istio's label, a list of tunnels that are spoken, and the annotation that its CNI plug-in leaves on pods behind ztunnel
-/// (istio.io, reference/config/labels, reference/config/annotations).
+/// Istio's label, a list of tunnels that are spoken (istio.io, reference/config/labels), and the annotation that its CNI plug-in
+/// leaves on pods behind ztunnel.
 fn says_hbone(meta: &Metadata) -> bool {
     let tunnels = meta.label("networking.istio.io/tunnel").unwrap_or_default();
-    tunnels.split(',').any(|tunnel| tunnel.trim() == "http")
-        || meta.annotation("ambient.istio.io/redirection") == Some("enabled")
+    tunnels.split(',').any(|tunnel| tunnel.trim() == "http") || is_redirected(meta)
+}
+
+fn is_redirected(meta: &Metadata) -> bool {
+    meta.annotation(REDIRECTION) == Some("enabled")
 }
 
 /// Addresses that are the pod's alone: one on the host's network has the node's, like many others.
