@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod admin;
 pub mod agent;
+pub mod announce;
 pub mod authz;
 pub mod balance;
 pub mod cli;

@@ -46,6 +46,8 @@ pub struct Settings {
     pub bpffs_dir: PathBuf,
     /// Subtree at which the programs attach; none for the root.
     pub cgroup: Option<PathBuf>,
+    /// The host's /proc, in which pods' processes are found.
+    pub proc_dir: PathBuf,
     /// `/metrics`, `/livez`, `/readyz`.
     pub metrics_address: SocketAddr,
     /// Data path threads.
@@ -179,6 +181,7 @@ impl Settings {
                 value::absolute,
             ),
             cgroup: layers.optional("cgroup", |a| &a.cgroup, value::absolute),
+            proc_dir: layers.get("procDir", |a| &a.proc_dir, || "/proc".into(), value::absolute),
             metrics_address: layers.get(
                 "metricsAddress",
                 |a| &a.metrics_address,

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod charts;
+pub mod cluster;
 pub mod controllers;
 pub mod dns;
 pub mod filter;
@@ -14,6 +15,7 @@ pub mod hbone;
 pub mod http1;
 pub mod http2;
 pub mod kube;
+pub mod kube_agent;
 pub mod nodes;
 pub mod peers;
 pub mod pki;

@@ -65,7 +65,7 @@ fn helm_and_the_command_line_refuse_the_same_values() {
         (json!({"imag": {}}), "imag"),
         (json!({"agent": {"metricsPort": "x"}}), "metricsPort"),
         (json!({"agent": {"metricsPort": 70000}}), "metricsPort"),
-        (json!({"agent": {"config": {"source": "dir:/x"}}}), "config"),
+        (json!({"agent": {"config": {"source": "dir:/x"}}}), "source"),
         (json!({"agent": {"ca": "letsencrypt"}}), "ca"),
         (json!({"agent": {"seccompProfile": {"type": "None"}}}), "seccompProfile"),
         (json!({"controller": {"enabled": false}}), "agent.ca"),
@@ -187,7 +187,7 @@ fn privileges_are_those_that_are_documented_and_no_others() {
             "docs/kubernetes.md doesn't say what {name} is for"
         );
     }
-    assert_eq!(added, ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"]);
+    assert_eq!(added, ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
     let controller = security(&objects, "Deployment mesh/mesh-agent-controller");
     assert_eq!(controller["capabilities"], json!({"drop": ["ALL"]}));
     for context in [&agent, &controller] {

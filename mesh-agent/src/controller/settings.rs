@@ -203,7 +203,12 @@ impl ControllerSettings {
         };
         let settings = Self {
             listen: layers.get("listen", |a| &a.listen, || "0.0.0.0:15012".into(), value::address),
-            source: layers.get("source", |a| &a.source, String::new, value::source),
+            source: layers.get(
+                "source",
+                |a| &a.source,
+                || value::default_source(env("KUBERNETES_SERVICE_HOST").is_some()),
+                value::source,
+            ),
             ca: layers.get("ca", |a| &a.ca, || "dev".into(), ca),
             tokens: layers.get("tokens", |a| &a.tokens, String::new, tokens),
             namespace: layers.optional("namespace", |a| &a.namespace, value::namespace),

@@ -43,6 +43,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub cgroup: Option<String>,
 
+    /// The host's /proc, in which pods' processes are found [default: /proc]
+    #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "scalar")]
+    pub proc_dir: Option<String>,
+
     /// Address of /metrics, /livez and /readyz [default: 0.0.0.0:15020]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(deserialize_with = "scalar")]

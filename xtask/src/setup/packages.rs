@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str, Part)] = &[
     ("ps", "procps", Part::Tests),
     ("python3", "python3", Part::Tests),
     ("redis-server", "redis-server", Part::Tests),
+    ("setpriv", "util-linux", Part::Tests),
     ("taskset", "util-linux", Part::Bench),
     ("setpriv", "util-linux", Part::Bench),
     ("haproxy", "haproxy", Part::Bench),

@@ -1,7 +1,7 @@
 {{/* What the source reads (docs/kubernetes.md): lists and watches, nothing by name. No Secret and no ConfigMap is among it. */}}
 {{- define "mesh-agent.rules.read" -}}
 - apiGroups: [""]
-  resources: [namespaces, nodes, pods, serviceaccounts, services]
+  resources: [namespaces, nodes, pods, services]
   verbs: [list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
