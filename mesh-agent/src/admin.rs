@@ -24,6 +24,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use api::PolicyState;
 pub use log::{LogError, LogHandle};
 pub use metrics::serve as serve_metrics;
 pub use readiness::{Readiness, ReadinessGuard, task};
@@ -31,6 +32,7 @@ pub use socket::{
     NAME as SOCKET_NAME, SocketError, SocketGuard, bind as bind_socket, place as place_socket,
     serve as serve_socket,
 };
+pub(crate) use views::policies::outcome as policy_outcome;
 
 use crate::enrol::{PodState, Set};
 use crate::history;

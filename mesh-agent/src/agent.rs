@@ -6,6 +6,7 @@
 mod control;
 mod handover;
 mod notify;
+mod replaced;
 mod servers;
 mod start;
 mod view;

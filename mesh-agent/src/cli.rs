@@ -20,8 +20,10 @@ mod error;
 mod exit;
 mod get;
 mod log;
+mod manifests;
 mod output;
 mod pipe;
+mod probe;
 mod route;
 mod run;
 mod status;
@@ -107,6 +109,10 @@ enum Command {
     /// Show or change the log's filter
     #[command(subcommand)]
     Log(log::Command),
+    #[command(hide = true)]
+    Probe(probe::Args),
+    /// Print what the Helm charts install as plain manifests, for kubectl apply -f -
+    Manifests(manifests::Args),
     /// Make the agent drain and end, as SIGTERM does
     Drain(agent::DrainArgs),
     /// Print a shell's completion script
@@ -169,6 +175,8 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Bpf(command) => bpf::run(&command, out),
         Command::Config(command) => config::run(&command, out),
         Command::Log(command) => log::run(&command, out),
+        Command::Probe(args) => probe::run(&args),
+        Command::Manifests(args) => manifests::run(&args, out),
         Command::Drain(args) => agent::drain(&args, out),
         Command::Completion { shell } => completion(shell, out),
         Command::Version(args) => version::run(&args, out),

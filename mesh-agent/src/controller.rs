@@ -2,13 +2,20 @@
 //!
 //! A node's agent proves which node it is (`tokens`), and gets certificates for the service accounts of that node's pods and
 //! for no others (`judge`): a node that is taken over speaks for whoever runs on it, as it could anyway, and for nobody else.
+//! On Kubernetes the one of them that leads (`lease`) writes status conditions and the trust bundle, too (`cluster`).
 //! No application's traffic ever comes here.
 
+mod bundle;
+mod cluster;
 mod identity;
 mod judge;
+mod lease;
 mod metrics;
+mod review;
+mod secret;
 mod serve;
 mod settings;
+mod status;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -26,13 +33,16 @@ use tokio::time::{MissedTickBehavior, interval};
 
 #[cfg(test)]
 pub(crate) use metrics::TABLE as METRICS;
-pub use settings::{ControllerArgs, ControllerCa, ControllerSettings};
+pub use settings::{ControllerArgs, ControllerCa, ControllerSettings, Tokens};
 
-use crate::identity::issuer::{DEV_DIR, DevError, Issuer};
+use crate::identity::issuer::{DEV_DIR, DevError, Files, Issuer};
+use crate::kube::KubeError;
 use crate::report;
 use crate::source::{self, Published};
+use cluster::Cluster;
 use identity::ServerIdentity;
 use metrics::Metrics;
+use secret::{KeySecret, SecretError};
 use serve::Controller;
 use tokens::{Authenticator, StaticTokens, TokensError};
 
@@ -62,6 +72,12 @@ pub enum ControllerError {
     /// The server's own certificate.
     #[error("there is no certificate to show to agents: {0}")]
     Certificate(String),
+    /// Which API server.
+    #[error("the API server can't be asked")]
+    Kube(#[from] KubeError),
+    /// The key's Secret.
+    #[error("the Secret of the certificate authority can't be used")]
+    Secret(#[from] SecretError),
     /// Where the pods are read.
     #[error(transparent)]
     Source(#[from] source::SourceError),
@@ -81,44 +97,123 @@ pub fn run(settings: &ControllerSettings) -> Result<(), ControllerError> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener = listen(settings.listen).await?;
         let scraped = listen(settings.metrics_address).await?;
+        let cluster = if settings.needs_kube() { Some(Cluster::find(settings).await?) } else { None };
         let published = Published::new();
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
-        let controller = Rc::new(assemble(settings, published)?);
+        let assembled = async {
+            let (authority, key) = authority(settings, cluster.as_ref()).await?;
+            let controller = Rc::new(assemble(settings, published, authority, cluster.as_ref())?);
+            Ok::<_, ControllerError>((controller, key))
+        };
+        let (controller, key) = tokio::select! {
+            assembled = assembled => assembled?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         tracing::info!(address = %settings.listen, ca = %settings.ca, "certificates are signed for agents");
         // Nobody may be reading stderr; that stops nothing.
         let _ = writeln!(io::stderr(), "ready");
-        let mut tick = interval(REFRESH);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut duties = Duties::new(cluster.filter(|_| settings.writes()));
         tokio::select! {
             () = controller.clone().accept(listener) => {}
             () = metrics::serve(scraped, controller.clone()) => {}
-            () = async { loop { tick.tick().await; controller.refresh(SystemTime::now()); } } => {}
+            () = refresh(&controller) => {}
+            () = follow_key(key.as_ref(), &controller) => {}
+            () = duties.run(&controller) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        duties.end().await;
         tracing::info!("ended");
         Ok(())
     })
+}
+
+/// What only one of several controllers does.
+struct Duties(Option<(Cluster, lease::Candidate, lease::Leadership)>);
+
+impl Duties {
+    fn new(cluster: Option<Cluster>) -> Self {
+        Self(cluster.map(|cluster| {
+            let (candidate, leadership) = cluster.candidate();
+            (cluster, candidate, leadership)
+        }))
+    }
+
+    async fn run(&mut self, controller: &Rc<Controller>) {
+        let Some((cluster, candidate, leadership)) = &mut self.0 else { return std::future::pending().await };
+        let mut seen = leadership.clone();
+        let tell = async {
+            loop {
+                controller.parts.metrics.leads(seen.leads());
+                seen.changed().await;
+            }
+        };
+        tokio::join!(candidate.run(), cluster.write(controller, leadership), tell);
+    }
+
+    async fn end(&mut self) {
+        if let Some((_, candidate, _)) = &mut self.0 {
+            candidate.release().await;
+        }
+    }
+}
+
+async fn refresh(controller: &Controller) {
+    let mut tick = interval(REFRESH);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tick.tick().await;
+        controller.refresh(SystemTime::now());
+    }
+}
+
+async fn follow_key(key: Option<&KeySecret>, controller: &Controller) {
+    match key {
+        Some(key) => key.follow(|given| controller.parts.authority.give(given)).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControllerError> {
     TcpListener::bind(address).await.map_err(|source| ControllerError::Listen { address, source })
 }
 
-fn assemble(settings: &ControllerSettings, published: Published) -> Result<Controller, ControllerError> {
-    let now = SystemTime::now();
-    let issuer = match &settings.ca {
-        ControllerCa::Dev => {
+/// Whose key signs, and the Secret that it is in.
+async fn authority(
+    settings: &ControllerSettings,
+    cluster: Option<&Cluster>,
+) -> Result<(Files, Option<KeySecret>), ControllerError> {
+    let issuer = match (&settings.ca, cluster) {
+        (ControllerCa::Dev, _) => {
             tracing::warn!(
                 "ca: dev signs certificates with a root that lies on this machine's disk: for trying out only"
             );
             Issuer::dev(PathBuf::from(DEV_DIR))?
         }
-        ControllerCa::Files(dir) => Issuer::files(dir.clone()),
+        (ControllerCa::Files(dir), _) => Issuer::files(dir.clone()),
+        (ControllerCa::Secret(name), Some(cluster)) => {
+            let key = cluster.key(name);
+            let given = key.wait().await?;
+            return Ok((Files::given(&settings.ca.to_string(), given), Some(key)));
+        }
+        (ControllerCa::Secret(_), None) => {
+            return Err(ControllerError::Authority("there is no cluster".to_owned()));
+        }
     };
-    let (Issuer::Dev(authority) | Issuer::Files(authority)) = issuer else {
-        return Err(ControllerError::Authority("it has no key".to_owned()));
-    };
+    match issuer {
+        Issuer::Dev(authority) | Issuer::Files(authority) => Ok((authority, None)),
+        _ => Err(ControllerError::Authority("it has no key".to_owned())),
+    }
+}
+
+fn assemble(
+    settings: &ControllerSettings,
+    published: Published,
+    authority: Files,
+    cluster: Option<&Cluster>,
+) -> Result<Controller, ControllerError> {
+    let now = SystemTime::now();
     let roots = authority.refresh(now).roots;
     let roots = roots.ok_or_else(|| match authority.authority() {
         Err(error) => ControllerError::Authority(error.to_string()),
@@ -128,16 +223,20 @@ fn assemble(settings: &ControllerSettings, published: Published) -> Result<Contr
     server
         .refresh(&authority, now)
         .map_err(|error| ControllerError::Certificate(report::chain(&error).to_string()))?;
-    let tokens = Authenticator::Static(StaticTokens::open(settings.tokens.clone())?);
+    let tokens = match (&settings.tokens, cluster) {
+        (Tokens::File(path), _) => Authenticator::Static(StaticTokens::open(path.clone())?),
+        (Tokens::Kube, Some(cluster)) => Authenticator::Review(cluster.reviewer()),
+        (Tokens::Kube, None) => return Err(ControllerError::Authority("there is no cluster".to_owned())),
+    };
     Ok(Controller::new(
         serve::Parts {
-            authority,
+            authority: Rc::new(authority),
             server,
             tokens,
             trust_domain: settings.trust_domain.clone(),
             lifetime: settings.max_certificate_lifetime,
             published,
-            metrics: Metrics::new(),
+            metrics: Rc::new(Metrics::new()),
         },
         roots,
     ))

@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod admin;
 pub mod agent;
+pub mod announce;
 pub mod authz;
 pub mod balance;
 pub mod cli;
@@ -30,6 +31,7 @@ pub mod jwt;
 pub mod kernel;
 pub mod kube;
 pub mod lab;
+pub mod manifests;
 pub mod model;
 pub mod names;
 pub mod objects;

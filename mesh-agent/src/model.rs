@@ -29,4 +29,4 @@ pub use service::{
 };
 pub use snapshot::{Snapshot, SnapshotHandle, Target};
 pub use warning::{Severity, Warning, WarningCode};
-pub use workload::{Enrolment, FailMode, ObjectName, Workload};
+pub use workload::{Enrolment, FailMode, Netns, ObjectName, Workload};

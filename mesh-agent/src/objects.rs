@@ -57,7 +57,7 @@ pub use metadata::{Metadata, OwnerReference};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use peer_authentication::{MutualTls, PeerAuthentication, PodSelector, TlsModeSpec};
-pub use pod::{ContainerPort, Pod, PodPhase};
+pub use pod::{ContainerPort, MIRROR, Pod, PodPhase};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use registry::{Known, kind_of};
 pub use request_authentication::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication};

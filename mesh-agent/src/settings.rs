@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use args::RunArgs;
 pub use layers::Origin;
-pub use value::{Ca, OutboundTrafficPolicy, SameNode, duration};
+pub use value::{Ca, OutboundTrafficPolicy, SameNode, WhenReplaced, duration};
 
 use self::layers::Layers;
 use crate::authz;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub bpffs_dir: PathBuf,
     /// Subtree at which the programs attach; none for the root.
     pub cgroup: Option<PathBuf>,
+    /// The host's /proc, in which pods' processes are found.
+    pub proc_dir: PathBuf,
     /// `/metrics`, `/livez`, `/readyz`.
     pub metrics_address: SocketAddr,
     /// Data path threads.
@@ -91,6 +93,8 @@ pub struct Settings {
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
+    /// What it does once another agent has taken its place.
+    pub when_replaced: WhenReplaced,
     /// `tracing`'s filter.
     pub log: String,
     /// In-pod listener for outbound connections.
@@ -177,6 +181,7 @@ impl Settings {
                 value::absolute,
             ),
             cgroup: layers.optional("cgroup", |a| &a.cgroup, value::absolute),
+            proc_dir: layers.get("procDir", |a| &a.proc_dir, || "/proc".into(), value::absolute),
             metrics_address: layers.get(
                 "metricsAddress",
                 |a| &a.metrics_address,
@@ -263,6 +268,12 @@ impl Settings {
             ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
+            when_replaced: layers.get(
+                "whenReplaced",
+                |a| &a.when_replaced,
+                || "exit".into(),
+                value::when_replaced,
+            ),
             log: layers.get("log", |a| &a.log, || "info".into(), value::log_filter),
             outbound_port: layers.get(
                 "outboundPort",

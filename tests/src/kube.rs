@@ -77,7 +77,7 @@ impl Cluster {
         }
         let cluster = match (script(), kubeconfig()) {
             (None, Some(kubeconfig)) => Self { kubeconfig, own: None },
-            _ => Self::start().unwrap(),
+            _ => Self::start(&[]).unwrap(),
         };
         let cluster = Arc::new(cluster);
         *shared = Arc::downgrade(&cluster);
@@ -93,10 +93,24 @@ impl Cluster {
             println!("SKIPPED: {why}");
             return None;
         }
-        Some(Self::start().unwrap())
+        Some(Self::start(&[]).unwrap())
     }
 
-    fn start() -> Result<Self> {
+    /// Why there is no cluster with nodes for a test, if there is none.
+    pub fn missing_nodes() -> Option<&'static str> {
+        script().is_none().then_some("needs a cluster with nodes: set MESH_KUBE to a script that starts one")
+    }
+
+    /// One with these nodes.
+    ///
+    /// # Errors
+    /// It doesn't come up.
+    pub fn with_nodes(nodes: &[String]) -> Result<Self> {
+        Self::start(nodes)
+    }
+
+    /// With nodes, or an API server alone.
+    fn start(nodes: &[String]) -> Result<Self> {
         let script = script().context("no script")?;
         let port = free_ports()?;
         let dir = std::env::temp_dir().join(format!("mesh-kube-{}-{port}", std::process::id()));
@@ -113,7 +127,10 @@ impl Cluster {
         let own = Own { dir, port, keeper, killed: Mutex::default() };
         let kubeconfig = own.dir.join("admin.kubeconfig");
         let mut up = Command::new(&script);
-        up.arg("up").arg(&own.dir).env("KUBE_PORT", port.to_string()).env("KUBE_API_ONLY", "1");
+        up.arg("up").arg(&own.dir).args(nodes).env("KUBE_PORT", port.to_string());
+        if nodes.is_empty() {
+            up.env("KUBE_API_ONLY", "1");
+        }
         let cluster = Self { kubeconfig, own: Some(own) };
         Running::start(up)?.finish(START)?.success().context("the API server didn't come up")?;
         Ok(cluster)
@@ -197,6 +214,17 @@ impl Cluster {
         let users = config.get_mut("users").and_then(|users| users.get_mut(0)).context("no user in it")?;
         users["user"]["as"] = user.into();
         fs::write(file, serde_yaml_ng::to_string(&config)?).context("writing a kubeconfig")
+    }
+
+    /// Makes an image of a folder, on every node; `command` is what it runs.
+    ///
+    /// # Errors
+    /// It isn't this process's own, or a runtime refuses the image.
+    pub fn image(&self, name: &str, rootfs: &Path, command: &Path) -> Result<()> {
+        let script = script().context("no script")?;
+        let mut image = Command::new(script);
+        image.arg("image").arg(self.dir()?).arg(name).arg(rootfs).arg(command);
+        Running::start(image)?.finish(START)?.success().map(drop)
     }
 
     /// Its directory.

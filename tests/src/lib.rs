@@ -4,6 +4,9 @@
 //! are black-box: they assert on what clients and servers saw, on /metrics, on the access log and on the CLI.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod charts;
+pub mod cluster;
+pub mod controllers;
 pub mod dns;
 pub mod filter;
 pub mod forged;
@@ -12,6 +15,7 @@ pub mod hbone;
 pub mod http1;
 pub mod http2;
 pub mod kube;
+pub mod kube_agent;
 pub mod nodes;
 pub mod peers;
 pub mod pki;

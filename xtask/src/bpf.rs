@@ -108,9 +108,11 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, new).with_context(|| format!("could not write {}", to.display()))
 }
 
-/// BTF needs debug information; aya-ebpf's bindings ask for the architecture that the programs will run on.
+/// BTF needs debug information; aya-ebpf's bindings ask for the architecture that the programs will run on, this one's
+/// unless `MESH_BPF_ARCH` says another.
 fn rustflags() -> String {
-    let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    let arch = std::env::var("MESH_BPF_ARCH").unwrap_or_else(|_| std::env::consts::ARCH.to_owned());
+    let arch = format!("--cfg=bpf_target_arch=\"{arch}\"");
     [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f")
 }
 

@@ -12,10 +12,16 @@ pub struct Args {
     /// Optimized, as it is measured and shipped
     #[arg(long)]
     pub release: bool,
+    /// Only the kernel programs, for an agent that is built elsewhere or in another way
+    #[arg(long, conflicts_with = "release")]
+    pub kernel: bool,
 }
 
 /// The command.
 pub fn run(args: &Args) -> Result<()> {
+    if args.kernel {
+        return kernel_programs();
+    }
     let binary = agent(args.release)?;
     sh::progress(format!("built {}", binary.display()));
     Ok(())

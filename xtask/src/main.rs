@@ -39,7 +39,8 @@ enum Command {
     /// Build the kernel programs and the agent
     ///
     /// The kernel programs go to target/bpf/mesh-ebpf.o, from where the agent's build script takes them in. With
-    /// MESH_EBPF_OBJECT set, that object is used and none is built.
+    /// MESH_EBPF_OBJECT set, that object is used and none is built. MESH_BPF_ARCH names the architecture that they will run on
+    /// (x86_64, aarch64) where it isn't this one.
     Build(build::Args),
     /// Set up, build, and run `mesh-agent demo`
     Demo(demo::Args),

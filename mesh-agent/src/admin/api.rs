@@ -243,7 +243,7 @@ views! {
         /// How clients in other pods reach it: `mesh` (mutual TLS with its agent), `hbone` or `plain`.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reached: String,
-        /// Path of its network namespace, where the source names it.
+        /// Its network namespace: a path, or `uid:` and the uid by which its processes are found.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         netns: Option<String>,
         /// Which connections its ports accept, by PeerAuthentications; empty where none says anything.

@@ -185,7 +185,7 @@ fn workload(w: &model::Workload, snapshot: &Snapshot, pods: &Pods) -> api::Workl
             FailMode::Open => "open".to_owned(),
         },
         reached: reached(w).to_owned(),
-        netns: w.netns.as_ref().map(|path| path.display().to_string()),
+        netns: w.netns.as_ref().map(ToString::to_string),
         mtls: snapshot.security.get(&w.name).map(|security| mtls(&security.peers)).unwrap_or_default(),
         probes: w.probes.iter().map(ToString::to_string).collect(),
     }

@@ -13,9 +13,10 @@ use super::handover::Predecessor;
 use super::servers::Servers;
 use super::{notify, view};
 use crate::admin::{AdminState, Command, ReadinessGuard, api, task};
+use crate::announce::Announcer;
 use crate::balance::outlier;
 use crate::clock;
-use crate::enrol::{Manager, PodState};
+use crate::enrol::{Births, Manager, PodState};
 use crate::health::Checks;
 use crate::heartbeat::Heartbeat;
 use crate::identity::Identities;
@@ -40,6 +41,10 @@ const TIDY_EVERY: u32 = 15;
 pub(super) struct Control {
     pub kernel: Kernel,
     pub manager: Manager,
+    /// None where pods come from no API server.
+    pub announcer: Option<Announcer>,
+    /// None where pods aren't known by their processes, or can't be seen to begin.
+    pub births: Option<Births>,
     pub workers: Vec<worker::Handle>,
     pub node: NodeAddresses,
     pub heartbeat: Heartbeat,
@@ -71,8 +76,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Runs until a signal or the admin API ends it, then drains.
-    pub async fn run(mut self) -> std::io::Result<()> {
+    /// Runs until a signal or the admin API ends it, then drains. True if another agent has taken its place.
+    pub async fn run(mut self) -> std::io::Result<bool> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut tick = interval(RECONCILE);
@@ -93,6 +98,11 @@ impl Control {
                         self.tidy();
                     }
                 }
+                uids = born(&mut self.births) => {
+                    self.manager.expect(uids);
+                    self.attend();
+                }
+                () = at(self.manager.next_try()) => self.attend(),
                 command = self.commands.recv() => match command {
                     Some(Command::Kernel(answer)) => {
                         // Whoever asked may have given up.
@@ -119,7 +129,14 @@ impl Control {
             }
         }
         self.drain(replaced).await;
-        Ok(())
+        Ok(replaced)
+    }
+
+    /// Between snapshots: new pods are captured as soon as the runtime has made them.
+    fn attend(&mut self) {
+        if self.manager.attend(&mut self.kernel, &self.workers) {
+            self.follow();
+        }
     }
 
     /// Makes the kernel and the workers agree with the newest snapshot.
@@ -196,7 +213,13 @@ impl Control {
         metrics.set_config(snapshot.generation, warnings.iter().map(|warning| warning.code.as_str()));
     }
 
-    fn publish_pods(&self, snapshot: &Snapshot) {
+    fn publish_pods(&mut self, snapshot: &Snapshot) {
+        let waits = self.manager.take_waits();
+        let capture = &self.admin.telemetry.metrics.agent().pod_capture;
+        waits.iter().for_each(|wait| capture.observe(wait.as_secs_f64()));
+        if let Some(announcer) = &self.announcer {
+            announcer.tell(self.manager.facts(snapshot));
+        }
         let states = self.manager.states(snapshot);
         let count = |wanted: fn(&PodState) -> bool| states.values().filter(|state| wanted(state)).count();
         let gauge = &self.admin.telemetry.metrics.agent().enrolled_pods;
@@ -261,7 +284,7 @@ impl Control {
             self.heartbeat.stop();
         }
         // The workers have the listeners too, and close them in their own time.
-        drop((self.manager, self.checks));
+        drop((self.manager, self.checks, self.announcer));
         self.workers.iter().for_each(|w| w.tell(worker::Command::Drain));
         wait_for(&self.workers, self.drain_time).await;
         let left = self.admin.telemetry.connections.active();
@@ -271,6 +294,23 @@ impl Control {
             wait_for(&self.workers, CUT_TIME).await;
         }
         self.admin.telemetry.access_log.flush();
+    }
+}
+
+/// The uids of pods in which the runtime begins a container.
+async fn born(births: &mut Option<Births>) -> Vec<String> {
+    let Some(watcher) = births else { return std::future::pending().await };
+    let uids = watcher.next().await;
+    if uids.is_none() {
+        *births = None;
+    }
+    uids.unwrap_or_default()
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,10 +15,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::Control;
 use super::handover::{self, Handed};
+use super::replaced::{self, Stop};
 use super::servers::Servers;
 use crate::admin::{self, About, AdminState, LogHandle, Readiness, SocketError, SocketGuard, task};
+use crate::announce::Announcer;
 use crate::clock;
-use crate::enrol::{Capture, Manager};
+use crate::enrol::{Births, Capture, Finder, Manager};
 use crate::ext_authz::Providers;
 use crate::health::Checks;
 use crate::heartbeat::{self, Heartbeat};
@@ -26,12 +28,13 @@ use crate::history;
 use crate::identity::issuer::{DEV_DIR, DevError, IstioOptions};
 use crate::identity::{self, Identities, Issuer};
 use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::kube::{self, KubeError};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
-use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings};
-use crate::source::{self, Published};
+use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings, WhenReplaced};
+use crate::source::{self, Published, Source};
 use crate::telemetry::{self, Telemetry};
 
 /// Hooks call a heartbeat older than this stale; several beats fit into it even on a busy machine.
@@ -84,6 +87,9 @@ pub enum AgentError {
     /// Kernel programs.
     #[error("the kernel programs can't be put in place (`mesh-agent check` says what is missing)")]
     Kernel(#[from] KernelError),
+    /// API server.
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     /// Development root.
     #[error("the development root (`ca: dev`) can't be used")]
     DevRoot(#[from] DevError),
@@ -104,6 +110,7 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
     make_state_dir(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut stop = Stop::new()?;
         let (mut handed, predecessor) = handover::receive(&settings.state_dir).unzip();
         let taken = match predecessor {
             Some(_) => None,
@@ -111,15 +118,25 @@ pub fn run(settings: &Settings, log: LogHandle) -> Result<(), AgentError> {
         };
         let metrics = listen_for_metrics(settings.metrics_address, handed.as_mut())?;
         let published = Published { history: history::Shared::open(&settings.state_dir), ..Published::new() };
-        let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
+        let source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
         let mut control = assemble(settings, log, &published, descriptors, handed)?;
+        if settings.source == Source::Kube {
+            let client = kube::client(&kube::config().await?)?;
+            let metrics = control.admin.telemetry.metrics.agent().clone();
+            control.announcer = Some(Announcer::start(client, &settings.node_name, metrics));
+        }
         match predecessor {
             Some(predecessor) => control.predecessor = Some((predecessor, metrics)),
             None => {
                 control.servers = Some(Servers::start(&settings.state_dir, taken, metrics, &control.admin)?);
             }
         }
-        Ok(control.run().await?)
+        let replaced = control.run().await?;
+        drop(source);
+        if replaced && settings.when_replaced == WhenReplaced::Wait {
+            replaced::wait(&settings.state_dir, &mut stop).await;
+        }
+        Ok(())
     })
 }
 
@@ -175,7 +192,7 @@ fn assemble(
     };
     let mut kernel = Kernel::load(&kernel::Options {
         bpffs_dir: settings.bpffs_dir.clone(),
-        cgroup,
+        cgroup: cgroup.clone(),
         ports,
         stale_after: STALE_AFTER,
     })?;
@@ -247,8 +264,11 @@ fn assemble(
     };
     Ok(Control {
         kernel,
+        announcer: None,
+        births: watch_births(settings, &cgroup),
         manager: Manager::new(
             Capture { ports, registry_only, refuse_unknown: registry_only, flows },
+            Finder::new(settings.proc_dir.clone()),
             handed.map(|handed| handed.pods).unwrap_or_default(),
         ),
         workers,
@@ -273,6 +293,18 @@ fn assemble(
         reading: Some(reading),
         starting: Some(starting),
     })
+}
+
+/// A directory's pods say where they are.
+fn watch_births(settings: &Settings, cgroup: &Path) -> Option<Births> {
+    if matches!(settings.source, Source::Dir(_)) {
+        return None;
+    }
+    let births = Births::watch(kernel::cgroup::hierarchies(cgroup));
+    let told = |error: &io::Error| {
+        tracing::warn!(%error, "cgroups can't be watched (fs.inotify.max_user_instances?): new pods are captured late");
+    };
+    births.inspect_err(told).ok()
 }
 
 fn start_identities(settings: &Settings, telemetry: &Telemetry) -> Result<Identities, AgentError> {

@@ -13,6 +13,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::request::{CertReq, ExtensionReq};
 use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfoOwned};
 
+use super::review::Unanswered;
 use crate::grpc::{Code, Status};
 use crate::identity::SpiffeId;
 use crate::identity::proto::CertificateRequest;
@@ -40,6 +41,9 @@ pub enum Refusal {
     /// No token, or none of a node's.
     #[error("the token is no node's")]
     Unauthenticated,
+    /// Nobody can tell whose token it is.
+    #[error("{0}")]
+    Unanswered(#[from] Unanswered),
     /// Not a request.
     #[error("the certificate request can't be read: {0}")]
     Request(String),
@@ -85,6 +89,7 @@ impl Refusal {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::Unanswered(_) => "token_review",
             Self::Request(_) | Self::Names(_) | Self::NoIdentity | Self::NotAnAccount(_) => "bad_request",
             Self::Signature => "bad_signature",
             Self::KeyKind => "bad_key",
@@ -100,7 +105,7 @@ impl Refusal {
         match self {
             Self::Unauthenticated => Code::UNAUTHENTICATED,
             Self::TrustDomain(_) | Self::NotOnNode { .. } => Code::PERMISSION_DENIED,
-            Self::NotReady | Self::Authority => Code::UNAVAILABLE,
+            Self::Unanswered(_) | Self::NotReady | Self::Authority => Code::UNAVAILABLE,
             Self::Method => Code::UNIMPLEMENTED,
             Self::Request(_)
             | Self::Signature

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
-use prometheus::{Encoder, Gauge, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
@@ -28,14 +28,34 @@ const EXPIRY: Row = (
     "When the certificate expires that the controller signs with, in Unix time.",
 );
 
+const LEADER: Row = (
+    "mesh_agent_controller_leader",
+    "IntGauge",
+    &[],
+    "1 while this controller is the one that writes status and trust bundles.",
+);
+const STATUS_WRITES: Row = (
+    "mesh_agent_controller_status_writes_total",
+    "IntCounterVec",
+    &["outcome"],
+    "Objects whose status was looked at, by what came of it: written, unchanged, gone, conflict or failed.",
+);
+const BUNDLE_WRITES: Row = (
+    "mesh_agent_controller_trust_bundle_writes_total",
+    "IntCounterVec",
+    &["outcome"],
+    "Writes of the trust bundle's ConfigMap, by what came of it: written, conflict or failed.",
+);
+
 /// Every one, for the documentation.
 #[cfg(test)]
-pub(crate) const TABLE: &[Row] = &[REQUESTS, EXPIRY];
+pub(crate) const TABLE: &[Row] = &[REQUESTS, EXPIRY, LEADER, STATUS_WRITES, BUNDLE_WRITES];
 
 /// What requests come to, in `outcome`.
 const OUTCOMES: &[&str] = &[
     "signed",
     "unauthenticated",
+    "token_review",
     "bad_request",
     "bad_signature",
     "bad_key",
@@ -51,6 +71,9 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     expiry: Gauge,
+    leader: IntGauge,
+    status_writes: IntCounterVec,
+    bundle_writes: IntCounterVec,
     /// What was wrong when it was last said.
     said: RefCell<String>,
 }
@@ -59,16 +82,23 @@ impl Metrics {
     /// Nothing happened yet.
     #[expect(clippy::expect_used, reason = "constant names; every test of the controller runs through them")]
     pub fn new() -> Self {
-        let (name, _, labels, help) = REQUESTS;
-        let requests = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name");
+        let counters = |(name, _, labels, help): Row| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name")
+        };
+        let (requests, status_writes, bundle_writes) =
+            (counters(REQUESTS), counters(STATUS_WRITES), counters(BUNDLE_WRITES));
+        let leader = IntGauge::new(LEADER.0, LEADER.3).expect("a valid name");
         let expiry = Gauge::new(EXPIRY.0, EXPIRY.3).expect("a valid name");
         let registry = Registry::new();
-        registry.register(Box::new(requests.clone())).expect("a unique name");
+        for counters in [&requests, &status_writes, &bundle_writes] {
+            registry.register(Box::new(counters.clone())).expect("a unique name");
+        }
         registry.register(Box::new(expiry.clone())).expect("a unique name");
+        registry.register(Box::new(leader.clone())).expect("a unique name");
         for outcome in OUTCOMES {
             requests.with_label_values(&[*outcome]).reset();
         }
-        Self { registry, requests, expiry, said: RefCell::default() }
+        Self { registry, requests, expiry, leader, status_writes, bundle_writes, said: RefCell::default() }
     }
 
     /// One request was answered.
@@ -80,6 +110,21 @@ impl Metrics {
     #[cfg(test)]
     pub fn count(&self, outcome: &str) -> u64 {
         self.requests.with_label_values(&[outcome]).get()
+    }
+
+    /// Whether this controller writes.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// An object's status was looked at.
+    pub fn status_write(&self, outcome: &str) {
+        self.status_writes.with_label_values(&[outcome]).inc();
+    }
+
+    /// A trust bundle was written, or not.
+    pub fn bundle_write(&self, outcome: &str) {
+        self.bundle_writes.with_label_values(&[outcome]).inc();
     }
 
     /// The authority's certificate ends then.

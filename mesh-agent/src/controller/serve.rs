@@ -10,6 +10,7 @@ use http::header::AUTHORIZATION;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ServerConnection;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use x509_cert::der::pem::{self, LineEnding};
@@ -39,7 +40,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// What it is made of.
 pub struct Parts {
     /// Signs.
-    pub authority: Files,
+    pub authority: Rc<Files>,
     /// Shown to agents.
     pub server: ServerIdentity,
     /// Knows nodes.
@@ -51,7 +52,7 @@ pub struct Parts {
     /// Which pods run where.
     pub published: Published,
     /// Counts.
-    pub metrics: Metrics,
+    pub metrics: Rc<Metrics>,
 }
 
 /// The control plane's part that signs.
@@ -59,13 +60,16 @@ pub struct Controller {
     pub(super) parts: Parts,
     /// Sent at the end of every chain.
     roots: RefCell<Vec<CertificateDer<'static>>>,
+    /// The same as PEM, for the trust bundle.
+    bundle: watch::Sender<Rc<str>>,
     connections: Cell<usize>,
 }
 
 impl Controller {
     /// Signs under these roots.
     pub fn new(parts: Parts, roots: Vec<CertificateDer<'static>>) -> Self {
-        let controller = Self { parts, roots: RefCell::new(roots), connections: Cell::new(0) };
+        let bundle = watch::Sender::new(pem_of(&roots));
+        let controller = Self { parts, roots: RefCell::new(roots), bundle, connections: Cell::new(0) };
         controller.show_expiry();
         controller
     }
@@ -81,6 +85,7 @@ impl Controller {
         }
         if let Some(roots) = news.roots {
             tracing::info!(roots = roots.len(), "the certificate authority changed");
+            self.bundle.send_replace(pem_of(&roots));
             self.roots.replace(roots);
             self.show_expiry();
         }
@@ -97,6 +102,11 @@ impl Controller {
         if let Ok(authority) = self.parts.authority.authority() {
             self.parts.metrics.authority_expires(authority.not_after());
         }
+    }
+
+    /// The roots that agents trust, as PEM; told when they change.
+    pub fn bundle(&self) -> watch::Receiver<Rc<str>> {
+        self.bundle.subscribe()
     }
 
     /// True once it can judge: before the pods were read nobody is on any node.
@@ -161,7 +171,8 @@ impl Controller {
         node: &mut Option<String>,
     ) -> Result<(SpiffeId, CertificateResponse), Refusal> {
         let token = bearer(&asked.headers).ok_or(Refusal::Unauthenticated)?;
-        let node = node.insert(self.parts.tokens.node_of(token).await.ok_or(Refusal::Unauthenticated)?);
+        let bearer = self.parts.tokens.node_of(token).await?;
+        let node = node.insert(bearer.ok_or(Refusal::Unauthenticated)?);
         if asked.path != CREATE_CERTIFICATE {
             return Err(Refusal::Method);
         }
@@ -209,6 +220,14 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
+}
+
+fn pem_of(roots: &[CertificateDer<'_>]) -> Rc<str> {
+    // DER of any length can be written.
+    let text = |root: &CertificateDer<'_>| {
+        pem::encode_string("CERTIFICATE", LineEnding::LF, root).unwrap_or_default()
+    };
+    roots.iter().map(text).collect::<String>().into()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -28,20 +28,30 @@ pub struct ControllerArgs {
     #[serde(deserialize_with = "scalar")]
     pub listen: Option<String>,
 
-    /// Which pods run where: a directory of YAML files, dir:PATH
+    /// Which pods run where: the API server, kube, or a directory of YAML files, dir:PATH
     #[arg(long, value_name = "SOURCE")]
     #[serde(deserialize_with = "scalar")]
     pub source: Option<String>,
 
-    /// Whose key signs: dev or files:DIR [default: dev]
+    /// Whose key signs: dev, files:DIR, or secret:NAME of the own namespace [default: dev]
     #[arg(long, value_name = "CA")]
     #[serde(deserialize_with = "scalar")]
     pub ca: Option<String>,
 
-    /// Nodes and the tokens of their agents: a name, a blank and a token on each line
+    /// Who agents are: kube (their service account's tokens, by TokenReview), or a file with a node, a blank and its token on each line
     #[arg(long, value_name = "FILE")]
     #[serde(deserialize_with = "scalar")]
     pub tokens: Option<String>,
+
+    /// With kube: the namespace of controller and agents [default: the kubeconfig's, or the pod's own]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub namespace: Option<String>,
+
+    /// With kube: the agents' service account [default: mesh-agent]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub agent_account: Option<String>,
 
     /// Trust domain of the identities [default: cluster.local]
     #[arg(long, value_name = "NAME")]
@@ -96,6 +106,8 @@ pub enum ControllerCa {
     Dev,
     /// An authority's chain and key.
     Files(PathBuf),
+    /// The same in a Secret of the own namespace, made if there is none.
+    Secret(String),
 }
 
 impl std::fmt::Display for ControllerCa {
@@ -103,7 +115,23 @@ impl std::fmt::Display for ControllerCa {
         match self {
             Self::Dev => f.write_str("dev"),
             Self::Files(dir) => write!(f, "files:{}", dir.display()),
+            Self::Secret(name) => write!(f, "secret:{name}"),
         }
+    }
+}
+
+/// Who knows which node an agent is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// The API server.
+    Kube,
+    /// A file.
+    File(PathBuf),
+}
+
+impl Fallback for Tokens {
+    fn fallback() -> Self {
+        Self::Kube
     }
 }
 
@@ -123,7 +151,11 @@ pub struct ControllerSettings {
     /// Whose key signs.
     pub ca: ControllerCa,
     /// Nodes and their tokens.
-    pub tokens: PathBuf,
+    pub tokens: Tokens,
+    /// Of controller and agents; none for the client's own.
+    pub namespace: Option<String>,
+    /// Of the agents.
+    pub agent_account: String,
     /// Of the identities.
     pub trust_domain: String,
     /// The longest life of a certificate.
@@ -171,9 +203,21 @@ impl ControllerSettings {
         };
         let settings = Self {
             listen: layers.get("listen", |a| &a.listen, || "0.0.0.0:15012".into(), value::address),
-            source: layers.get("source", |a| &a.source, String::new, value::source),
+            source: layers.get(
+                "source",
+                |a| &a.source,
+                || value::default_source(env("KUBERNETES_SERVICE_HOST").is_some()),
+                value::source,
+            ),
             ca: layers.get("ca", |a| &a.ca, || "dev".into(), ca),
             tokens: layers.get("tokens", |a| &a.tokens, String::new, tokens),
+            namespace: layers.optional("namespace", |a| &a.namespace, value::namespace),
+            agent_account: layers.get(
+                "agentAccount",
+                |a| &a.agent_account,
+                || "mesh-agent".into(),
+                value::namespace,
+            ),
             trust_domain: layers.get(
                 "trustDomain",
                 |a| &a.trust_domain,
@@ -198,6 +242,16 @@ impl ControllerSettings {
         layers.finish(settings)
     }
 
+    /// Whether anything of it needs the API server.
+    pub fn needs_kube(&self) -> bool {
+        self.tokens == Tokens::Kube || matches!(self.ca, ControllerCa::Secret(_)) || self.writes()
+    }
+
+    /// Whether status and trust bundles are written: where the objects come from the API server.
+    pub fn writes(&self) -> bool {
+        !matches!(self.source, Source::Dir(_))
+    }
+
     /// Pods of every node.
     pub fn build_options(&self) -> BuildOptions {
         BuildOptions { netns_annotation: matches!(self.source, Source::Dir(_)), ..BuildOptions::default() }
@@ -205,19 +259,25 @@ impl ControllerSettings {
 }
 
 fn ca(text: &str) -> Result<ControllerCa, String> {
+    if let Some(name) = text.strip_prefix("secret:") {
+        return value::namespace(name).map(ControllerCa::Secret).map_err(|_| {
+            format!("{name:?} isn't the name of a Secret: expected at most 63 of a-z, 0-9 and '-'")
+        });
+    }
     match value::ca(text)? {
         Ca::Dev => Ok(ControllerCa::Dev),
         Ca::Files(dir) => Ok(ControllerCa::Files(dir)),
-        Ca::Istio(_) | Ca::Spiffe(_) => {
-            Err(format!("{text:?} has no key that the controller could sign with: expected dev or files:DIR"))
-        }
+        Ca::Istio(_) | Ca::Spiffe(_) => Err(format!(
+            "{text:?} has no key that the controller could sign with: expected dev, files:DIR or secret:NAME"
+        )),
     }
 }
 
-fn tokens(text: &str) -> Result<PathBuf, String> {
+fn tokens(text: &str) -> Result<Tokens, String> {
     match text {
-        "" => Err("no file of tokens is given: nobody could ask for a certificate".to_owned()),
-        path => value::absolute(path),
+        "" => Err("no file of tokens is given, nor kube: nobody could ask for a certificate".to_owned()),
+        "kube" => Ok(Tokens::Kube),
+        path => value::absolute(path).map(Tokens::File),
     }
 }
 

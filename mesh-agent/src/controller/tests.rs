@@ -65,13 +65,13 @@ impl Scene {
                 let published = Published::new();
                 let source = source::start(Source::Dir(objects), BuildOptions::default(), published.clone());
                 let parts = Parts {
-                    authority,
+                    authority: Rc::new(authority),
                     server,
                     tokens: Authenticator::Static(StaticTokens::open(tokens).unwrap()),
                     trust_domain: "cluster.local".to_owned(),
                     lifetime: Duration::from_secs(3600),
                     published,
-                    metrics: Metrics::new(),
+                    metrics: Rc::new(Metrics::new()),
                 };
                 let controller = Rc::new(Controller::new(parts, roots));
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,6 +1,6 @@
 //! Which node an agent speaks for, by the bearer token that it shows.
 //!
-//! Tokens in a file: a node's name and a token on each line. Only their hashes are kept, which is also why no comparison
+//! On Kubernetes the API server knows (`review`). Elsewhere, tokens in a file: a node's name and a token on each line. Only their hashes are kept, which is also why no comparison
 //! takes longer for a token that is nearly right. The file is read again when it changes.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
+use super::review::{Reviewer, Unanswered};
 use crate::tls::files::Stamp;
 
 /// A shorter token can be guessed.
@@ -20,10 +21,11 @@ const SHORTEST: usize = 16;
 const LARGEST: u64 = 8 * 1024 * 1024;
 
 /// Whoever knows tokens.
-#[derive(Debug)]
 pub enum Authenticator {
     /// A file of them.
     Static(StaticTokens),
+    /// The API server.
+    Review(Reviewer),
 }
 
 /// Tokens of a file.
@@ -65,10 +67,14 @@ pub enum TokensError {
 }
 
 impl Authenticator {
-    /// The node whose agent shows this token.
-    pub async fn node_of(&self, token: &str) -> Option<String> {
+    /// The node whose agent shows this token; none if it is no agent's.
+    ///
+    /// # Errors
+    /// Nobody can tell now.
+    pub async fn node_of(&self, token: &str) -> Result<Option<String>, Unanswered> {
         match self {
-            Self::Static(tokens) => tokens.node_of(token),
+            Self::Static(tokens) => Ok(tokens.node_of(token)),
+            Self::Review(reviewer) => reviewer.node_of(token).await,
         }
     }
 
@@ -76,6 +82,7 @@ impl Authenticator {
     pub fn refresh(&self) {
         match self {
             Self::Static(tokens) => tokens.refresh(),
+            Self::Review(_) => {}
         }
     }
 }

@@ -1,71 +1,33 @@
 //! One captured pod: how it is entered, told to the kernel and the workers, and left again.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_common::{FAIL_CLOSED, FAIL_OPEN, PodEntry, capture as bits};
-use thiserror::Error;
 
-use super::Capture;
+use super::find::Found;
 use super::listeners::{self, Set};
+use super::netns::{PodNetns, Still};
+use super::{Capture, EnrolError};
 use crate::health::Captured;
 use crate::kernel::{EnrolPod, Families, Kernel, KernelError, netns};
 use crate::model::{FailMode, Workload};
 use crate::proxy::ceiling::PodShare;
 use crate::proxy::worker::{self, Command, PodSpec};
 
-/// Why a pod can't be captured now.
-#[derive(Debug, Error)]
-pub enum EnrolError {
-    /// A directory pod without the annotation.
-    #[error("annotation mesh-agent.dev/netns is missing: it must name the pod's network namespace")]
-    NoNetns,
-    /// The path doesn't lead to a network namespace.
-    #[error("network namespace {} can't be opened", path.display())]
-    Open {
-        /// As the annotation says.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// setns(2) failed.
-    #[error("network namespace can't be entered")]
-    Enter(#[source] io::Error),
-    /// socket(2), bind(2) or listen(2) failed inside the pod.
-    #[error(
-        "the agent's ports {outbound}, {inbound} and {hbone} can't be listened on inside the pod (does the pod use them itself?)"
-    )]
-    Listen {
-        /// Outbound port.
-        outbound: u16,
-        /// Inbound port.
-        inbound: u16,
-        /// Port for HBONE.
-        hbone: u16,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is the agent's own.
-    #[error("its network namespace is the agent's own (a host-network pod can't be enrolled)")]
-    HostNetwork,
-    /// Programs or maps.
-    #[error("the kernel can't be told of it")]
-    Kernel(#[from] KernelError),
-}
-
 /// A captured pod. Doesn't leave by itself: what is pinned outlives the agent.
 pub(super) struct Enrolled {
     workload: Arc<Workload>,
-    path: PathBuf,
-    inode: (u64, u64),
     cookie: u64,
-    netns: Arc<OwnedFd>,
+    netns: PodNetns,
+    /// What was found in its namespace when it was entered.
+    found: Vec<IpAddr>,
+    /// Since when none of its processes is there any more.
+    absent: Option<Instant>,
     entry: PodEntry,
     /// Every listener: one of each family stands for all on its port in the kernel's maps, and all go to an agent that takes
     /// over.
@@ -76,32 +38,28 @@ impl Enrolled {
     /// Enters the pod, makes the listeners, tells the workers, then the kernel.
     pub fn join(
         workload: &Arc<Workload>,
+        netns: PodNetns,
         capture: &Capture,
         handed: &mut HashMap<u64, Set>,
         kernel: &mut Kernel,
         workers: &[worker::Handle],
     ) -> Result<Self, EnrolError> {
-        let path = workload.netns.clone().ok_or(EnrolError::NoNetns)?;
-        let open_error = |source| EnrolError::Open { path: path.clone(), source };
-        let file = File::open(&path).map_err(open_error)?;
-        let inode = identity(&path).map_err(open_error)?;
-        let netns = Arc::new(OwnedFd::from(file));
         let own_cookie = netns::cookie_here().map_err(EnrolError::Enter)?;
-        let inside = netns::enter(netns.as_fd(), || enter(workload, capture, handed, workers.len()));
-        let Inside { cookie, addresses, sets } = inside.map_err(EnrolError::Enter)??;
+        let inside = netns::enter(netns.as_fd(), || enter(capture, handed, workers.len()));
+        let Inside { cookie, found, sets } = inside.map_err(EnrolError::Enter)??;
         if cookie == own_cookie {
             return Err(EnrolError::HostNetwork);
         }
         let pod = Self {
             workload: workload.clone(),
-            path,
-            inode,
             cookie,
             netns,
+            found,
+            absent: None,
             entry: entry_for(workload, capture.refuse_unknown),
             listeners: Set::of_all(&sets).map_err(EnrolError::Enter)?,
         };
-        if let Err(error) = pod.tell_kernel(&addresses, kernel) {
+        if let Err(error) = pod.tell_kernel(pod.addresses(workload), kernel) {
             // Its listeners go with this function: a lookup link left behind would refuse whoever dials the pod.
             if let Err(also) = kernel.unenrol(cookie) {
                 tracing::warn!(pod = %workload.name, error = %crate::report::chain(&also), "the kernel can't forget it");
@@ -110,7 +68,7 @@ impl Enrolled {
         }
         let share = Arc::<PodShare>::default();
         for (worker, listeners) in workers.iter().zip(sets) {
-            let (workload, netns, share) = (workload.clone(), pod.netns.clone(), share.clone());
+            let (workload, netns, share) = (workload.clone(), pod.netns.share(), share.clone());
             worker.tell(Command::Add(PodSpec { cookie, workload, netns, share, listeners }));
         }
         Ok(pod)
@@ -140,13 +98,34 @@ impl Enrolled {
 
     /// As a place to send from.
     pub fn captured(&self) -> Captured {
-        Captured { cookie: self.cookie, workload: self.workload.clone(), netns: self.netns.clone() }
+        Captured { cookie: self.cookie, workload: self.workload.clone(), netns: self.netns.share() }
     }
 
-    /// True while the path still leads to the namespace that was entered, and the pod still names that path.
-    pub fn is_of(&self, workload: &Workload) -> bool {
-        workload.netns.as_ref() == Some(&self.path)
-            && identity(&self.path).is_ok_and(|inode| inode == self.inode)
+    /// What the pod's object says is believed. What its namespace held is used only where the object says nothing: a pod
+    /// that may change its own interfaces could give itself another pod's address and be handed that pod's connections.
+    fn addresses<'a>(&'a self, workload: &'a Workload) -> &'a [IpAddr] {
+        addresses(&workload.addresses, &self.found)
+    }
+
+    /// Whether the pod that the object speaks of is still in the namespace that was entered.
+    pub fn still(&self, workload: &Workload) -> Still {
+        self.netns.still(workload.netns.as_ref())
+    }
+
+    /// True if `found` is in the namespace that was entered.
+    pub fn has(&self, found: &Found) -> bool {
+        self.netns.has(found)
+    }
+
+    /// Another of its processes was found there.
+    pub fn hold(&mut self, found: Found) {
+        self.absent = None;
+        self.netns.hold(found);
+    }
+
+    /// None of its processes was found; returns since when.
+    pub fn absent(&mut self, now: Instant) -> Instant {
+        *self.absent.get_or_insert(now)
     }
 
     /// The pod's object changed without moving it.
@@ -163,11 +142,7 @@ impl Enrolled {
         }
         if entry != self.entry || workload.addresses != self.workload.addresses {
             let before = std::mem::replace(&mut self.entry, entry);
-            let told = netns::enter(self.netns.as_fd(), || addresses_of(workload))
-                .and_then(|addresses| addresses)
-                .map_err(EnrolError::Enter)
-                .and_then(|addresses| Ok(self.tell_kernel(&addresses, kernel)?));
-            if let Err(error) = told {
+            if let Err(error) = self.tell_kernel(self.addresses(workload), kernel) {
                 tracing::warn!(pod = %workload.name, error = %crate::report::chain(&error), "its change can't be told to the kernel, trying again");
                 self.entry = before;
                 return;
@@ -198,22 +173,13 @@ fn families(listeners: &[TcpListener]) -> Families<'_> {
 
 struct Inside {
     cookie: u64,
-    addresses: Vec<IpAddr>,
+    found: Vec<IpAddr>,
     sets: Vec<Set>,
 }
 
-fn addresses_of(workload: &Workload) -> io::Result<Vec<IpAddr>> {
-    addresses(workload.addresses.clone(), netns::local_addresses)
-}
-
-fn enter(
-    workload: &Workload,
-    capture: &Capture,
-    handed: &mut HashMap<u64, Set>,
-    workers: usize,
-) -> Result<Inside, EnrolError> {
+fn enter(capture: &Capture, handed: &mut HashMap<u64, Set>, workers: usize) -> Result<Inside, EnrolError> {
     let cookie = netns::cookie_here().map_err(EnrolError::Enter)?;
-    let addresses = addresses_of(workload).map_err(EnrolError::Enter)?;
+    let found = netns::local_addresses().map_err(EnrolError::Enter)?;
     let failed = |source| EnrolError::Listen {
         outbound: capture.ports.outbound,
         inbound: capture.ports.inbound,
@@ -228,16 +194,11 @@ fn enter(
         Some(sets) => sets,
         None => listeners::make(capture, workers).map_err(failed)?,
     };
-    Ok(Inside { cookie, addresses, sets })
+    Ok(Inside { cookie, found, sets })
 }
 
-/// What the pod's object says is believed. What its namespace holds is asked only where the object says nothing: a pod
-/// that may change its own interfaces could give itself another pod's address and be handed that pod's connections.
-fn addresses(
-    declared: Vec<IpAddr>,
-    found: impl FnOnce() -> io::Result<Vec<IpAddr>>,
-) -> io::Result<Vec<IpAddr>> {
-    if declared.is_empty() { found() } else { Ok(declared) }
+fn addresses<'a>(declared: &'a [IpAddr], found: &'a [IpAddr]) -> &'a [IpAddr] {
+    if declared.is_empty() { found } else { declared }
 }
 
 fn entry_for(workload: &Workload, refuse_unknown: bool) -> PodEntry {
@@ -249,18 +210,13 @@ fn entry_for(workload: &Workload, refuse_unknown: bool) -> PodEntry {
     PodEntry { fail_mode, capture: bits::OUTBOUND | bits::INBOUND | registry }
 }
 
-/// Device and inode name a namespace for as long as it lives.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::metadata(path).map(|m| (m.dev(), m.ino()))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::time::Instant;
 
     use super::*;
-    use crate::enrol::{Manager, PodState};
+    use crate::enrol::{Finder, Manager, PodState};
     use crate::kernel::{Flows, Ports};
     use crate::proxy::testing;
 
@@ -287,10 +243,9 @@ mod tests {
                     refuse_unknown: false,
                     flows: Flows::detached(),
                 };
-                let error = enter(&workload, &capture(), &mut HashMap::new(), 2)
-                    .err()
-                    .expect("the port is the application's");
-                let mut manager = Manager::new(capture(), HashMap::new());
+                let error =
+                    enter(&capture(), &mut HashMap::new(), 2).err().expect("the port is the application's");
+                let mut manager = Manager::new(capture(), Finder::new("/proc".into()), HashMap::new());
                 manager.note_failure(&workload, error, Instant::now());
                 let Some(PodState::Pending(why)) = manager.state(&workload) else { panic!("not pending") };
                 let [outbound, inbound, hbone] = [outbound, inbound, hbone].map(|port| port.to_string());
@@ -304,8 +259,8 @@ mod tests {
     #[test]
     fn a_pod_cannot_claim_an_address_by_giving_it_to_itself() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let found = || Ok(vec![ip("10.0.0.1"), ip("10.0.0.2")]);
-        assert_eq!(addresses(vec![ip("10.0.0.1")], found).unwrap(), [ip("10.0.0.1")]);
-        assert_eq!(addresses(Vec::new(), found).unwrap(), [ip("10.0.0.1"), ip("10.0.0.2")]);
+        let found = [ip("10.0.0.1"), ip("10.0.0.2")];
+        assert_eq!(addresses(&[ip("10.0.0.1")], &found), [ip("10.0.0.1")]);
+        assert_eq!(addresses(&[], &found), found);
     }
 }

@@ -22,8 +22,8 @@ use super::key::{Key, NoKey};
 use super::trust::Trust;
 use super::x509::{self, San};
 
-pub use dev::{DEV_DIR, DevError};
-pub use files::Files;
+pub use dev::{DEV_DIR, DevError, Root, root};
+pub use files::{Files, Given};
 pub use istio::Options as IstioOptions;
 
 /// Certificates begin this long before they are issued, for peers whose clocks are behind.

@@ -34,12 +34,44 @@ pub fn cgroup2_mount() -> io::Result<PathBuf> {
     })
 }
 
-/// Mount points of type cgroup2 (proc_pid_mountinfo(5): the type follows a lone hyphen).
+/// Where cgroups of pods below `cgroup`, a part of cgroup2, may be made: there, and on hosts that have cgroup v1 too, where
+/// kubelet may make them in v1 alone, in one hierarchy of it.
+pub fn hierarchies(cgroup: &Path) -> Vec<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let below = cgroup2_mounts(&mountinfo)
+        .into_iter()
+        .find_map(|mount| Some(cgroup.strip_prefix(mount).ok()?.to_owned()));
+    let v1 = v1_mount(&mountinfo).map(|mount| {
+        let part = mount.join(below.unwrap_or_default());
+        if part.is_dir() { part } else { mount }
+    });
+    [cgroup.to_owned()].into_iter().chain(v1).collect()
+}
+
+/// Mount points of type cgroup2.
 fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
-    let is_cgroup2 =
-        |line: &&str| line.split_once(" - ").is_some_and(|(_, tail)| tail.starts_with("cgroup2 "));
-    let mount_point = |line: &str| line.split(' ').nth(4).map(unescape);
-    mountinfo.lines().filter(is_cgroup2).filter_map(mount_point).collect()
+    mounts(mountinfo, "cgroup2").map(|(mount, _)| mount).collect()
+}
+
+/// Of the hierarchies of cgroup v1 one that every runtime uses.
+fn v1_mount(mountinfo: &str) -> Option<PathBuf> {
+    let with = |option: &str| {
+        mounts(mountinfo, "cgroup")
+            .find(|(_, options)| options.split(',').any(|one| one == option))
+            .map(|(mount, _)| mount)
+    };
+    ["name=systemd", "pids", "memory", "cpu"].into_iter().find_map(with)
+}
+
+/// Mount point and super options of the mounts of a type (proc_pid_mountinfo(5): the type follows a lone hyphen).
+fn mounts<'a>(mountinfo: &'a str, kind: &str) -> impl Iterator<Item = (PathBuf, &'a str)> {
+    mountinfo.lines().filter_map(move |line| {
+        let (head, tail) = line.split_once(" - ")?;
+        let mut tail = tail.split(' ');
+        let is_it = tail.next() == Some(kind);
+        let options = tail.nth(1).unwrap_or_default();
+        is_it.then_some((unescape(head.split(' ').nth(4)?), options))
+    })
 }
 
 /// Blanks in mountinfo are octal.
@@ -118,5 +150,22 @@ mod tests {
             33 30 0:27 /a /odd\\040place rw - cgroup2 none rw\n";
         let expected = [PathBuf::from("/sys/fs/cgroup/unified"), PathBuf::from("/odd place")];
         assert_eq!(cgroup2_mounts(mountinfo), expected);
+    }
+
+    #[test]
+    fn of_v1_one_hierarchy_is_watched_the_one_that_systemd_keeps_before_others() {
+        let line = |name: &str, options: &str| {
+            format!("40 30 0:30 / /sys/fs/cgroup/{name} rw - cgroup cgroup rw,{options}\n")
+        };
+        let (cpu, pids, systemd) =
+            (line("cpu,cpuacct", "cpu,cpuacct"), line("pids", "pids"), line("systemd", "xattr,name=systemd"));
+        let check = |lines: &[&String], expected: Option<&str>| {
+            let text: String = lines.iter().map(|line| line.as_str()).collect();
+            assert_eq!(v1_mount(&text), expected.map(PathBuf::from), "{text}");
+        };
+        check(&[&cpu, &pids, &systemd], Some("/sys/fs/cgroup/systemd"));
+        check(&[&cpu, &pids], Some("/sys/fs/cgroup/pids"));
+        check(&[&cpu], Some("/sys/fs/cgroup/cpu,cpuacct"));
+        check(&[&"31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n".to_owned()], None);
     }
 }

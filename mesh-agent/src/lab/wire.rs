@@ -30,9 +30,15 @@ const EVERY: Duration = Duration::from_millis(20);
 impl Wire {
     /// Listens on every link of the bridge's namespace, which all pods hang on.
     pub fn listen(topology: &Topology) -> Result<Self> {
-        let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-        let socket = topology.fabric().run(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)))?;
-        let socket = socket.context("a packet socket")?;
+        Self::with(topology.fabric().run(ear)?.context("a packet socket")?)
+    }
+
+    /// Listens on every link of the host, on which nodes of a real cluster have their pods.
+    pub fn on_host() -> Result<Self> {
+        Self::with(ear().context("a packet socket")?)
+    }
+
+    fn with(socket: Socket) -> Result<Self> {
         socket.set_recv_buffer_size(16 * 1024 * 1024)?;
         socket.set_nonblocking(true)?;
         let ear = Arc::new(Mutex::new(Ear { socket, frames: Vec::new() }));
@@ -60,6 +66,11 @@ impl Wire {
         ear.hear();
         ear.frames.len()
     }
+}
+
+fn ear() -> std::io::Result<Socket> {
+    let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+    Socket::new(Domain::PACKET, Type::RAW, Some(all))
 }
 
 impl Ear {

@@ -44,6 +44,8 @@ use crate::objects::{Kind, Network, Object, ObjectKey};
 use crate::source::Changes;
 use crate::tls;
 
+pub use self::enrolment::REDIRECTION;
+
 /// Last part of service host names.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Istio's default for the mesh's root namespace.

@@ -16,6 +16,8 @@ pub struct PolicyObject {
     pub kind: Kind,
     /// Namespace and name.
     pub name: ObjectName,
+    /// `metadata.generation` of what was looked at; 0 where nothing gave one.
+    pub generation: i64,
     /// What it is for.
     pub targets: Vec<PolicyTarget>,
     /// Fields of its spec that it gives, each of which holds or doesn't as a whole.
@@ -89,7 +91,13 @@ impl PolicyObject {
             }
             _ => return None,
         };
-        Some(Self { kind: key.kind, name: key.name, targets, groups })
+        Some(Self {
+            kind: key.kind,
+            name: key.name,
+            generation: object.metadata().generation,
+            targets,
+            groups,
+        })
     }
 }
 

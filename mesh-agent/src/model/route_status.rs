@@ -14,6 +14,8 @@ pub struct RouteStatus {
     pub kind: &'static str,
     /// The route.
     pub name: ObjectName,
+    /// `metadata.generation` of what was looked at; 0 where nothing gave one.
+    pub generation: i64,
     /// Number of its rules.
     pub rules: usize,
     /// Names of those that have one.

@@ -43,7 +43,7 @@ codes! {
     SliceWithoutService = "MESH0113", "An EndpointSlice belongs to no known Service; it is used as soon as the Service is there.";
     DuplicateVip = "MESH0114", "Two Services claim the same virtual IP and port; the oldest, then the first by name, has it.";
     DuplicatePodAddress = "MESH0115", "Two Pods have the same address; the first by name has it.";
-    NetnsMissing = "MESH0116", "A Pod of this node asks for capture but names no network namespace; it isn't captured.";
+    NetnsMissing = "MESH0116", "A Pod asks for capture but its network namespace can't be known; it isn't captured.";
     HostNetwork = "MESH0117", "A Pod on the host's network asks for capture; it can't be captured without capturing the node.";
     UnknownValue = "MESH0118", "A label, annotation or open-ended field has a value that means nothing here; its default is used.";
     UnsupportedFeature = "MESH0119", "A feature of a supported kind isn't supported by this version; the message says what happens instead.";

@@ -49,6 +49,44 @@ pub enum FailMode {
     Open,
 }
 
+/// How the agent of a pod's node finds the pod's network namespace.
+///
+/// As text, a path, or `uid:` and the uid.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Netns {
+    /// It is here, says an object of a directory.
+    Path(PathBuf),
+    /// By the processes of the pod with this uid, says an object of an API server.
+    Uid(String),
+}
+
+const UID: &str = "uid:";
+
+impl From<Netns> for String {
+    fn from(netns: Netns) -> Self {
+        netns.to_string()
+    }
+}
+
+impl From<String> for Netns {
+    fn from(text: String) -> Self {
+        match text.strip_prefix(UID) {
+            Some(uid) => Self::Uid(uid.to_owned()),
+            None => Self::Path(text.into()),
+        }
+    }
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Uid(uid) => write!(f, "{UID}{uid}"),
+        }
+    }
+}
+
 /// Whether a pod's traffic is captured, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,8 +126,8 @@ pub struct Workload {
     pub labels: std::collections::BTreeMap<String, String>,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// Where the directory source says the network namespace is.
-    pub netns: Option<PathBuf>,
+    /// Where its network namespace is; None for another node's pod of an API server.
+    pub netns: Option<Netns>,
     /// Captured or not.
     pub enrolment: Enrolment,
     /// While no agent serves.
@@ -98,6 +136,9 @@ pub struct Workload {
     /// `ambient.istio.io/redirection: enabled`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hbone: bool,
+    /// Its object has the annotation `ambient.istio.io/redirection: enabled`, of a ztunnel's or an agent's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redirected: bool,
     /// On the node's own network: its addresses are the node's.
     pub host_network: bool,
     /// Container ports by name, for Services' named targetPorts and protocol hints.
@@ -127,6 +168,14 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_namespace_is_the_same_after_it_was_written_and_read() {
+        let uid = Netns::Uid("8f3c2a10-5b7e-4d06-9a41-c2d7e61f0b93".to_owned());
+        for netns in [Netns::Path("/run/netns/web".into()), Netns::Path("web".into()), uid] {
+            assert_eq!(Netns::from(String::from(netns.clone())), netns);
+        }
+    }
 
     #[test]
     fn names_of_services_are_known_in_every_spelling() {

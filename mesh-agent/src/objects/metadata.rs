@@ -19,6 +19,9 @@ pub struct Metadata {
     /// Tells an object from a later one of its name. Only where an API server gave one.
     #[serde(default)]
     pub uid: Option<String>,
+    /// Raised with every change of the spec. Only where an API server gave one.
+    #[serde(default)]
+    pub generation: i64,
     /// Labels.
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,

@@ -11,6 +11,9 @@ use super::field::{Ip, PortNumber, nullable};
 use super::{FieldError, Metadata, TransportProtocol};
 use crate::model::PortProbe;
 
+/// Annotation of the Pods that stand for static pods in the API server.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// What is read of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Pod {
@@ -154,7 +157,10 @@ impl Pod {
 
     /// Lets go of what nobody asks of a pod: annotations of others' and, unless it is `here`, what kubelet sends to it.
     pub fn trim(&mut self, here: bool) {
-        let ours = |key: &str| key.starts_with("mesh-agent.dev/") || key.starts_with("ambient.istio.io/");
+        let ours = |key: &str| {
+            let (domain, _) = key.split_once('/').unwrap_or_default();
+            matches!(domain, "mesh-agent.dev" | "ambient.istio.io") || key == MIRROR
+        };
         self.metadata.annotations.retain(|key, _| ours(key));
         for containers in [&mut self.spec.containers, &mut self.spec.init_containers] {
             if !here {

@@ -103,6 +103,7 @@ impl Baggage {
             enrolment: Enrolment::NotRequested,
             fail_mode: FailMode::Closed,
             hbone: false,
+            redirected: false,
             host_network: false,
             ports: Vec::new(),
             probes: Vec::new(),

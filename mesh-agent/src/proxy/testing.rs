@@ -249,6 +249,7 @@ pub fn workload() -> Workload {
         netns: None,
         enrolment: Enrolment::Enrolled,
         hbone: false,
+        redirected: false,
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: Vec::new(),

@@ -43,6 +43,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub cgroup: Option<String>,
 
+    /// The host's /proc, in which pods' processes are found [default: /proc]
+    #[arg(long, value_name = "DIR")]
+    #[serde(deserialize_with = "scalar")]
+    pub proc_dir: Option<String>,
+
     /// Address of /metrics, /livez and /readyz [default: 0.0.0.0:15020]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(deserialize_with = "scalar")]
@@ -146,6 +151,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION")]
     #[serde(deserialize_with = "scalar")]
     pub drain_time: Option<String>,
+
+    /// Once another agent has taken over and connections are gone: exit, or wait for SIGTERM where what ends is restarted [default: exit]
+    #[arg(long, value_name = "WHAT", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub when_replaced: Option<String>,
 
     /// Log filter, such as info or mesh_agent::source=debug [default: info]
     #[arg(long, value_name = "FILTER")]

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BadValue, Ca, DEFAULT_CONFIG, OutboundTrafficPolicy, RunArgs, SameNode, SettingsError};
+use super::{
+    BadValue, Ca, DEFAULT_CONFIG, OutboundTrafficPolicy, RunArgs, SameNode, SettingsError, WhenReplaced,
+};
 use crate::authz::Normalization;
 use crate::ext_authz::{ExtensionProvider, Providers};
 use crate::model::FailMode;
@@ -184,6 +186,7 @@ fallback!(
     FailMode = FailMode::default(),
     OutboundTrafficPolicy = OutboundTrafficPolicy::default(),
     SameNode = SameNode::default(),
+    WhenReplaced = WhenReplaced::default(),
     Ca = Ca::default(),
     Vec<String> = Vec::new(),
     AccessLogMode = AccessLogMode::default(),

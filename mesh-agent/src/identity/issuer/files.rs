@@ -2,13 +2,14 @@
 //!
 //! `tls.crt` is the signing certificate with what is above it, `tls.key` its key, `ca.crt` the roots. They are read again
 //! when they change, by whatever means; files that don't fit leave the former ones in force, and the reason is told.
-//! `dev` is this with other names.
+//! `dev` is this with other names; a Secret that somebody else reads is this without files.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::{IssueError, Issued, News, sign};
 use crate::identity::authority::{Authority, AuthorityError};
@@ -27,12 +28,38 @@ pub struct Files {
     dir: PathBuf,
     /// Chain, key, roots.
     paths: [PathBuf; 3],
+    /// In place of the files' content, where somebody else reads it.
+    given: Option<Mutex<(u64, Arc<Given>)>>,
     loaded: Mutex<Loaded>,
+}
+
+/// What the files would have.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Given {
+    /// `tls.crt`.
+    pub chain: Zeroizing<Vec<u8>>,
+    /// `tls.key`.
+    pub key: Zeroizing<Vec<u8>>,
+    /// `ca.crt`.
+    pub roots: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Given").finish_non_exhaustive()
+    }
+}
+
+/// Tells what was read from what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Files([Stamp; 3]),
+    Given(u64),
 }
 
 #[derive(Debug, Default)]
 struct Loaded {
-    stamps: Option<[Stamp; 3]>,
+    version: Option<Version>,
     authority: Option<Arc<Authority>>,
     chain: Vec<CertificateDer<'static>>,
     problem: Option<String>,
@@ -85,7 +112,21 @@ impl Files {
 
     pub(super) fn named(dir: PathBuf, names: [&str; 3]) -> Self {
         let paths = names.map(|name| dir.join(name));
-        Self { dir, paths, loaded: Mutex::default() }
+        Self { dir, paths, given: None, loaded: Mutex::default() }
+    }
+
+    /// What somebody else reads, and hands on with [`Self::give`]; `name` is for messages.
+    pub fn given(name: &str, given: Given) -> Self {
+        Self { given: Some(Mutex::new((0, Arc::new(given)))), ..Self::secret(PathBuf::from(name)) }
+    }
+
+    /// Puts what was read again in the place of what was given before.
+    pub fn give(&self, new: Given) {
+        let Some(given) = &self.given else { return };
+        let mut given = given.lock().unwrap_or_else(PoisonError::into_inner);
+        if *given.1 != new {
+            *given = (given.0 + 1, Arc::new(new));
+        }
     }
 
     /// Where they are.
@@ -116,13 +157,19 @@ impl Files {
     /// Reads them again if they changed.
     pub fn refresh(&self, now: SystemTime) -> News {
         // Before they are read: what changes meanwhile is read the next time.
-        let stamps = [0, 1, 2].map(|at| Stamp::of(&self.paths[at]));
+        let (version, given) = match &self.given {
+            None => (Version::Files([0, 1, 2].map(|at| Stamp::of(&self.paths[at]))), None),
+            Some(given) => {
+                let given = given.lock().unwrap_or_else(PoisonError::into_inner);
+                (Version::Given(given.0), Some(given.1.clone()))
+            }
+        };
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.stamps == Some(stamps) {
+        if loaded.version == Some(version) {
             return News { problem: loaded.problem.clone(), ..News::default() };
         }
-        loaded.stamps = Some(stamps);
-        match self.load(now) {
+        loaded.version = Some(version);
+        match self.load(given.as_deref(), now) {
             Ok((authority, chain, roots)) => {
                 let another = loaded.authority.is_some() && loaded.chain != chain;
                 *loaded = Loaded { authority: Some(Arc::new(authority)), chain, problem: None, ..*loaded };
@@ -135,11 +182,21 @@ impl Files {
         }
     }
 
-    fn load(&self, now: SystemTime) -> Result<Read, LoadError> {
+    fn read(&self, given: Option<&Given>) -> Result<(Chain, PrivateKeyDer<'static>, Chain), FileError> {
+        let [chain, key, roots] = &self.paths;
+        Ok(match given {
+            None => (pem::certificates(chain)?, pem::key(key)?, pem::certificates(roots)?),
+            Some(given) => (
+                pem::certificates_in(chain, &given.chain)?,
+                pem::key_in(key, &given.key)?,
+                pem::certificates_in(roots, &given.roots)?,
+            ),
+        })
+    }
+
+    fn load(&self, given: Option<&Given>, now: SystemTime) -> Result<Read, LoadError> {
         let [chain_path, key_path, roots_path] = &self.paths;
-        let chain = pem::certificates(chain_path)?;
-        let key = pem::key(key_path)?;
-        let roots = pem::certificates(roots_path)?;
+        let (chain, key, roots) = self.read(given)?;
         let failed =
             |source| LoadError::Authority { chain: chain_path.clone(), key: key_path.clone(), source };
         let authority = Authority::new(chain.clone(), &key).map_err(failed)?;
@@ -158,4 +215,5 @@ impl Files {
     }
 }
 
-type Read = (Authority, Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>);
+type Chain = Vec<CertificateDer<'static>>;
+type Read = (Authority, Chain, Chain);

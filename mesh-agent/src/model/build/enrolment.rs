@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crate::model::{Enrolment, FailMode, ObjectName, Warning, WarningCode};
-use crate::objects::{Kind, Metadata, ObjectKey, Pod};
+use crate::objects::{Kind, MIRROR, Metadata, ObjectKey, Pod};
 
 /// Label on Namespace or Pod.
 pub const DATAPLANE_MODE: &str = "mesh-agent.dev/dataplane-mode";
 /// Annotation on Namespace or Pod.
 pub const FAIL_MODE: &str = "mesh-agent.dev/fail-mode";
+/// Annotation of Pods whose traffic a mesh takes, by Istio's CNI plug-in or this agent (istio.io, reference/config/annotations).
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Annotation of a directory's Pods.
 pub const NETNS: &str = "mesh-agent.dev/netns";
 
@@ -56,6 +58,13 @@ pub fn enrolment(
         let advice = format!("label it {DATAPLANE_MODE}: none, or take it off the host's network");
         let reason = "the pod is on the host's network";
         return refuse(WarningCode::HostNetwork, "spec.hostNetwork", reason, &advice);
+    }
+    if !netns_annotation && pod.metadata.annotation(MIRROR).is_some() {
+        // Kubelet names its cgroup by a hash that only the annotation tells, and that may be anybody's.
+        let advice = format!("label it {DATAPLANE_MODE}: none, or deploy it in another way");
+        let reason = "the pod is a static pod, which can't be known by its uid";
+        let field = format!("metadata.annotations[{MIRROR}]");
+        return refuse(WarningCode::NetnsMissing, &field, reason, &advice);
     }
     if !here || !netns_annotation {
         return Enrolment::Enrolled;

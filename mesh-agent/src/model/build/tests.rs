@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::addr::OrigDst;
-use crate::model::{AppProtocol, Dump, Enrolment, LoadBalancer, Target};
+use crate::model::{AppProtocol, Dump, Enrolment, LoadBalancer, Netns, Target};
 use crate::source::{Directory, Touched};
 
 /// A directory of one file and the builder behind it.
@@ -25,12 +25,15 @@ struct World {
 
 impl World {
     fn new(text: &str) -> (Self, Arc<Snapshot>) {
-        let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::new(dir.path());
-        let options = BuildOptions { node: "node-a".into(), ..BuildOptions::default() };
-        let mut world = Self { dir, directory, builder: Builder::new(options) };
+        let mut world = Self::with(BuildOptions { node: "node-a".into(), ..BuildOptions::default() });
         let snapshot = world.write(text);
         (world, snapshot)
+    }
+
+    fn with(options: BuildOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        Self { dir, directory, builder: Builder::new(options) }
     }
 
     fn write(&mut self, text: &str) -> Arc<Snapshot> {
@@ -276,6 +279,32 @@ fn a_pod_of_another_node_needs_no_namespace_and_is_not_captured_here() {
     assert_eq!(snapshot.enrolled().count(), 0);
     assert!(workload(&snapshot, "web").is_enrolled());
     assert_eq!(world.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_of_an_api_server_is_known_by_its_uid_and_a_static_one_not_at_all() {
+    let plain = "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: shop\n  uid: u-1\n  annotations: {mesh-agent.dev/netns: /run/netns/web}\nspec: {nodeName: node-a}\n";
+    let build = |pod: &str| {
+        let options =
+            BuildOptions { node: "node-a".into(), netns_annotation: false, ..BuildOptions::default() };
+        let mut world = World::with(options);
+        let snapshot = world.write(&[&namespace("shop", "enabled"), pod].concat());
+        (snapshot, world.warnings())
+    };
+    // Scheduled, without an address yet: its first packets are to be captured, too.
+    let (snapshot, warnings) = build(plain);
+    let web = workload(&snapshot, "web");
+    assert_eq!((&web.netns, web.is_enrolled()), (&Some(Netns::Uid("u-1".into())), true));
+    assert_eq!(warnings, Vec::<String>::new());
+    let (snapshot, _) = build(&plain.replace("node-a", "node-b"));
+    assert_eq!(workload(&snapshot, "web").netns, None);
+    for node in ["node-a", "node-b"] {
+        let mirror = plain.replace("annotations: {", "annotations: {kubernetes.io/config.mirror: abc, ");
+        let (snapshot, warnings) = build(&mirror.replace("node-a", node));
+        let enrolment = &workload(&snapshot, "web").enrolment;
+        assert!(matches!(enrolment, Enrolment::Refused(why) if why.contains("static pod")), "{enrolment:?}");
+        assert!(warnings.iter().any(|w| w.starts_with("MESH0116")), "{warnings:?}");
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::enrolment::{NETNS, enrolment, fail_mode, wants_capture};
+use super::enrolment::{NETNS, REDIRECTION, enrolment, fail_mode, wants_capture};
 use super::index::Claimant;
 use super::{Builder, Dirty, pod_key};
-use crate::model::{ObjectName, Snapshot, Warning, Workload};
+use crate::model::{Netns, ObjectName, Snapshot, Warning, Workload};
 use crate::objects::{Kind, Metadata, Namespace, Object, ObjectKey, Pod};
 
 impl Claimant for Workload {
@@ -115,9 +115,9 @@ impl Builder {
     fn workload(&self, name: &ObjectName, pod: &Pod, warnings: &mut Vec<Warning>) -> Workload {
         let namespace = self.namespace(&name.namespace).map(|namespace| &namespace.metadata);
         let meta = &pod.metadata;
-        let netns = meta.annotation(NETNS).filter(|_| self.options.netns_annotation).map(PathBuf::from);
+        let path = meta.annotation(NETNS).filter(|_| self.options.netns_annotation).map(PathBuf::from);
         let here = self.is_here(pod);
-        let first = netns.as_ref().and_then(|path| self.netns.get(path)).and_then(|pods| {
+        let first = path.as_ref().and_then(|path| self.netns.get(path)).and_then(|pods| {
             // Only those that ask for capture compete for it.
             pods.iter().find(|other| {
                 self.pod(other).is_some_and(|pod| {
@@ -130,7 +130,13 @@ impl Builder {
             })
         });
         let enrolment =
-            enrolment(pod, namespace, netns.as_deref(), here, self.options.netns_annotation, first, warnings);
+            enrolment(pod, namespace, path.as_deref(), here, self.options.netns_annotation, first, warnings);
+        let netns = match path {
+            Some(path) => Some(Netns::Path(path)),
+            None => {
+                pod.uid().filter(|_| here && !self.options.netns_annotation).map(|uid| Netns::Uid(uid.into()))
+            }
+        };
         let workload_name = workload_name(meta);
         Workload {
             name: name.clone(),
@@ -158,6 +164,7 @@ impl Builder {
             enrolment,
             fail_mode: fail_mode(meta, namespace, self.options.fail_mode, warnings),
             hbone: says_hbone(meta),
+            redirected: is_redirected(meta),
             host_network: pod.spec.host_network,
             ports: pod.tcp_ports(),
             probes: pod.probes(),
@@ -165,12 +172,15 @@ impl Builder {
     }
 }
 
-/// Istio's label, a list of tunnels that are spoken, and the annotation that its CNI plug-in leaves on pods behind ztunnel
-/// (istio.io, reference/config/labels, reference/config/annotations).
+/// Istio's label, a list of tunnels that are spoken (istio.io, reference/config/labels), and the annotation that its CNI plug-in
+/// leaves on pods behind ztunnel.
 fn says_hbone(meta: &Metadata) -> bool {
     let tunnels = meta.label("networking.istio.io/tunnel").unwrap_or_default();
-    tunnels.split(',').any(|tunnel| tunnel.trim() == "http")
-        || meta.annotation("ambient.istio.io/redirection") == Some("enabled")
+    tunnels.split(',').any(|tunnel| tunnel.trim() == "http") || is_redirected(meta)
+}
+
+fn is_redirected(meta: &Metadata) -> bool {
+    meta.annotation(REDIRECTION) == Some("enabled")
 }
 
 /// Addresses that are the pod's alone: one on the host's network has the node's, like many others.

@@ -144,8 +144,8 @@ fn a_password_file_is_a_name_and_never_a_way_out_of_its_directory() {
 
 /// The schema of `spec` in the CRD.
 fn schema() -> Value {
-    let text =
-        std::fs::read_to_string(root().join("deploy/crds/mesh-agent.dev_trafficpolicies.yaml")).unwrap();
+    let text = std::fs::read_to_string(root().join("deploy/charts/mesh-crds/templates/trafficpolicies.yaml"))
+        .unwrap();
     let crd: Value = serde_yaml_ng::from_str(&text).unwrap();
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
 }

@@ -70,6 +70,8 @@ struct HeadMetadata {
     resource_version: Option<String>,
     #[serde(default)]
     creation_timestamp: Option<Box<str>>,
+    #[serde(default)]
+    generation: i64,
 }
 
 impl Head {
@@ -115,6 +117,7 @@ impl Item {
         let object = parsed.objects.pop().map(|(mut object, _)| {
             if let Some(object) = Arc::get_mut(&mut object) {
                 trim(object, feed.here);
+                count(object, head.metadata.generation);
             }
             object
         });
@@ -176,6 +179,20 @@ fn trim(object: &mut Object, here: bool) {
         }
         _ => {}
     }
+}
+
+/// A status names the generation that it is about.
+fn count(object: &mut Object, generation: i64) {
+    let metadata = match object {
+        Object::HttpRoute(route) => &mut route.metadata,
+        Object::GrpcRoute(route) => &mut route.metadata,
+        Object::TlsRoute(route) => &mut route.metadata,
+        Object::TcpRoute(route) => &mut route.metadata,
+        Object::TrafficPolicy(policy) => &mut policy.metadata,
+        Object::BackendTrafficPolicy(policy) => &mut policy.metadata,
+        _ => return,
+    };
+    metadata.generation = generation;
 }
 
 /// True for kinds whose objects can hide a pod or a service if they can't be read.

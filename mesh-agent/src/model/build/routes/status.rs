@@ -30,7 +30,8 @@ impl Builder {
         complaints.dedup();
         let rule_names = view.rule_names().into_iter().map(str::to_owned).collect();
         let (kind, name, rules) = (key.kind.name(), key.name.clone(), view.rules());
-        let status = RouteStatus { kind, name, rules, rule_names, parents };
+        let generation = view.object.metadata().generation;
+        let status = RouteStatus { kind, name, generation, rules, rule_names, parents };
         let warnings = complaints.into_iter().map(|(code, field, text)| Warning::new(code, key, field, text));
         let warnings = warnings.collect();
         self.note(key.clone(), warnings);

@@ -1,0 +1,186 @@
+//! The authority's key in a Secret: read, or made once if there is none.
+//!
+//! cert-manager's layout: `tls.crt`, `tls.key`, `ca.crt`. Of several controllers that find none, the one whose Secret is created
+//! first has made it; the others take that. What is there is never replaced. It is looked at again now and then, for
+//! cert-manager's renewals.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use ::kube::api::{ObjectMeta, PostParams};
+use ::kube::{Api, Client, Error};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::identity::authority::AuthorityError;
+use crate::identity::issuer::{self, Given};
+use crate::kube::{DEADLINE, Failure};
+use crate::report;
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// Pauses between tries at the start.
+const PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
+const KEYS: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// Where the key is.
+pub struct KeySecret {
+    secrets: Api<Secret>,
+    namespace: String,
+    name: String,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// It is there and can't be an authority's.
+    #[error(
+        "Secret {namespace}/{name} has no {key}: expected cert-manager's layout, tls.crt, tls.key and ca.crt"
+    )]
+    Lacks {
+        /// Of it.
+        namespace: String,
+        /// Of it.
+        name: String,
+        /// What it lacks.
+        key: &'static str,
+    },
+    /// A root can't be made.
+    #[error("a root can't be made")]
+    Root(#[from] AuthorityError),
+    /// The API server.
+    #[error("Secret {namespace}/{name}: {why}")]
+    Server {
+        /// Of it.
+        namespace: String,
+        /// Of it.
+        name: String,
+        /// What the API server said.
+        why: String,
+    },
+}
+
+impl KeySecret {
+    /// The Secret of this name.
+    pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
+        let secrets = Api::namespaced(client.clone(), namespace);
+        Self { secrets, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// What it has; made if there is none. Waits for an API server that doesn't answer.
+    ///
+    /// # Errors
+    /// It is there and of no use.
+    pub async fn wait(&self) -> Result<Given, SecretError> {
+        let mut pauses = PAUSES.iter().chain(std::iter::repeat(&PAUSES[PAUSES.len() - 1]));
+        loop {
+            match self.ensure().await {
+                Err(error @ SecretError::Server { .. }) => {
+                    tracing::warn!(error = %report::chain(&error), "the key that signs can't be had, trying again");
+                }
+                ended => return ended,
+            }
+            if let Some(pause) = pauses.next() {
+                tokio::time::sleep(*pause).await;
+            }
+        }
+    }
+
+    async fn ensure(&self) -> Result<Given, SecretError> {
+        if let Some(secret) = self.asked(self.secrets.get_opt(&self.name)).await? {
+            return self.read(secret);
+        }
+        let made = issuer::root("CN=mesh-agent root", SystemTime::now())?;
+        let texts = [made.certificate.as_bytes(), made.key.as_bytes(), made.certificate.as_bytes()];
+        let data = KEYS.into_iter().zip(texts).map(|(key, text)| (key.to_owned(), ByteString(text.to_vec())));
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(BTreeMap::from([("app.kubernetes.io/part-of".into(), "mesh-agent".into())])),
+                ..ObjectMeta::default()
+            },
+            type_: Some("kubernetes.io/tls".into()),
+            data: Some(data.collect()),
+            ..Secret::default()
+        };
+        let created = timeout(DEADLINE, self.secrets.create(&PostParams::default(), &secret)).await;
+        match created {
+            Ok(Err(Error::Api(status))) if status.code == 409 => {
+                let secret = self.asked(self.secrets.get(&self.name)).await?;
+                self.read(secret)
+            }
+            Ok(Ok(secret)) => {
+                tracing::info!(
+                    namespace = self.namespace,
+                    name = self.name,
+                    "a root was made and put into a Secret"
+                );
+                self.read(secret)
+            }
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => Err(self.said(Failure::Timeout.describe())),
+        }
+    }
+
+    /// Hands on every change, for ever.
+    pub async fn follow(&self, hand_on: impl Fn(Given)) {
+        let mut said = String::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let read = match self.asked(self.secrets.get_opt(&self.name)).await {
+                Ok(Some(secret)) => self.read(secret),
+                Ok(None) => Err(self.said("it is gone; the key that was read signs on")),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(given) => {
+                    said.clear();
+                    hand_on(given);
+                }
+                Err(error) => {
+                    let why = report::chain(&error).to_string();
+                    if why != said {
+                        tracing::warn!(why, "the key that signs can't be read again, the former is in force");
+                        said = why;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn asked<T>(&self, ask: impl Future<Output = Result<T, Error>>) -> Result<T, SecretError> {
+        match timeout(DEADLINE, ask).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => Err(self.said(Failure::Timeout.describe())),
+        }
+    }
+
+    fn failed(&self, error: &Error) -> SecretError {
+        self.said(&format!("{}: {}", Failure::of(error).describe(), report::chain(error)))
+    }
+
+    fn said(&self, why: &str) -> SecretError {
+        SecretError::Server {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn read(&self, secret: Secret) -> Result<Given, SecretError> {
+        let mut data = secret.data.unwrap_or_default();
+        let mut part = |key: &'static str| {
+            let found = data.remove(key).filter(|bytes| !bytes.0.is_empty());
+            found.map(|bytes| Zeroizing::new(bytes.0)).ok_or_else(|| SecretError::Lacks {
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                key,
+            })
+        };
+        Ok(Given { chain: part(KEYS[0])?, key: part(KEYS[1])?, roots: part(KEYS[2])? })
+    }
+}

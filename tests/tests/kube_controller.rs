@@ -1,0 +1,497 @@
+//! Controllers at a real API server, with no more rights than the chart gives them: who gets a certificate, who leads, what is
+//! written into objects, and that each right is used.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mesh_agent::identity::issuer::IssueError;
+use mesh_tests::PATIENCE;
+use mesh_tests::charts::by_cli;
+use mesh_tests::controllers::{MESH, Stage, TAKEOVER, account, agent_pod, pod_of, stage};
+use mesh_tests::kube::service;
+use mesh_tests::lab::eventually;
+use serde_json::{Value, json};
+
+/// Longer than a change takes to be seen, built and written.
+const SOON: Duration = Duration::from_secs(20);
+
+macro_rules! need_stage {
+    () => {
+        match stage() {
+            Some(turn) => turn,
+            None => return,
+        }
+    };
+}
+
+fn signed(stage: &Stage, token: &str, account: &str) -> Result<Vec<Vec<u8>>> {
+    let address = stage.controllers()[0].address;
+    eventually(SOON, || Ok(stage.ask(address, token, account)?))
+}
+
+fn refused(stage: &Stage, token: &str, account: &str) -> String {
+    let address = stage.controllers()[0].address;
+    match stage.ask(address, token, account) {
+        Err(IssueError::Refused(why) | IssueError::Unavailable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_agents_token_gets_the_identities_of_its_own_nodes_pods() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let a = stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-a")).unwrap();
+    let b = stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-b")).unwrap();
+    signed(stage, &a, "web").unwrap();
+    signed(stage, &b, "cart").unwrap();
+    for (token, account) in [(&a, "cart"), (&b, "web"), (&a, "nobody")] {
+        let why = refused(stage, token, account);
+        assert!(why.contains("PERMISSION_DENIED") && why.contains("no pod of"), "{why}");
+    }
+    // A pod that comes later is known without a restart, and one that goes takes its identity along.
+    stage.cluster.apply(&[account("shop", "late"), pod_of("shop", "late-1", "node-a", "late")]).unwrap();
+    signed(stage, &a, "late").unwrap();
+    stage.cluster.delete(&[pod_of("shop", "late-1", "node-a", "late")]).unwrap();
+    let address = stage.controllers()[0].address;
+    eventually(SOON, || {
+        ensure!(matches!(stage.ask(address, &a, "late"), Err(IssueError::Refused(_))), "still signed");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_token_that_is_not_an_agents_is_refused() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    // First with a good one: what is refused below isn't for want of readiness.
+    signed(stage, &stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-a")).unwrap(), "web").unwrap();
+    let mut other = pod_of(MESH, "other", "node-a", "default");
+    other["metadata"]["labels"] = json!({});
+    stage.cluster.apply(&[other]).unwrap();
+    for (what, token) in [
+        (
+            "another audience",
+            stage.token("mesh-agent", "https://kubernetes.default.svc", Some("mesh-agent-a")),
+        ),
+        ("another account", stage.token("default", "mesh-agent", Some("other"))),
+        ("no pod", stage.token("mesh-agent", "mesh-agent", None)),
+        ("no token", Ok("eyJhbGciOiJSUzI1NiJ9.e30.AAAA".to_owned())),
+    ] {
+        let why = refused(stage, &token.unwrap(), "web");
+        assert!(why.contains("UNAUTHENTICATED"), "{what}: {why}");
+    }
+    stage.cluster.apply(&[agent_pod("mesh-agent-gone", "node-a")]).unwrap();
+    let token = stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-gone")).unwrap();
+    signed(stage, &token, "web").unwrap();
+    stage.cluster.delete(&[agent_pod("mesh-agent-gone", "node-a")]).unwrap();
+    // The API server remembers for ten seconds that a token was good.
+    let address = stage.controllers()[0].address;
+    eventually(TAKEOVER, || match stage.ask(address, &token, "web") {
+        Err(IssueError::Unavailable(why)) if why.contains("UNAUTHENTICATED") => Ok(()),
+        other => anyhow::bail!("{other:?}"),
+    })
+    .unwrap();
+}
+
+#[test]
+fn two_controllers_share_a_key_that_was_made_once_and_both_sign() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let token = stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-a")).unwrap();
+    let addresses: Vec<_> = stage.controllers().iter().map(|controller| controller.address).collect();
+    let roots: BTreeSet<_> = addresses
+        .iter()
+        .map(|address| eventually(SOON, || Ok(stage.ask(*address, &token, "web")?)).unwrap())
+        .collect();
+    assert_eq!((addresses.len(), roots.len()), (2, 1), "one root for both");
+    let secret = stage.get("secrets", MESH, "mesh-agent-ca").unwrap();
+    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let keys: Vec<_> = secret["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"]);
+}
+
+#[test]
+fn another_controller_leads_when_the_one_that_led_ends_or_dies() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    for kindly in [true, false] {
+        let leader = eventually(TAKEOVER, || stage.leader()).unwrap();
+        let before =
+            stage.get("leases", MESH, "mesh-agent-controller").unwrap()["spec"]["holderIdentity"].clone();
+        let begun = Instant::now();
+        let mut gone = stage.controllers().remove(leader);
+        gone.end(kindly).unwrap();
+        eventually(TAKEOVER, || stage.leader()).unwrap();
+        let took = begun.elapsed();
+        assert!(
+            !kindly || took < Duration::from_secs(10),
+            "a Lease that is let go is taken at once: {took:?}"
+        );
+        assert!(
+            kindly || took > Duration::from_secs(5),
+            "a Lease isn't taken from one that may live: {took:?}"
+        );
+        let after =
+            stage.get("leases", MESH, "mesh-agent-controller").unwrap()["spec"]["holderIdentity"].clone();
+        assert_ne!(before, after);
+        // The new one writes.
+        let name = if kindly { "led-1" } else { "led-2" };
+        stage.cluster.apply(&[service("shop", name, 80), route(name, name, &[name])]).unwrap();
+        eventually(SOON, || accepted(stage, "httproutes", name)).unwrap();
+        // And the other is there again, for the next round.
+        drop(gone);
+        stage.restore().unwrap();
+    }
+}
+
+fn route(name: &str, parent: &str, backends: &[&str]) -> Value {
+    let backends: Vec<_> = backends.iter().map(|name| json!({"name": name, "port": 80})).collect();
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": parent, "port": 80}, {"name": "gateway"}],
+            "rules": [{"backendRefs": backends}],
+        },
+    })
+}
+
+fn policy(name: &str, target: &str, timeout: &str) -> Value {
+    json!({
+        "apiVersion": "mesh-agent.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": target}], "timeout": timeout},
+    })
+}
+
+/// Our entries of an object's status, without times: `TYPE=STATUS:REASON@GENERATION`.
+fn ours(object: &Value) -> Vec<String> {
+    let lists = ["parents", "ancestors"].iter().filter_map(|list| object["status"][*list].as_array());
+    let ours = lists.flatten().filter(|entry| entry["controllerName"] == "mesh-agent.dev/controller");
+    let conditions = ours.flat_map(|entry| entry["conditions"].as_array().unwrap());
+    conditions
+        .map(|it| {
+            let text = |field: &str| it[field].as_str().unwrap().to_owned();
+            format!("{}={}:{}@{}", text("type"), text("status"), text("reason"), it["observedGeneration"])
+        })
+        .collect()
+}
+
+fn accepted(stage: &Stage, resource: &str, name: &str) -> Result<Value> {
+    let object = stage.get(resource, "shop", name)?;
+    let ours = ours(&object);
+    ensure!(ours.iter().any(|it| it.starts_with("Accepted=True")), "{name}: {ours:?}");
+    Ok(object)
+}
+
+fn says(stage: &Stage, resource: &str, name: &str, wanted: &[&str]) {
+    eventually(SOON, || {
+        let found = ours(&stage.get(resource, "shop", name)?);
+        ensure!(found == wanted, "{name}: {found:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn routes_and_policies_say_what_became_of_them_and_follow_what_changes() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let cluster = &stage.cluster;
+    cluster.apply(&[route("told", "told", &["told", "told-v2"]), policy("told-a", "told", "1s")]).unwrap();
+    let nowhere = ["Accepted=False:NoMatchingParent@1", "ResolvedRefs=False:BackendNotFound@1"];
+    says(stage, "httproutes", "told", &nowhere);
+    says(stage, "trafficpolicies", "told-a", &["Accepted=False:TargetNotFound@1"]);
+    cluster.apply(&[service("shop", "told", 80)]).unwrap();
+    says(stage, "httproutes", "told", &["Accepted=True:Accepted@1", "ResolvedRefs=False:BackendNotFound@1"]);
+    says(stage, "trafficpolicies", "told-a", &["Accepted=True:Accepted@1"]);
+    cluster.apply(&[service("shop", "told-v2", 80)]).unwrap();
+    says(stage, "httproutes", "told", &["Accepted=True:Accepted@1", "ResolvedRefs=True:ResolvedRefs@1"]);
+    let mut changed = route("told", "told", &["told"]);
+    changed["spec"]["rules"][0]["backendRefs"][0]["weight"] = 2.into();
+    cluster.apply(&[changed]).unwrap();
+    says(stage, "httproutes", "told", &["Accepted=True:Accepted@2", "ResolvedRefs=True:ResolvedRefs@2"]);
+    cluster.apply(&[policy("told-b", "told", "2s")]).unwrap();
+    says(stage, "trafficpolicies", "told-b", &["Accepted=False:Conflicted@1"]);
+    // What the agent refuses is told too; its last valid version stays in force.
+    cluster.apply(&[policy("told-a", "told", "0s")]).unwrap();
+    says(stage, "trafficpolicies", "told-a", &["Accepted=False:Invalid@2"]);
+    let told = stage.get("trafficpolicies", "shop", "told-a").unwrap();
+    let message = told["status"]["ancestors"][0]["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("spec.timeout") && message.contains("last valid version stays"), "{message}");
+}
+
+#[test]
+fn a_status_is_written_once_however_much_else_changes() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let cluster = &stage.cluster;
+    cluster
+        .apply(&[service("shop", "once", 80), route("once", "once", &["once"]), policy("once", "once", "1s")])
+        .unwrap();
+    let before = eventually(SOON, || accepted(stage, "httproutes", "once")).unwrap();
+    let policy_before = eventually(SOON, || accepted(stage, "trafficpolicies", "once")).unwrap();
+    for name in ["once-a", "once-b", "once-c"] {
+        cluster.apply(&[service("shop", name, 80), route(name, name, &[name])]).unwrap();
+        eventually(SOON, || accepted(stage, "httproutes", name)).unwrap();
+    }
+    // A leader that knows nothing of what was written before looks at everything and changes nothing.
+    let leader = eventually(TAKEOVER, || stage.leader()).unwrap();
+    stage.controllers().remove(leader).end(true).unwrap();
+    eventually(TAKEOVER, || stage.leader()).unwrap();
+    cluster.apply(&[service("shop", "once-d", 80), route("once-d", "once-d", &["once-d"])]).unwrap();
+    eventually(SOON, || accepted(stage, "httproutes", "once-d")).unwrap();
+    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+    assert_eq!(version(&before), version(&stage.get("httproutes", "shop", "once").unwrap()));
+    assert_eq!(version(&policy_before), version(&stage.get("trafficpolicies", "shop", "once").unwrap()));
+}
+
+/// Writes the status of another controller into a route, from what is there, as often as it takes.
+fn write_other(stage: &Stage, name: &str, reason: &str) -> Result<()> {
+    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/{name}");
+    eventually(PATIENCE, || {
+        let mut object: Value = serde_json::from_str(&stage.cluster.kubectl(&["get", "--raw", &path], "")?)?;
+        let mut parents = object["status"]["parents"].as_array().cloned().unwrap_or_default();
+        parents.retain(|entry| entry["controllerName"] != "example.com/other");
+        parents.insert(
+            0,
+            json!({
+                "parentRef": {"name": "gateway"}, "controllerName": "example.com/other",
+                "conditions": [{"type": "Accepted", "status": "True", "reason": reason, "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            }),
+        );
+        object["status"] = json!({"parents": parents});
+        let args = ["replace", "--raw", &format!("{path}/status"), "-f", "-"];
+        stage.cluster.kubectl(&args, &object.to_string()).map(drop)
+    })
+}
+
+#[test]
+fn another_controllers_entries_stay_though_both_write_at_once() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let cluster = &stage.cluster;
+    cluster.apply(&[service("shop", "both", 80), route("both", "both", &["both"])]).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..8).for_each(|round| write_other(stage, "both", &format!("R{round}")).unwrap()));
+        scope.spawn(|| {
+            for round in 0..8 {
+                let mut route = route("both", "both", &["both"]);
+                route["spec"]["rules"][0]["backendRefs"][0]["weight"] = (round + 1).into();
+                cluster.apply(&[route]).unwrap();
+            }
+        });
+    });
+    let object = eventually(SOON, || {
+        let object = accepted(stage, "httproutes", "both")?;
+        let wanted = format!("Accepted=True:Accepted@{}", object["metadata"]["generation"]);
+        ensure!(ours(&object).contains(&wanted), "{:?}", ours(&object));
+        Ok(object)
+    })
+    .unwrap();
+    let others: Vec<&Value> = object["status"]["parents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["controllerName"] == "example.com/other")
+        .collect();
+    assert_eq!(others.len(), 1);
+    assert_eq!(others[0]["conditions"][0]["reason"], "R7", "the last that it wrote");
+}
+
+#[test]
+fn the_trust_bundle_is_where_captured_pods_are_and_is_mended() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let cluster = &stage.cluster;
+    let root = eventually(SOON, || stage.bundle(MESH)).unwrap();
+    assert!(root.starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(eventually(SOON, || stage.bundle("shop")).unwrap(), root);
+    cluster.namespace("apart", &json!({})).unwrap();
+    cluster.namespace("later", &json!({})).unwrap();
+    cluster
+        .apply(&[pod_of("later", "a", "node-a", "default"), pod_of("apart", "a", "node-a", "default")])
+        .unwrap();
+    let label = ["label", "namespace", "later", "mesh-agent.dev/dataplane-mode=enabled"];
+    cluster.kubectl(&label, "").unwrap();
+    assert_eq!(eventually(SOON, || stage.bundle("later")).unwrap(), root);
+    assert!(stage.bundle("apart").is_err(), "nothing is captured there");
+    let change = r#"{"data": {"root-cert.pem": "other", "more": "x"}}"#;
+    cluster
+        .kubectl(&["patch", "configmap", "mesh-agent-root", "-n", "later", "--type=merge", "-p", change], "")
+        .unwrap();
+    eventually(SOON, || {
+        let map = stage.get("configmaps", "later", "mesh-agent-root")?;
+        ensure!(map["data"] == json!({"root-cert.pem": root}), "{}", map["data"]);
+        Ok(())
+    })
+    .unwrap();
+    cluster.kubectl(&["delete", "configmap", "mesh-agent-root", "-n", "later"], "").unwrap();
+    eventually(SOON, || stage.bundle("later")).unwrap();
+}
+
+/// A permission: verb, group, resource.
+type Right = (String, String, String);
+
+/// Every permission that rules give, with the names it is bound to.
+fn rights(rules: &Value) -> BTreeMap<Right, Vec<String>> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = BTreeMap::new();
+    for rule in rules.as_array().unwrap() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    all.insert((verb, group.clone(), resource.clone()), texts(&rule["resourceNames"]));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// What a request asks permission for; none for what is about no resource.
+fn right(method: &str, url: &str) -> Option<Right> {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (group, rest) = match parts.as_slice() {
+        ["api", _, rest @ ..] => ("", rest),
+        ["apis", group, _, rest @ ..] => (*group, rest),
+        _ => return None,
+    };
+    let rest = match rest {
+        ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
+        rest => rest,
+    };
+    let (resource, name) = match rest {
+        [] => return None,
+        [resource] => ((*resource).to_owned(), None),
+        [resource, name] => ((*resource).to_owned(), Some(*name)),
+        [resource, name, sub, ..] => (format!("{resource}/{sub}"), Some(*name)),
+    };
+    let verb = match (method, name) {
+        ("GET", None) if query.contains("watch=true") || query.contains("watch=1") => "watch",
+        ("GET", None) => "list",
+        ("GET", Some(_)) => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", _) => "delete",
+        _ => return None,
+    };
+    Some((verb.to_owned(), group.to_owned(), resource))
+}
+
+#[test]
+fn every_right_is_used_and_every_request_has_its_right() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    // Something of each kind, and a token, so that all that controllers do is done.
+    let other = |version: &str, kind: &str| {
+        let mut object = route("rights", "rights", &["rights"]);
+        object["apiVersion"] = format!("gateway.networking.k8s.io/{version}").into();
+        object["kind"] = kind.into();
+        object
+    };
+    let mut retries = policy("rights", "rights", "1s");
+    retries["apiVersion"] = "gateway.networking.x-k8s.io/v1alpha1".into();
+    retries["kind"] = "XBackendTrafficPolicy".into();
+    retries["spec"] = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "rights"}],
+        "retryConstraint": {"budget": {"percent": 20}}});
+    let objects = [
+        service("shop", "rights", 80),
+        other("v1", "HTTPRoute"),
+        other("v1", "GRPCRoute"),
+        other("v1alpha2", "TLSRoute"),
+        other("v1alpha2", "TCPRoute"),
+        policy("rights", "rights", "1s"),
+        retries,
+    ];
+    stage.cluster.apply(&objects).unwrap();
+    for resource in
+        ["httproutes", "grpcroutes", "tlsroutes", "tcproutes", "trafficpolicies", "xbackendtrafficpolicies"]
+    {
+        eventually(SOON, || {
+            let object = stage.get(resource, "shop", "rights")?;
+            ensure!(!ours(&object).is_empty(), "{resource} has no status yet");
+            Ok(())
+        })
+        .unwrap();
+    }
+    signed(stage, &stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-a")).unwrap(), "web").unwrap();
+    let change = r#"{"data": {"root-cert.pem": "other"}}"#;
+    let patch = ["patch", "configmap", "mesh-agent-root", "-n", "shop", "--type=merge", "-p", change];
+    stage.cluster.kubectl(&patch, "").unwrap();
+    eventually(SOON, || {
+        ensure!(stage.bundle("shop")? == stage.bundle(MESH)?, "not mended");
+        Ok(())
+    })
+    .unwrap();
+
+    let objects = by_cli("mesh-agent", &json!({})).unwrap().unwrap();
+    let mut granted = rights(&objects["ClusterRole /mesh-agent-controller"]["rules"]);
+    granted.extend(rights(&objects["Role mesh/mesh-agent-controller"]["rules"]));
+    let asked = stage.asked().unwrap();
+    let used: BTreeSet<Right> = asked.iter().filter_map(|(method, url)| right(method, url)).collect();
+    let missing: Vec<&Right> = used.iter().filter(|right| !granted.contains_key(right)).collect();
+    assert!(missing.is_empty(), "asked without a right: {missing:?}");
+    let idle: Vec<&Right> = granted.keys().filter(|right| !used.contains(right)).collect();
+    assert!(idle.is_empty(), "granted and never used: {idle:?}");
+    // What is bound to a name is asked by that name.
+    for (method, url) in &asked {
+        let Some(right) = right(method, url) else { continue };
+        let names = &granted[&right];
+        assert!(
+            names.is_empty() || names.iter().any(|name| url.contains(name.as_str())),
+            "{method} {url}: {names:?}"
+        );
+    }
+    let log = asked.len();
+    assert!(log > 20, "{log} requests");
+}
+
+#[test]
+fn the_status_is_what_the_agent_says() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    stage
+        .cluster
+        .apply(&[
+            service("shop", "same", 80),
+            route("same", "same", &["same", "gone"]),
+            route("lost", "nobody", &["same"]),
+        ])
+        .unwrap();
+    for name in ["same", "lost"] {
+        let said = eventually(SOON, || {
+            let object = stage.get("httproutes", "shop", name)?;
+            ensure!(!ours(&object).is_empty(), "no status yet");
+            Ok(object)
+        })
+        .unwrap();
+        // The same objects from a directory, as `analyze` reads them.
+        let dir = tempfile::tempdir().unwrap();
+        let all = [service_as_known(stage, "same"), stage.get("httproutes", "shop", name).unwrap()];
+        let text = all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
+        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
+        let mut command = std::process::Command::new(mesh_tests::agent_binary().unwrap());
+        let output = command.args(["analyze", "-o", "json"]).arg(dir.path()).output().unwrap();
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let messages: BTreeSet<&str> =
+            findings.iter().map(|finding| finding["message"].as_str().unwrap()).collect();
+        let conditions = said["status"]["parents"][0]["conditions"].as_array().unwrap();
+        let bad: Vec<&Value> = conditions.iter().filter(|it| it["status"] == "False").collect();
+        assert!(!bad.is_empty(), "{name} has something wrong");
+        for condition in bad {
+            assert!(messages.contains(condition["message"].as_str().unwrap()), "{condition}: {messages:?}");
+        }
+    }
+}
+
+fn service_as_known(stage: &Stage, name: &str) -> Value {
+    stage.get("services", "shop", name).context("the service").unwrap()
+}

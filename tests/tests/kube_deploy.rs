@@ -1,0 +1,209 @@
+//! The charts: Helm and the command line make the same of them, every version of Kubernetes accepts it, and what is refused
+//! is refused by both.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use mesh_tests::charts::{Objects, ask, by_cli, by_helm, chart, documents};
+use serde_json::{Value, json};
+
+/// Values that between them take every branch of every template.
+fn cases() -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({"image": {"digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"}, "imagePullSecrets": ["a", "b"]}),
+        json!({"image": {"tag": "1.2.3"}, "podMonitor": {"enabled": true, "labels": {"release": "off"}},
+            "resourceQuota": {"enabled": true}, "kubernetesService": {"host": "10.0.0.1", "port": 6443}}),
+        json!({"controller": {"enabled": false}, "agent": {"ca": "spiffe:/run/spire/agent.sock",
+            "extraVolumes": [{"name": "spire", "hostPath": {"path": "/run/spire"}}],
+            "extraVolumeMounts": [{"name": "spire", "mountPath": "/run/spire", "readOnly": true}]},
+            "podMonitor": {"enabled": true}}),
+        json!({"agent": {"config": {"accessLog": "json", "workers": 2, "drainTime": "5s",
+            "extensionProviders": [{"name": "opa", "envoyExtAuthzHttp": {"service": "opa.shop.svc", "port": 80}}]},
+            "metricsPort": 25020, "podLabels": {"a": "yes"}, "podAnnotations": {"b": "1"}, "priorityClassName": "",
+            "nodeSelector": {"pool": "1", "on": "true"}, "tolerations": [], "affinity": {"nodeAffinity": {}},
+            "appArmorProfile": {}, "seLinuxOptions": {}, "updateStrategy": {"type": "OnDelete"}}}),
+        json!({"controller": {"replicas": 1, "affinity": {"nodeAffinity": {}}, "tolerations": [{"operator": "Exists"}],
+            "podDisruptionBudget": {"enabled": false}, "podAnnotations": {"a": "b"}, "podLabels": {"c": "d"},
+            "nodeSelector": {}, "priorityClassName": ""},
+            "networkPolicy": {"enabled": false}, "trafficPolicyAdmission": {"enabled": false}}),
+    ]
+}
+
+/// The one label that is about who installs.
+fn without_manager(mut objects: Objects) -> Objects {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.remove("app.kubernetes.io/managed-by");
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    objects.values_mut().for_each(strip);
+    objects
+}
+
+#[test]
+fn helm_and_the_command_line_make_the_same_objects() {
+    for name in ["mesh-crds", "mesh-agent"] {
+        let cases = if name == "mesh-crds" { vec![json!({})] } else { cases() };
+        for values in cases {
+            let helm = without_manager(by_helm(name, &values).unwrap().unwrap());
+            let cli = without_manager(by_cli(name, &values).unwrap().unwrap());
+            assert_eq!(helm.keys().collect::<Vec<_>>(), cli.keys().collect::<Vec<_>>(), "{values}");
+            for (object, by_helm) in &helm {
+                assert_eq!(by_helm, &cli[object], "{object} with {values}");
+            }
+        }
+    }
+}
+
+#[test]
+fn helm_and_the_command_line_refuse_the_same_values() {
+    for (values, named) in [
+        (json!({"imag": {}}), "imag"),
+        (json!({"agent": {"metricsPort": "x"}}), "metricsPort"),
+        (json!({"agent": {"metricsPort": 70000}}), "metricsPort"),
+        (json!({"agent": {"config": {"source": "dir:/x"}}}), "source"),
+        (json!({"agent": {"ca": "letsencrypt"}}), "ca"),
+        (json!({"agent": {"seccompProfile": {"type": "None"}}}), "seccompProfile"),
+        (json!({"controller": {"enabled": false}}), "agent.ca"),
+        (json!({"controller": {"replicas": 0}}), "replicas"),
+        (json!({"controller": {"maxCertificateLifetime": "long"}}), "maxCertificateLifetime"),
+        (json!({"image": {"digest": "latest"}}), "digest"),
+    ] {
+        for refusal in [by_helm("mesh-agent", &values), by_cli("mesh-agent", &values)] {
+            let refusal = refusal.unwrap().expect_err(&values.to_string());
+            assert!(refusal.contains(named), "{values}: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn every_object_is_valid_in_every_version_of_kubernetes() {
+    let mut all = Vec::new();
+    for values in cases() {
+        all.extend(by_helm("mesh-agent", &values).unwrap().unwrap().into_values());
+    }
+    all.extend(by_helm("mesh-crds", &json!({})).unwrap().unwrap().into_values());
+    // Not of Kubernetes, so none of its schemas has it.
+    all.retain(|object| object["kind"] != "PodMonitor");
+    assert_eq!(ask("validate", &all.into()).unwrap(), json!([]));
+    // Strict is meant: an unknown field is found.
+    let odd =
+        json!([{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"portz": []}}]);
+    assert_ne!(ask("validate", &odd).unwrap(), json!([]));
+}
+
+#[test]
+fn charts_pass_lint() {
+    let charts = json!([chart("mesh-crds"), chart("mesh-agent")]);
+    assert_eq!(ask("lint", &charts).unwrap(), json!([]));
+}
+
+/// TrafficPolicies of the documentation.
+fn examples() -> Vec<Value> {
+    let dir = chart("../../docs/examples");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let texts = files.map(|path| std::fs::read_to_string(path).unwrap());
+    let objects = texts.flat_map(|text| documents(&text).unwrap());
+    objects.filter(|object| object["kind"] == "TrafficPolicy").collect()
+}
+
+fn policy(spec: Value) -> Value {
+    let mut policy = json!({"apiVersion": "mesh-agent.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": "a", "namespace": "shop"},
+        "spec": {"targetRefs": [{"kind": "Service", "name": "cart"}]}});
+    for (field, value) in spec.as_object().unwrap() {
+        policy["spec"][field] = value.clone();
+    }
+    policy
+}
+
+#[test]
+fn admission_refuses_what_the_agent_refuses_and_nothing_else() {
+    let objects = by_helm("mesh-agent", &json!({})).unwrap().unwrap();
+    let admission = &objects["ValidatingAdmissionPolicy /trafficpolicies.mesh-agent.dev"];
+    let twice = json!([{"kind": "Service", "name": "cart"}, {"kind": "Service", "name": "cart"}]);
+    let bad = [
+        (policy(json!({"targetRefs": twice, "timeout": "1s"})), "spec.targetRefs"),
+        (policy(json!({"timeout": "0s"})), "spec.timeout"),
+        (policy(json!({"hedge": {"after": "0s"}})), "spec.hedge.after"),
+        (policy(json!({"retry": {"backoff": {"base": "1s", "max": "10ms"}}})), "spec.retry.backoff.base"),
+        (
+            policy(json!({"concurrency": {"adaptive": {"minLimit": 9, "maxLimit": 3}}})),
+            "spec.concurrency.adaptive.minLimit",
+        ),
+        (
+            policy(json!({"fallback": {"service": {"name": "b", "namespace": "other", "port": 80}}})),
+            "spec.fallback.service.namespace",
+        ),
+        (policy(json!({"healthCheck": {"http": {"path": "healthz"}}})), "spec.healthCheck.http.path"),
+    ];
+    let good = examples();
+    assert!(good.len() > 5);
+    let all: Vec<&Value> = good.iter().chain(bad.iter().map(|(policy, _)| policy)).collect();
+    let rules = &admission["spec"]["validations"];
+    assert_eq!(rules.as_array().unwrap().len(), bad.len(), "each rule has its case");
+    let told = ask("cel", &json!({"rules": rules, "objects": all})).unwrap();
+    let (told_good, told_bad) = told.as_array().unwrap().split_at(good.len());
+    assert!(told_good.iter().all(Value::is_null), "{told_good:?}");
+    for ((policy, field), told) in bad.iter().zip(told_bad) {
+        assert!(told.as_str().is_some_and(|told| told.starts_with(field)), "{policy}: {told}");
+        // The agent says the same of the same field.
+        let warnings = validated(policy);
+        assert!(warnings.contains(field) && warnings.contains("MESH0109"), "{policy}: {warnings}");
+    }
+}
+
+/// What `config validate` says of an object.
+fn validated(object: &Value) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.yaml"), object.to_string()).unwrap();
+    let mut command = std::process::Command::new(mesh_tests::agent_binary().unwrap());
+    let output = command.args(["config", "validate"]).arg(dir.path()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The containers' security contexts, by who they are of.
+fn security(objects: &Objects, workload: &str) -> Value {
+    let spec = &objects[workload]["spec"]["template"]["spec"];
+    assert_eq!(spec["containers"].as_array().unwrap().len(), 1);
+    spec["containers"][0]["securityContext"].clone()
+}
+
+#[test]
+fn privileges_are_those_that_are_documented_and_no_others() {
+    let objects = by_helm("mesh-agent", &json!({})).unwrap().unwrap();
+    let agent = security(&objects, "DaemonSet mesh/mesh-agent");
+    assert_eq!(agent["capabilities"]["drop"], json!(["ALL"]));
+    let added: Vec<&str> =
+        agent["capabilities"]["add"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let text = std::fs::read_to_string(chart("../../docs/kubernetes.md")).unwrap();
+    for name in &added {
+        assert!(
+            text.contains(&format!("| `{name}` | ")),
+            "docs/kubernetes.md doesn't say what {name} is for"
+        );
+    }
+    assert_eq!(added, ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
+    let controller = security(&objects, "Deployment mesh/mesh-agent-controller");
+    assert_eq!(controller["capabilities"], json!({"drop": ["ALL"]}));
+    for context in [&agent, &controller] {
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert!(context["privileged"].is_null());
+    }
+    let daemon = &objects["DaemonSet mesh/mesh-agent"]["spec"]["template"]["spec"];
+    assert_eq!((&daemon["hostPID"], &daemon["hostNetwork"]), (&Value::Null, &json!(true)));
+    let writable: Vec<&Value> = daemon["containers"][0]["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|mount| mount["readOnly"] != true)
+        .map(|mount| &mount["mountPath"])
+        .collect();
+    assert_eq!(writable, ["/run/mesh-agent", "/sys/fs/bpf"]);
+    assert!(daemon["containers"][0]["ports"].is_null(), "ports would keep the successor from starting");
+}
