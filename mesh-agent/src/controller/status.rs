@@ -6,8 +6,6 @@
 
 mod conditions;
 mod merge;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -234,3 +232,6 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
