@@ -10,8 +10,6 @@ mod lexer;
 mod parse;
 mod schema;
 mod set;
-#[cfg(test)]
-mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -139,3 +137,6 @@ pub fn render(chart: &Chart, values: Value, release: &Release) -> Result<String,
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,7 @@ impl Nodes {
         let pid = std::process::id();
         let names = ["a", "b"].map(|name| format!("node-{name}-{pid}"));
         let cluster = Cluster::with_nodes(&names)?;
-        image(&cluster, IMAGE, &binary_beside("kube-peer")?)?;
+        image(&cluster, IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
         let ca = Root::get()?.state().join("ca");
         MeshAuthority::new(&ca, "kube")?;
         let ca = format!("files:{}", ca.display());
@@ -189,7 +189,7 @@ pub fn text<'v>(object: &'v Value, key: &str) -> &'v str {
     object["metadata"][key].as_str().unwrap_or_default()
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub(crate) fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
@@ -199,26 +199,24 @@ fn states(pods: &[Value]) -> String {
     pods.iter().map(state).collect::<Vec<_>>().join("\n")
 }
 
-/// Makes an image of one program and the libraries that it needs, on every node.
-fn image(cluster: &Cluster, name: &str, program: &Path) -> Result<()> {
+/// Makes an image of one program, at this path in it, and the libraries that it needs, on every node.
+pub(crate) fn image(cluster: &Cluster, name: &str, program: &Path, at: &str) -> Result<()> {
     let rootfs = cluster.dir()?.join("rootfs");
     let mut ldd = Command::new("ldd");
     ldd.arg(program);
     let libraries = Running::start(ldd)?.finish(PATIENCE)?.success()?.stdout;
     let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    let own = program.file_name().context("no name")?.to_owned();
-    let files =
-        libraries.map(|path| (path.clone(), path)).chain([(program.to_owned(), Path::new("/").join(&own))]);
+    let files = libraries.map(|path| (path.clone(), path)).chain([(program.to_owned(), PathBuf::from(at))]);
     for (from, to) in files {
         let to = rootfs.join(to.strip_prefix("/")?);
         fs::create_dir_all(to.parent().context("no parent")?)?;
         fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
     }
-    cluster.image(name, &rootfs, &Path::new("/").join(&own))?;
+    cluster.image(name, &rootfs, Path::new(at))?;
     Ok(fs::remove_dir_all(&rootfs)?)
 }
 
-fn take_turn() -> Result<Flock<File>> {
+pub(crate) fn take_turn() -> Result<Flock<File>> {
     let mut file = Some(File::create(TURNS)?);
     eventually(TURN, || {
         let open = file.take().context("no lock file")?;

@@ -7,6 +7,7 @@
 pub mod charts;
 pub mod cluster;
 pub mod controllers;
+pub mod daemons;
 pub mod dns;
 pub mod filter;
 pub mod forged;

@@ -6,11 +6,10 @@
 
 mod conditions;
 mod merge;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::kube::api::{ApiResource, DynamicObject, PostParams};
@@ -22,6 +21,7 @@ use self::conditions::Wanted;
 use super::lease::Leadership;
 use super::metrics::Metrics;
 use crate::kube::{DEADLINE, Failure};
+use crate::model::Warning;
 use crate::objects::{Kind, ObjectKey};
 use crate::report;
 use crate::source::{Coverage, Published};
@@ -32,6 +32,8 @@ pub const CONTROLLER: &str = "mesh-agent.dev/controller";
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often everything is looked at again: somebody may have changed what we wrote.
 const RESYNC: Duration = Duration::from_secs(300);
+/// How often warnings are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// What couldn't be written is tried again after.
 const RETRY: Duration = Duration::from_secs(5);
 /// Of one object, when others write it at the same time.
@@ -95,21 +97,19 @@ impl Writer {
             }
             led = leads;
             let whole = self.published.coverage.get() == Coverage::Whole;
+            // Before they are used: what changes meanwhile is seen below.
+            let warnings = self.published.warnings.load_full();
             let complete = !leads || !whole || self.write_all().await;
-            let again = async {
-                match complete {
-                    true => std::future::pending().await,
-                    false => tokio::time::sleep(RETRY).await,
-                }
-            };
+            let pause = if complete { Duration::MAX } else { RETRY };
             tokio::select! {
                 result = changed.changed() => match result {
                     Ok(()) => tokio::time::sleep(SETTLE).await,
                     Err(_) => return,
                 },
                 () = self.leadership.changed() => {}
+                () = others(&self.published, &warnings) => {}
                 _ = resync.tick() => self.written.clear(),
-                () = again => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -198,6 +198,17 @@ impl Writer {
     }
 }
 
+/// Returns once there are other warnings: a version that is refused changes nothing else.
+async fn others(published: &Published, warnings: &Arc<Vec<Warning>>) {
+    let mut look = interval(LOOK);
+    loop {
+        look.tick().await;
+        if !Arc::ptr_eq(&published.warnings.load_full(), warnings) {
+            return;
+        }
+    }
+}
+
 /// Those whose status isn't known to be as wanted.
 fn differing(
     wanted: BTreeMap<ObjectKey, Wanted>,
@@ -221,3 +232,6 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What the manifests make on real nodes: a mesh for a labelled namespace within a minute, a denied request with its reason,
+//! updates without a failed request, and traffic that goes on without controllers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_tests::PATIENCE;
+use mesh_tests::cluster::{BY_AND_BY, IMAGE, PORT, service};
+use mesh_tests::daemons::{Daemons, MESH, apply, pods};
+use mesh_tests::lab::eventually;
+use serde_json::{Value, json};
+
+/// A pod of an account of its name, as a user that isn't root, on a node.
+fn pod(name: &str, node: &str, args: &[&str]) -> Value {
+    let command = [&["/kube-peer"], args].concat();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": name}},
+        "spec": {
+            "nodeName": node, "serviceAccountName": name, "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsUser": 1000, "runAsNonRoot": true},
+            "containers": [{"name": "peer", "image": IMAGE, "imagePullPolicy": "Never", "command": command}],
+        },
+    })
+}
+
+fn account(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "shop"}})
+}
+
+fn get(daemons: &Daemons, from: &str, address: &str) -> Result<String> {
+    Ok(daemons.peer("shop", from, &["get", address, "/"])?.finish(PATIENCE)?.success()?.stdout)
+}
+
+#[test]
+fn the_manifests_make_a_mesh_of_a_labelled_namespace() {
+    let Some(daemons) = Daemons::start() else { return };
+    assert!(daemons.took < Duration::from_secs(60), "agents and controllers took {:?}", daemons.took);
+    let [a, b] = daemons.names().clone();
+    let cluster = &daemons.cluster;
+    cluster.kubectl(&["create", "namespace", "shop"], "").unwrap();
+    cluster.apply(&[account("web"), account("batch"), account("cart")]).unwrap();
+    let serve = PORT.to_string();
+    let objects = [
+        pod("web", &a, &["wait"]),
+        pod("batch", &a, &["wait"]),
+        pod("cart", &b, &["serve", &serve]),
+        service("shop", "cart"),
+    ];
+    cluster.apply(&objects).unwrap();
+    cluster.kubectl(&["label", "namespace", "shop", "mesh-agent.dev/dataplane-mode=enabled"], "").unwrap();
+    for app in ["web", "batch", "cart"] {
+        eventually(BY_AND_BY, || {
+            let pods = pods(cluster, "shop", &format!("app={app}"))?;
+            let annotation = &pods[0]["metadata"]["annotations"]["ambient.istio.io/redirection"];
+            ensure!(annotation == "enabled", "{app}: {}", pods[0]["metadata"]["annotations"]);
+            Ok(())
+        })
+        .unwrap();
+    }
+    // No kube-proxy is here: the address of the Service is the mesh's, and the other node is reached in mutual TLS.
+    let ip = cluster
+        .kubectl(&["get", "service", "cart", "-n", "shop", "-o", "jsonpath={.spec.clusterIP}"], "")
+        .unwrap();
+    let address = format!("{ip}:80");
+    eventually(BY_AND_BY, || get(&daemons, "web", &address)).unwrap();
+    let agents = ["agent-0", "agent-1"].map(|name| daemons.wait_agent(name).unwrap());
+    let certs = daemons.cli(&agents[0], &["get", "certs", "-o", "json"]).unwrap().stdout;
+    let certs: Vec<Value> = serde_json::from_str(&certs).unwrap();
+    assert!(certs.iter().all(|row| row["state"] == "valid") && certs.len() == 2, "{certs:?}");
+
+    denied_and_told_why(&daemons, &agents[1], &address);
+    updated_without_a_failed_request(&daemons, &address);
+    traffic_goes_on_without_controllers(&daemons, &address);
+}
+
+fn denied_and_told_why(daemons: &Daemons, agent: &Value, address: &str) {
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "cart", "namespace": "shop"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "cart"}},
+            "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}]}],
+        },
+    });
+    daemons.cluster.apply(&[policy]).unwrap();
+    eventually(BY_AND_BY, || {
+        ensure!(get(daemons, "batch", address).is_err(), "batch is still let in");
+        Ok(())
+    })
+    .unwrap();
+    get(daemons, "web", address).unwrap();
+    let args = ["authz", "check", "--from", "pod/shop/batch", "--to", "pod/shop/cart"];
+    let told = daemons.cli(agent, &args).unwrap();
+    assert!(told.stdout.contains("denied") && told.stdout.contains("shop/cart"), "{}", told.stdout);
+}
+
+/// A pod of the same node starts beside the one that runs, as in a rolling update with maxSurge, and takes over.
+fn updated_without_a_failed_request(daemons: &Daemons, address: &str) {
+    let load = daemons.peer("shop", "web", &["get", address, "/", "200", "50"]).unwrap();
+    apply(&daemons.cluster, vec![daemons.next(0)]).unwrap();
+    let next = daemons.wait_agent("next").unwrap();
+    // The one that was replaced waits, and isn't started again to take over in its turn.
+    let old = daemons.wait_agent("agent-0").unwrap();
+    daemons.cluster.kubectl(&["delete", "daemonset", "mesh-agent-0", "-n", MESH], "").unwrap();
+    let ended = load.finish(PATIENCE * 2).unwrap();
+    assert_eq!(ended.code, 0, "{} {}", ended.stdout, ended.stderr);
+    assert_eq!(old["status"]["containerStatuses"][0]["restartCount"], 0);
+    let status = daemons.cli(&next, &["status"]).unwrap();
+    assert!(status.stdout.contains("2/2 captured"), "{}", status.stdout);
+}
+
+fn traffic_goes_on_without_controllers(daemons: &Daemons, address: &str) {
+    let scale = ["scale", "deployment", "mesh-agent-controller", "-n", MESH, "--replicas=0"];
+    daemons.cluster.kubectl(&scale, "").unwrap();
+    eventually(BY_AND_BY, || {
+        let left = pods(&daemons.cluster, MESH, "app.kubernetes.io/component=controller")?;
+        ensure!(left.is_empty(), "{} are left", left.len());
+        Ok(())
+    })
+    .unwrap();
+    let ended =
+        daemons.peer("shop", "web", &["get", address, "/", "50", "20"]).unwrap().finish(PATIENCE).unwrap();
+    assert_eq!(ended.code, 0, "{} {}", ended.stdout, ended.stderr);
+}
