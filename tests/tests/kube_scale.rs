@@ -39,7 +39,7 @@ async fn send(client: Client, method: &str, path: String, body: Value) -> Result
 
 /// Sends all of them, some at a time.
 async fn send_all(client: &Client, requests: impl Iterator<Item = (&'static str, String, Value)>) {
-    let mut under_way = JoinSet::new();
+    let mut under_way: JoinSet<Result<()>> = JoinSet::new();
     for (method, path, body) in requests {
         if under_way.len() >= AT_ONCE {
             under_way.join_next().await.unwrap().unwrap().unwrap();
