@@ -60,12 +60,11 @@ impl Daemons {
         let cluster = Cluster::with_nodes(&names)?;
         image(&cluster, AGENT, &agent_binary()?, "/usr/bin/mesh-agent")?;
         image(&cluster, cluster::IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
-        cluster.apply(&[crd(
-            "security.istio.io",
-            &["v1"],
-            "authorizationpolicies",
-            "AuthorizationPolicy",
-        )])?;
+        cluster.apply(&[
+            crd("security.istio.io", &["v1"], "authorizationpolicies", "AuthorizationPolicy"),
+            crd("security.istio.io", &["v1"], "peerauthentications", "PeerAuthentication"),
+            crd("gateway.networking.k8s.io", &["v1"], "httproutes", "HTTPRoute"),
+        ])?;
         let begun = Instant::now();
         apply(
             &cluster,
@@ -108,10 +107,10 @@ impl Daemons {
     ///
     /// # Errors
     /// It isn't in time.
-    pub fn wait_agent(&self, component: &str) -> Result<Value> {
+    pub fn wait_agent(&self, instance: &str) -> Result<Value> {
         eventually(BY_AND_BY, || {
-            let pods = pods(&self.cluster, MESH, &format!("app.kubernetes.io/component={component}"))?;
-            ensure!(pods.len() == 1 && is_ready(&pods[0]), "{component} isn't ready: {}", json!(pods));
+            let pods = pods(&self.cluster, MESH, &format!("app.kubernetes.io/instance={instance}"))?;
+            ensure!(pods.len() == 1 && is_ready(&pods[0]), "{instance} isn't ready: {}", json!(pods));
             Ok(pods[0].clone())
         })
     }
@@ -126,6 +125,16 @@ impl Daemons {
         command.arg("--kubeconfig").arg(self.cluster.kubeconfig());
         command.args(["exec", "-n", MESH, name, "--", "/usr/bin/mesh-agent"]).args(args);
         Running::start(command)?.finish(PATIENCE)
+    }
+
+    /// Runs the command line on this machine, with the cluster's kubeconfig.
+    ///
+    /// # Errors
+    /// It doesn't end.
+    pub fn cli_here(&self, args: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(agent_binary()?);
+        command.env("KUBECONFIG", self.cluster.kubeconfig()).args(args);
+        Running::start(command)?.finish(PATIENCE * 4)
     }
 
     /// Runs `kube-peer ARGS` in a pod.
@@ -215,11 +224,11 @@ fn of_node(mut objects: Objects, at: usize) -> Result<[Value; 2]> {
     Ok([config, renamed(daemon, &format!("agent-{at}"))])
 }
 
-fn renamed(mut daemon: Value, component: &str) -> Value {
-    daemon["metadata"]["name"] = format!("mesh-{component}").into();
+fn renamed(mut daemon: Value, instance: &str) -> Value {
+    daemon["metadata"]["name"] = format!("mesh-{instance}").into();
     for labels in ["/spec/selector/matchLabels", "/spec/template/metadata/labels"] {
         if let Some(labels) = daemon.pointer_mut(labels) {
-            labels["app.kubernetes.io/component"] = component.into();
+            labels["app.kubernetes.io/instance"] = instance.into();
         }
     }
     daemon

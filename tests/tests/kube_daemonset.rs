@@ -71,9 +71,54 @@ fn the_manifests_make_a_mesh_of_a_labelled_namespace() {
     let certs: Vec<Value> = serde_json::from_str(&certs).unwrap();
     assert!(certs.iter().all(|row| row["state"] == "valid") && certs.len() == 2, "{certs:?}");
 
+    asked_by_node(&daemons);
+    tried_out(&daemons);
     denied_and_told_why(&daemons, &agents[1], &address);
     updated_without_a_failed_request(&daemons, &address);
     traffic_goes_on_without_controllers(&daemons, &address);
+}
+
+/// The command line of this machine, through the API server.
+fn asked_by_node(daemons: &Daemons) {
+    let [a, b] = daemons.names();
+    let told = daemons.cli_here(&["status", "--all-nodes", "-o", "json"]).unwrap().success().unwrap();
+    let status: Value = serde_json::from_str(&told.stdout).unwrap();
+    for node in [a, b] {
+        let agent = &status[node]["agent"];
+        assert!(agent["node"] == node.as_str() && agent["ready"] == true, "{status}");
+    }
+    let told = daemons.cli_here(&["get", "certs", "--node", b]).unwrap().success().unwrap();
+    assert!(told.stdout.contains("cart") && !told.stdout.contains("batch"), "{}", told.stdout);
+    let told = daemons.cli_here(&["describe", "pod", "shop/cart", "--node", b]).unwrap().success().unwrap();
+    assert!(told.stdout.contains("captured"), "{}", told.stdout);
+    let told = daemons.cli_here(&["check", "--node", a]).unwrap();
+    assert!(told.stdout.contains("kernel\n------\n") && told.stdout.contains("cgroup2"), "{}", told.stdout);
+    let told = daemons.cli_here(&["status", "--node", "nowhere"]).unwrap();
+    assert!(told.code == 69 && told.stderr.contains(a.as_str()), "{} {}", told.code, told.stderr);
+    let told = daemons.cli_here(&["check", "--pre"]).unwrap().success().unwrap();
+    for line in [format!("√ node {a}"), "√ peerauthentications.security.istio.io".to_owned()] {
+        assert!(told.stdout.contains(&line), "{}", told.stdout);
+    }
+    assert!(told.stdout.contains("‼ destinationrules.networking.istio.io"), "{}", told.stdout);
+}
+
+/// As somebody would who has just installed it.
+fn tried_out(daemons: &Daemons) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("junit.xml");
+    let junit = file.display().to_string();
+    let told = daemons.cli_here(&["connectivity", "test", "--junit", &junit, "-o", "json"]).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&told.stdout).unwrap_or_default();
+    assert_eq!(told.code, 0, "{}\n{}", told.stdout, told.stderr);
+    assert!(cases.len() == 8 && cases.iter().all(|case| case["result"] == "passed"), "{}", told.stdout);
+    let junit = std::fs::read_to_string(&file).unwrap();
+    assert!(junit.contains("tests=\"8\" failures=\"0\" skipped=\"0\""), "{junit}");
+    eventually(BY_AND_BY, || {
+        let gone = daemons.cluster.kubectl(&["get", "namespace", "mesh-agent-test"], "").is_err();
+        ensure!(gone, "the namespace is still there");
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn denied_and_told_why(daemons: &Daemons, agent: &Value, address: &str) {
