@@ -29,13 +29,13 @@ pub enum KubeError {
     #[error(
         "the file that KUBECONFIG names can't be used as a kubeconfig: correct it, or unset the variable"
     )]
-    Kubeconfig(#[source] KubeconfigError),
+    Kubeconfig(#[source] Box<KubeconfigError>),
     /// Neither a kubeconfig nor a pod's service account.
     #[error(
         "nothing says which API server to ask: set KUBECONFIG to a kubeconfig, or run in a pod with a service account's token \
          mounted (automountServiceAccountToken)"
     )]
-    NoServer(#[source] InferConfigError),
+    NoServer(#[source] Box<InferConfigError>),
     /// It would go through a proxy.
     #[error(
         "the API server is to be reached through the proxy {0}, which isn't supported: unset HTTPS_PROXY and proxy-url"
@@ -48,7 +48,7 @@ pub enum KubeError {
         server: String,
         /// Why.
         #[source]
-        source: Error,
+        source: Box<Error>,
     },
 }
 
@@ -60,9 +60,11 @@ pub async fn config() -> Result<Config, KubeError> {
     // A variable that leads nowhere is a mistake, and never a reason to turn to another cluster.
     let named = std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
     let mut config = if named {
-        Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(KubeError::Kubeconfig)?
+        Config::from_kubeconfig(&KubeConfigOptions::default())
+            .await
+            .map_err(|error| KubeError::Kubeconfig(error.into()))?
     } else {
-        Config::infer().await.map_err(KubeError::NoServer)?
+        Config::infer().await.map_err(|error| KubeError::NoServer(error.into()))?
     };
     if let Some(proxy) = &config.proxy_url {
         return Err(KubeError::Proxy(proxy.to_string()));
@@ -77,7 +79,8 @@ pub async fn config() -> Result<Config, KubeError> {
 /// # Errors
 /// [`KubeError::Client`].
 pub fn client(config: &Config) -> Result<Client, KubeError> {
-    let unusable = |source| KubeError::Client { server: config.cluster_url.to_string(), source };
+    let unusable =
+        |source| KubeError::Client { server: config.cluster_url.to_string(), source: Box::new(source) };
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

@@ -3,18 +3,23 @@
 //! `$MESH_KUBE`, or `../shared/kube/cluster` beside the checkout, is a script that starts etcd and an API server in a
 //! directory. Without it `KUBECONFIG` serves where the API server needn't be disturbed. Without either, suites skip.
 
+mod gate;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::lab::{Finished, Running, eventually};
 use serde_json::{Value, json};
+
+pub use self::gate::Gate;
 
 /// An API server starts within this on a busy machine.
 const START: Duration = Duration::from_secs(180);
@@ -207,12 +212,25 @@ impl Cluster {
     /// A copy of the admin's kubeconfig that acts as somebody else.
     ///
     /// # Errors
-    /// kubectl fails.
+    /// It can't be read or written.
     pub fn kubeconfig_as(&self, user: &str, file: &Path) -> Result<()> {
-        fs::copy(&self.kubeconfig, file)?;
-        let mut config: serde_yaml_ng::Value = serde_yaml_ng::from_str(&fs::read_to_string(file)?)?;
-        let users = config.get_mut("users").and_then(|users| users.get_mut(0)).context("no user in it")?;
-        users["user"]["as"] = user.into();
+        self.edit(file, |config| config["users"][0]["user"]["as"] = user.into())
+    }
+
+    /// A copy of the admin's kubeconfig that goes through a gate.
+    ///
+    /// # Errors
+    /// It can't be read or written, or there is no address for the gate.
+    pub fn kubeconfig_through_a_gate(&self, file: &Path) -> Result<Gate> {
+        let gate = Gate::new(self.own_one()?.port)?;
+        let server = format!("https://127.0.0.1:{}", gate.port);
+        self.edit(file, |config| config["clusters"][0]["cluster"]["server"] = server.into())?;
+        Ok(gate)
+    }
+
+    fn edit(&self, file: &Path, edit: impl FnOnce(&mut serde_yaml_ng::Value)) -> Result<()> {
+        let mut config = serde_yaml_ng::from_str(&fs::read_to_string(&self.kubeconfig)?)?;
+        edit(&mut config);
         fs::write(file, serde_yaml_ng::to_string(&config)?).context("writing a kubeconfig")
     }
 
@@ -265,7 +283,9 @@ impl Cluster {
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
         fs::write(own.dir.join("pids").join(program), child.id().to_string())?;
         if program == "kube-apiserver" {
-            eventually(START, || self.kubectl(&["get", "--raw", "/readyz"], ""))?;
+            let log = || fs::read_to_string(own.dir.join(format!("{program}.log"))).unwrap_or_default();
+            let last = || log().lines().rev().take(20).collect::<Vec<_>>().join("\n");
+            eventually(START, || self.kubectl(&["get", "--raw", "/readyz"], "")).with_context(last)?;
         }
         Ok(())
     }
@@ -302,8 +322,10 @@ fn command_line(pid: i32) -> Option<Vec<String>> {
 /// The API server's port; the two below it are etcd's. Nobody holds them until then, so that another process may be faster:
 /// the choice is spread.
 fn free_ports() -> Result<u16> {
-    for attempt in 0..100_u32 {
-        let offset = (std::process::id().wrapping_mul(37) + attempt * 4) % 4000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..100 {
+        let offset =
+            std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(4, Ordering::Relaxed)) % 4000;
         let port = 20_000 + u16::try_from(offset)?;
         if (port - 2..=port).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok(port);

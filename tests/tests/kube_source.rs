@@ -10,11 +10,12 @@ use anyhow::{Result, ensure};
 use mesh_tests::kube::{Cluster, crd, pod, service, slice};
 use mesh_tests::lab::{Agent, AgentOptions, Node, Topology, eventually};
 use mesh_tests::{SOON, need_agent, need_kube};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// An API server that starts, and a back-off that was at its longest.
 const BACK: Duration = Duration::from_secs(90);
+/// A watch that is silent is given up after two minutes.
+const SILENCE: Duration = Duration::from_secs(200);
 
 struct World {
     agent: Agent,
@@ -49,7 +50,11 @@ impl World {
 
     /// Waits until `get KIND` has exactly these names in the namespace.
     fn expect(&self, kind: &str, namespace: &str, want: &[&str]) {
-        eventually(BACK, || {
+        self.expect_within(BACK, kind, namespace, want);
+    }
+
+    fn expect_within(&self, deadline: Duration, kind: &str, namespace: &str, want: &[&str]) {
+        eventually(deadline, || {
             let rows = self.get(kind, namespace)?;
             let mut names: Vec<_> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
             names.dedup();
@@ -231,19 +236,23 @@ fn what_was_known_stays_while_the_api_server_is_away_and_is_brought_up_to_date_a
 #[test]
 fn where_watching_cannot_go_on_everything_is_read_again_as_a_difference() {
     let (options, cluster) = (need_agent!(), need_kube!(own));
-    let world = World::start("kube-relist", options, &cluster);
+    let kubeconfig = cluster.dir().unwrap().join("gate.kubeconfig");
+    let gate = cluster.kubeconfig_through_a_gate(&kubeconfig).unwrap();
+    let options = options.source("kube").env("KUBECONFIG", kubeconfig.display().to_string());
+    let mut world = World::with("kube-relist", options);
+    world.agent.wait_ready().unwrap();
     let ns = "relist";
     cluster.namespace(ns, &json!({})).unwrap();
     cluster.apply(&[service(ns, "stays", 80), service(ns, "goes", 80), service(ns, "changes", 80)]).unwrap();
     world.expect("services", ns, &["changes", "goes", "stays"]);
     let generation = world.agent.cli_json(&["status"]).unwrap()["config"]["generation"].as_u64().unwrap();
-    // It misses what happens, and an API server that starts anew remembers nothing of it.
-    world.agent.signal(Signal::SIGSTOP);
+    // It isn't told what happens, and an API server that starts anew remembers nothing of it.
+    gate.shut();
     cluster.delete(&[service(ns, "goes", 80)]).unwrap();
     cluster.apply(&[service(ns, "changes", 81), service(ns, "comes", 80)]).unwrap();
     cluster.kill("kube-apiserver").unwrap();
     cluster.revive("kube-apiserver").unwrap();
-    world.agent.signal(Signal::SIGCONT);
+    gate.open();
     world.expect("services", ns, &["changes", "comes", "stays"]);
     let relists = world.metric("mesh_agent_source_relists_total", &[("resource", "services")]);
     let expired = world.metric("mesh_agent_source_errors_total", &[("reason", "expired")]);
@@ -299,7 +308,7 @@ fn a_restored_backup_of_etcd_is_followed() {
     fs::remove_dir_all(&data).unwrap();
     fs::rename(&copy, &data).unwrap();
     start();
-    world.expect("services", ns, &["early"]);
+    world.expect_within(SILENCE, "services", ns, &["early"]);
     cluster.apply(&[service(ns, "after", 80)]).unwrap();
     world.expect("services", ns, &["after", "early"]);
 }

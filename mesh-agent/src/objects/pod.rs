@@ -57,16 +57,16 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// `livenessProbe`.
     #[serde(default)]
-    pub liveness_probe: Option<ProbeSpec>,
+    pub liveness_probe: Option<Box<ProbeSpec>>,
     /// `readinessProbe`.
     #[serde(default)]
-    pub readiness_probe: Option<ProbeSpec>,
+    pub readiness_probe: Option<Box<ProbeSpec>>,
     /// `startupProbe`.
     #[serde(default)]
-    pub startup_probe: Option<ProbeSpec>,
+    pub startup_probe: Option<Box<ProbeSpec>>,
     /// `lifecycle`.
     #[serde(default)]
-    pub lifecycle: Option<Lifecycle>,
+    pub lifecycle: Option<Box<Lifecycle>>,
 }
 
 impl Container {

@@ -64,7 +64,10 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The next line; none at the end. A silence of `longest` is an end, too.
+    /// The next line; none at the end.
+    ///
+    /// # Errors
+    /// It broke, or there was a silence of `longest`: [`Failure::Timeout`].
     pub async fn next(&mut self, longest: Duration) -> Result<Option<&[u8]>, Failure> {
         self.read.drain(..std::mem::take(&mut self.done));
         let mut searched = 0;
@@ -85,7 +88,8 @@ impl Lines {
                     }
                 }
                 Ok(Some(Err(_))) => return Err(Failure::Unreachable),
-                Ok(None) | Err(_) => self.ended = true,
+                Ok(None) => self.ended = true,
+                Err(_) => return Err(Failure::Timeout),
             }
         }
     }

@@ -1,8 +1,7 @@
 //! One watch: a list page by page, then every change, and on from there for as long as the API server allows.
 //!
 //! kube's own watcher isn't used for three things that it lacks: after a restored backup the API server waits for versions
-//! that it will never have, and a list is the way out; a server that is gone without a word shows only in what it doesn't
-//! say, bookmarks included; and a resource may vanish. Comes before `store`, which `super` tells what is sent from here.
+//! that it will never have, and a list is the way out; when it was last heard, bookmarks included; and a resource may vanish. Comes before `store`, which `super` tells what is sent from here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,8 +28,9 @@ use crate::model::ObjectName;
 const PAGE: u32 = 500;
 /// Between half of it and all of it the API server ends a watch, so that not all nodes come at once. Seconds.
 const WATCH_SECONDS: u32 = 280;
-/// A watch that says nothing for so long, not even a bookmark (one comes each minute), is asked anew.
-const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that says nothing for so long, not even a bookmark (one comes each minute), is of a server that hangs, or waits for
+/// versions that it will never have: everything is read again.
+const SILENCE: Duration = Duration::from_secs(120);
 /// A watch that ends sooner wasn't one: the next waits.
 const SHORT: Duration = Duration::from_secs(1);
 /// After so many refusals in a row to go on from where it was, everything is read again.
@@ -194,9 +194,10 @@ impl Follower {
                 Some(Found::Missing(since)) if !self.had_some || since.elapsed() >= GONE => {
                     if !std::mem::replace(&mut told, true) {
                         self.had_some = false;
+                        self.out.health.set_missing(self.out.at);
                         self.out.tell(What::All(Vec::new())).await?;
+                        self.out.well().await?;
                     }
-                    self.out.well().await?;
                 }
                 Some(Found::Missing(_)) | None => {}
             }
@@ -293,6 +294,7 @@ impl Follower {
             let line = match lines.next(SILENCE).await {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(Ok(())),
+                Err(Failure::Timeout) => return Ok(Err(Failure::Expired)),
                 Err(failure) => return Ok(Err(failure)),
             };
             self.out.health.heard(self.out.at);

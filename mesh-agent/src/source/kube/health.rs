@@ -24,6 +24,8 @@ struct Watched {
 struct Cell {
     name: &'static str,
     connected: AtomicBool,
+    /// There is no such resource: what is known of it is what the last watch, of what there is, knows.
+    missing: AtomicBool,
     /// Milliseconds since the beginning, and one; 0 for never.
     heard: AtomicU64,
     lists: AtomicU64,
@@ -52,11 +54,12 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Names the API server and what is watched, once.
+    /// Names the API server and what is watched, once; the last is the watch of what there is.
     pub fn begin(&self, server: String, names: impl Iterator<Item = &'static str>) {
         let cell = |name| Cell {
             name,
             connected: AtomicBool::new(false),
+            missing: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             lists: AtomicU64::new(0),
             objects: AtomicU64::new(0),
@@ -84,9 +87,17 @@ impl Health {
         }
     }
 
+    /// There is nothing to watch for `at`.
+    pub fn set_missing(&self, at: usize) {
+        if let Some(cell) = self.cell(at) {
+            cell.missing.store(true, Relaxed);
+        }
+    }
+
     /// Watch `at` has read everything.
     pub fn listed(&self, at: usize) {
         if let Some(cell) = self.cell(at) {
+            cell.missing.store(false, Relaxed);
             cell.lists.fetch_add(1, Relaxed);
         }
     }
@@ -108,18 +119,19 @@ impl Health {
     /// How every watch is.
     pub fn resources(&self) -> Vec<ResourceHealth> {
         let now = self.now_ms();
-        let view = |cell: &Cell| ResourceHealth {
-            name: cell.name,
-            connected: cell.connected.load(Relaxed),
-            age: cell
-                .heard
-                .load(Relaxed)
-                .checked_sub(1)
-                .map(|at| Duration::from_millis(now.saturating_sub(at))),
-            relists: cell.lists.load(Relaxed).saturating_sub(1),
-            objects: cell.objects.load(Relaxed),
+        let Some(Watched { cells, .. }) = self.of.get() else { return Vec::new() };
+        let view = |cell: &Cell| {
+            let knows = cells.last().filter(|_| cell.missing.load(Relaxed)).unwrap_or(cell);
+            let heard = knows.heard.load(Relaxed).checked_sub(1);
+            ResourceHealth {
+                name: cell.name,
+                connected: knows.connected.load(Relaxed),
+                age: heard.map(|at| Duration::from_millis(now.saturating_sub(at))),
+                relists: cell.lists.load(Relaxed).saturating_sub(1),
+                objects: cell.objects.load(Relaxed),
+            }
         };
-        self.of.get().map(|watched| watched.cells.iter().map(view).collect()).unwrap_or_default()
+        cells.iter().map(view).collect()
     }
 
     /// How often requests came to what.
@@ -153,6 +165,13 @@ mod tests {
         assert_eq!((all[0].name, all[0].connected, all[0].age, all[0].relists), ("pods", false, None, 0));
         assert!(all[1].connected && all[1].age.is_some_and(|age| age < Duration::from_secs(60)));
         assert_eq!(all[1].relists, 2);
+        health.set_missing(0);
+        assert!(health.resources()[0].connected, "what isn't there is watched by looking for it");
+        health.set_connected(1, false);
+        assert!(!health.resources()[0].connected);
+        health.listed(0);
+        health.set_connected(0, true);
+        assert!(health.resources()[0].connected);
         assert_eq!(health.errors().filter(|(_, count)| *count > 0).collect::<Vec<_>>(), [("expired", 1)]);
     }
 }
