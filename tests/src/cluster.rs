@@ -10,10 +10,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_agent::kernel::cgroup::cgroup2_mount;
 use mesh_agent::lab::{AgentOptions, Finished, Root, Running, eventually};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -40,7 +39,6 @@ pub struct Nodes {
     pub agents: [KubeAgent; 2],
     cluster: Cluster,
     names: [String; 2],
-    _turn: Flock<File>,
 }
 
 impl Deref for Nodes {
@@ -68,6 +66,14 @@ impl Nodes {
         }
         let nodes = Arc::new(Self::start(&options).unwrap());
         *shared = Arc::downgrade(&nodes);
+        let (print, agents) = (std::panic::take_hook(), shared.clone());
+        std::panic::set_hook(Box::new(move |info| {
+            print(info);
+            let nodes = agents.upgrade();
+            for agent in nodes.iter().flat_map(|nodes| &nodes.agents) {
+                eprintln!("the log of {}'s agent ends:\n{}", agent.node(), tail(&agent.log()));
+            }
+        }));
         Some(nodes)
     }
 
@@ -75,18 +81,18 @@ impl Nodes {
         let turn = take_turn()?;
         let pid = std::process::id();
         let names = ["a", "b"].map(|name| format!("node-{name}-{pid}"));
-        let cluster = Cluster::with_nodes(&names)?;
+        let cluster = Cluster::with_nodes(&names, turn)?;
         image(&cluster, IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
         let ca = Root::get()?.state().join("ca");
         MeshAuthority::new(&ca, "kube")?;
         let ca = format!("files:{}", ca.display());
         let agent = |node: &str| {
-            let mut agent = KubeAgent::spawn(&cluster, node, options, &[("ca", &ca)])?;
+            let agent = KubeAgent::spawn(&cluster, node, options, &[("ca", &ca)])?;
             agent.wait_ready()?;
             anyhow::Ok(agent)
         };
         let agents = [agent(&names[0])?, agent(&names[1])?];
-        Ok(Self { agents, cluster, names, _turn: turn })
+        Ok(Self { agents, cluster, names })
     }
 
     /// The nodes' names, in the agents' order.
@@ -216,15 +222,17 @@ pub(crate) fn image(cluster: &Cluster, name: &str, program: &Path, at: &str) -> 
     Ok(fs::remove_dir_all(&rootfs)?)
 }
 
-pub(crate) fn take_turn() -> Result<Flock<File>> {
-    let mut file = Some(File::create(TURNS)?);
-    eventually(TURN, || {
-        let open = file.take().context("no lock file")?;
-        Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(back, errno)| {
-            file = Some(back);
-            anyhow!("another cluster with nodes is up: {errno}")
-        })
-    })
+fn tail(log: &str) -> &str {
+    const LINES: usize = 40;
+    let start = log.rmatch_indices('\n').nth(LINES).map_or(0, |(at, _)| at + 1);
+    &log[start..]
+}
+
+/// A lock for as long as the file is open anywhere.
+pub(crate) fn take_turn() -> Result<File> {
+    let file = File::create(TURNS)?;
+    eventually(TURN, || file.try_lock().context("another cluster with nodes is up"))?;
+    Ok(file)
 }
 
 /// A Deployment of `kube-peer ARGS`; `with` changes the pods' spec.

@@ -4,7 +4,7 @@
 //! Nodes of such a cluster share the host, so that each has a DaemonSet of its own with other paths and ports; but for that,
 //! objects are what `mesh-agent manifests` prints.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mesh_agent::kernel::cgroup::cgroup2_mount;
 use mesh_agent::lab::{Finished, Root, Running, eventually};
-use nix::fcntl::Flock;
 use serde_json::{Value, json};
 
 use crate::charts::{Objects, by_cli};
@@ -29,7 +28,6 @@ const AGENT: &str = "localhost/mesh-agent:v1";
 const HOST_CGROUP: &str = "/sys/fs/cgroup";
 
 /// Two nodes with what the manifests make on them.
-// Dropped in this order.
 pub struct Daemons {
     /// The cluster.
     pub cluster: Cluster,
@@ -37,7 +35,6 @@ pub struct Daemons {
     pub took: Duration,
     names: [String; 2],
     agents: [Value; 2],
-    _turn: Flock<File>,
 }
 
 impl Daemons {
@@ -57,7 +54,7 @@ impl Daemons {
     fn new() -> Result<Self> {
         let turn = cluster::take_turn()?;
         let names = ["a", "b"].map(|name| format!("node-{name}-{}", std::process::id()));
-        let cluster = Cluster::with_nodes(&names)?;
+        let cluster = Cluster::with_nodes(&names, turn)?;
         image(&cluster, AGENT, &agent_binary()?, "/usr/bin/mesh-agent")?;
         image(&cluster, cluster::IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
         cluster.apply(&[
@@ -86,7 +83,7 @@ impl Daemons {
             apply(&cluster, vec![config, daemon.clone()])?;
             agents[at] = daemon;
         }
-        let daemons = Self { cluster, took: Duration::ZERO, names, agents, _turn: turn };
+        let daemons = Self { cluster, took: Duration::ZERO, names, agents };
         for at in 0..2 {
             daemons.wait_agent(&format!("agent-{at}"))?;
         }

@@ -82,7 +82,7 @@ impl Cluster {
         }
         let cluster = match (script(), kubeconfig()) {
             (None, Some(kubeconfig)) => Self { kubeconfig, own: None },
-            _ => Self::start(&[]).unwrap(),
+            _ => Self::start(&[], Stdio::null()).unwrap(),
         };
         let cluster = Arc::new(cluster);
         *shared = Arc::downgrade(&cluster);
@@ -98,7 +98,7 @@ impl Cluster {
             println!("SKIPPED: {why}");
             return None;
         }
-        Some(Self::start(&[]).unwrap())
+        Some(Self::start(&[], Stdio::null()).unwrap())
     }
 
     /// Why there is no cluster with nodes for a test, if there is none.
@@ -106,16 +106,16 @@ impl Cluster {
         script().is_none().then_some("needs a cluster with nodes: set MESH_KUBE to a script that starts one")
     }
 
-    /// One with these nodes.
+    /// One with these nodes. `turn` stays open until it is down again, however this process ends.
     ///
     /// # Errors
     /// It doesn't come up.
-    pub fn with_nodes(nodes: &[String]) -> Result<Self> {
-        Self::start(nodes)
+    pub fn with_nodes(nodes: &[String], turn: fs::File) -> Result<Self> {
+        Self::start(nodes, turn.into())
     }
 
     /// With nodes, or an API server alone.
-    fn start(nodes: &[String]) -> Result<Self> {
+    fn start(nodes: &[String], turn: Stdio) -> Result<Self> {
         let script = script().context("no script")?;
         let port = free_ports()?;
         let dir = std::env::temp_dir().join(format!("mesh-kube-{}-{port}", std::process::id()));
@@ -125,7 +125,7 @@ impl Cluster {
             .arg(&dir)
             .arg(port.to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(turn)
             .stderr(Stdio::null())
             .spawn()
             .context("starting the keeper")?;

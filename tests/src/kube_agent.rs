@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,7 +23,7 @@ const IN_CGROUP: &str = r#"mkdir -p "$0" && echo 0 >"$0/cgroup.procs" && exec "$
 
 /// A running agent. Killed on drop; what it pinned and wrote goes with this process.
 pub struct KubeAgent {
-    running: Running,
+    running: Mutex<Running>,
     binary: PathBuf,
     args: Vec<String>,
     kubeconfig: PathBuf,
@@ -54,19 +55,33 @@ impl KubeAgent {
         let (binary, cgroup) = (options.binary().to_owned(), root.cgroup().join(&name));
         let kubeconfig = cluster.kubeconfig().to_owned();
         let running = Running::start(command(&binary, &args, &kubeconfig, &cgroup))?;
-        Ok(Self { running, binary, args, kubeconfig, cgroup, state, metrics, node: node.to_owned() })
+        Ok(Self {
+            running: Mutex::new(running),
+            binary,
+            args,
+            kubeconfig,
+            cgroup,
+            state,
+            metrics,
+            node: node.to_owned(),
+        })
     }
 
     /// Waits for the line `ready`.
-    pub fn wait_ready(&mut self) -> Result<()> {
-        self.running.wait_for_line("ready", PATIENCE)
+    pub fn wait_ready(&self) -> Result<()> {
+        self.running().wait_for_line("ready", PATIENCE)
     }
 
     /// Kills it, and starts it again with the same directories.
-    pub fn restart(&mut self) -> Result<()> {
-        self.running.kill();
-        self.running = Running::start(command(&self.binary, &self.args, &self.kubeconfig, &self.cgroup))?;
-        self.wait_ready()
+    pub fn restart(&self) -> Result<()> {
+        let mut running = self.running();
+        running.kill();
+        *running = Running::start(command(&self.binary, &self.args, &self.kubeconfig, &self.cgroup))?;
+        running.wait_for_line("ready", PATIENCE)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its node's name.
@@ -76,7 +91,7 @@ impl KubeAgent {
 
     /// SIGTERM, SIGKILL, ...
     pub fn signal(&self, signal: Signal) {
-        self.running.signal(signal);
+        self.running().signal(signal);
     }
 
     /// Fails unless it says that it is ready.
@@ -88,7 +103,7 @@ impl KubeAgent {
 
     /// Its log so far.
     pub fn log(&self) -> String {
-        self.running.stderr()
+        self.running().stderr()
     }
 
     /// Runs a CLI command against it.

@@ -3,11 +3,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::cluster::{BY_AND_BY, Nodes, PORT, container, deployment, pod, service, text};
+use mesh_tests::cluster::{BY_AND_BY, Nodes, container, deployment, pod, service, text};
+use mesh_tests::kube_agent::KubeAgent;
 use mesh_tests::lab::eventually;
 use serde_json::{Value, json};
+
+/// Tests that restart an agent have it for themselves.
+static UNDISTURBED: RwLock<()> = RwLock::new(());
+
+fn share() -> RwLockReadGuard<'static, ()> {
+    UNDISTURBED.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 macro_rules! need_nodes {
     () => {
@@ -67,6 +76,7 @@ fn containers(pod: &Value) -> Vec<(String, i64)> {
 
 #[test]
 fn labels_enrol_and_let_go_of_running_pods_on_both_nodes() {
+    let _shared = share();
     let nodes = need_nodes!();
     let (servers, address) = with_server(&nodes, "labels", false, 2).unwrap();
     let on: BTreeSet<_> = servers.iter().map(|pod| pod["spec"]["nodeName"].as_str().unwrap()).collect();
@@ -102,6 +112,7 @@ fn labels_enrol_and_let_go_of_running_pods_on_both_nodes() {
 
 #[test]
 fn the_first_packet_of_a_new_pod_is_captured_in_its_init_container_too() {
+    let _shared = share();
     let nodes = need_nodes!();
     let (_, address) = with_server(&nodes, "first", true, 1).unwrap();
     let first = |n: usize, init: bool| {
@@ -129,6 +140,7 @@ fn the_first_packet_of_a_new_pod_is_captured_in_its_init_container_too() {
 
 #[test]
 fn a_pod_on_the_node_s_network_is_refused_by_name() {
+    let _shared = share();
     let nodes = need_nodes!();
     nodes.namespace("hostnet", true).unwrap();
     let object = pod("hostnet", "host", &["wait"], |spec| spec["hostNetwork"] = json!(true));
@@ -137,6 +149,91 @@ fn a_pod_on_the_node_s_network_is_refused_by_name() {
     nodes.wait_capture(&pods[0], "refused").unwrap();
     let (_, why) = nodes.agent_of(&pods[0]).unwrap().capture_of("hostnet", "host").unwrap();
     assert!(why.contains("host's network"), "{why}");
+    let event =
+        eventually(BY_AND_BY, || events(&nodes, "hostnet", "host").into_iter().next().context("no event"));
+    assert_eq!(event.unwrap(), ("MeshEnrolFailed".to_owned(), "the pod is on the host's network".to_owned()));
+}
+
+/// Reason and note of the mesh's Events on a pod.
+fn events(nodes: &Nodes, namespace: &str, pod: &str) -> Vec<(String, String)> {
+    let list = nodes.get(&["events.v1.events.k8s.io", "-n", namespace]).unwrap();
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    let ours = items.iter().filter(|event| {
+        event["regarding"]["name"] == pod && event["reportingController"] == "mesh-agent.dev/agent"
+    });
+    let word = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    ours.map(|event| (word(event, "reason"), word(event, "note"))).collect()
+}
+
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+
+fn wait_annotation(nodes: &Nodes, pod: &Value, value: Option<&str>) -> Value {
+    eventually(BY_AND_BY, || {
+        let pod = nodes.get(&["pod", text(pod, "name"), "-n", text(pod, "namespace")])?;
+        let now = pod["metadata"]["annotations"][REDIRECTION].as_str();
+        ensure!(now == value, "{now:?}");
+        Ok(pod)
+    })
+    .unwrap()
+}
+
+/// What an agent has written of pods since it started.
+fn written(agent: &KubeAgent, what: &str) -> f64 {
+    agent.metrics().unwrap().sum("mesh_agent_pod_reports_total", &[("what", what)])
+}
+
+#[test]
+fn a_captured_pod_says_so_and_a_new_agent_writes_nothing_again() {
+    let _alone = UNDISTURBED.write().unwrap_or_else(PoisonError::into_inner);
+    let nodes = need_nodes!();
+    let (servers, _) = with_server(&nodes, "told", true, 1).unwrap();
+    let server = &servers[0];
+    let before = wait_annotation(&nodes, server, Some("enabled"));
+    let enrolled = eventually(BY_AND_BY, || {
+        let events = events(&nodes, "told", text(server, "name"));
+        ensure!(events.len() == 1, "{events:?}");
+        Ok(events[0].0.clone())
+    });
+    assert_eq!(enrolled.unwrap(), "MeshEnrolled");
+
+    let agent = nodes.agent_of(server).unwrap();
+    agent.restart().unwrap();
+    nodes.wait_capture(server, "captured").unwrap();
+    // What comes later of the same pod is written: so what came before wasn't to be.
+    mode(&nodes, "namespace", "told", "", "=none").unwrap();
+    nodes.wait_capture(server, "none").unwrap();
+    let after = wait_annotation(&nodes, server, None);
+    assert_eq!((written(agent, "annotation"), written(agent, "event")), (1.0, 0.0));
+    assert_eq!(text(&after, "uid"), text(&before, "uid"));
+    // Captured again it is counted in the same Event.
+    mode(&nodes, "namespace", "told", "", "=enabled").unwrap();
+    wait_annotation(&nodes, server, Some("enabled"));
+    let series = eventually(BY_AND_BY, || {
+        let list = nodes.get(&["events.v1.events.k8s.io", "-n", "told"])?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let ours = items.into_iter().find(|event| event["reason"] == "MeshEnrolled").context("no event")?;
+        ours["series"]["count"].as_i64().with_context(|| format!("not counted: {ours}"))
+    });
+    assert_eq!(series.unwrap(), 2);
+}
+
+#[test]
+fn a_pod_that_uses_the_agent_s_port_is_told_why_it_is_not_captured() {
+    let _shared = share();
+    let nodes = need_nodes!();
+    nodes.namespace("taken", false).unwrap();
+    nodes.apply(&[pod("taken", "taken", &["serve", "15006"], |_| {})]).unwrap();
+    let taken = nodes.wait_ready("taken", "taken", 1).unwrap().remove(0);
+    mode(&nodes, "namespace", "taken", "", "=enabled").unwrap();
+    nodes.wait_capture(&taken, "pending").unwrap();
+    let event =
+        eventually(BY_AND_BY, || events(&nodes, "taken", "taken").into_iter().next().context("no event"));
+    let (reason, note) = event.unwrap();
+    assert!(
+        reason == "MeshEnrolFailed" && note.contains("15006") && note.contains("in use"),
+        "{reason}: {note}"
+    );
+    assert!(taken["metadata"]["annotations"][REDIRECTION].is_null());
 }
 
 /// Kills the process that holds the pod's sandbox, as the runtime has it: the oldest in the pod's part of the cgroups.
@@ -154,6 +251,7 @@ fn kill_sandbox(pod: &Value) -> Result<()> {
 
 #[test]
 fn a_sandbox_made_anew_is_captured_anew() {
+    let _shared = share();
     let nodes = need_nodes!();
     let (servers, address) = with_server(&nodes, "sandbox", true, 1).unwrap();
     let server = &servers[0];
@@ -180,6 +278,7 @@ fn a_sandbox_made_anew_is_captured_anew() {
 
 #[test]
 fn a_namespace_that_is_deleted_leaves_nothing_captured() {
+    let _shared = share();
     let nodes = need_nodes!();
     let (servers, _) = with_server(&nodes, "doomed", true, 2).unwrap();
     servers.iter().for_each(|pod| nodes.wait_capture(pod, "captured").unwrap());
@@ -193,5 +292,4 @@ fn a_namespace_that_is_deleted_leaves_nothing_captured() {
         .unwrap();
         assert!(agent.log().contains("left"), "{}", agent.log());
     }
-    let _ = PORT;
 }

@@ -208,6 +208,7 @@ mod tests {
         assert!(may_take(&LeaseSpec::default(), "a", Duration::ZERO));
         assert!(may_take(&held(""), "a", Duration::ZERO));
         assert!(may_take(&held("a"), "a", Duration::ZERO));
+        assert!(!may_take(&held("b"), "a", Duration::ZERO));
         assert!(!may_take(&held("b"), "a", short));
         assert!(may_take(&held("b"), "a", long));
         let soon = LeaseSpec { lease_duration_seconds: Some(1), ..held("b") };

@@ -98,6 +98,9 @@ struct Parser<'a, 't> {
     templates: &'t mut Templates,
 }
 
+/// Nodes, and the action that ended them: its keyword and what follows that.
+type Block = (Vec<Node>, Option<(String, Words)>);
+
 /// Words of an action that weren't looked at yet.
 struct Words {
     words: std::iter::Peekable<std::vec::IntoIter<Word>>,
@@ -110,7 +113,7 @@ impl Parser<'_, '_> {
     }
 
     /// Up to an action that begins with one of `ends`, which is given back; with none, to the end of the file.
-    fn block(&mut self, ends: &[&str]) -> Result<(Vec<Node>, Option<(String, Words)>), ManifestsError> {
+    fn block(&mut self, ends: &[&str]) -> Result<Block, ManifestsError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             let (words, line) = match piece {

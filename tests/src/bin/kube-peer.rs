@@ -89,8 +89,11 @@ fn get(address: SocketAddr, path: &str, count: u64, every: Duration) -> Result<(
 fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE).context("connecting")?;
     stream.set_read_timeout(Some(DEADLINE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")
-        .context("asking")?;
+    // The path is said once more, in words that stand nowhere but in the request.
+    let agent = format!("kube-peer{path}");
+    let head =
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: {agent}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).context("asking")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("reading the answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
