@@ -264,7 +264,7 @@ impl Cluster {
         own.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(program.to_owned(), line);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
         eventually(COMMAND, || {
-            ensure!(command_line(pid).is_none(), "{program} is still there");
+            ensure!(is_gone(pid), "{program} is still there");
             Ok(())
         })
     }
@@ -309,6 +309,13 @@ impl Drop for Own {
         // It takes the cluster down now.
         let _ = self.keeper.wait();
     }
+}
+
+/// True once nothing of it holds a socket any more: a process loses its command line first, and its threads one by one.
+fn is_gone(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let dead = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+    dead && fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1)
 }
 
 /// Of a living process: a dead one that nobody has waited for has none.
