@@ -42,6 +42,8 @@ pub(super) struct AgentPod {
     pub node: String,
     /// Of its first container.
     pub image: String,
+    /// How that is started; empty where its image says so.
+    pub command: Vec<String>,
     /// Of its cluster.
     pub client: Client,
     namespace: String,
@@ -111,9 +113,11 @@ fn running(pod: Pod, client: &Client) -> Option<AgentPod> {
     let spec = pod.spec?;
     let node = spec.node_name?;
     let is_running = pod.status?.phase.as_deref() == Some("Running");
+    let container = spec.containers.into_iter().next()?;
     is_running.then_some(AgentPod {
         node,
-        image: spec.containers.into_iter().next()?.image.unwrap_or_default(),
+        image: container.image.unwrap_or_default(),
+        command: container.command.unwrap_or_default(),
         client: client.clone(),
         namespace: pod.metadata.namespace?,
         name: pod.metadata.name?,

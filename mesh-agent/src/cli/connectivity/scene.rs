@@ -41,6 +41,13 @@ pub(super) struct Server {
     pub ip: IpAddr,
 }
 
+/// This program in an image.
+struct Program {
+    image: String,
+    /// Empty where the image's own entry point is it.
+    command: Vec<String>,
+}
+
 /// What a client was answered.
 pub(super) enum Answer {
     /// 200.
@@ -61,11 +68,12 @@ impl Scene {
         let agents = runtime.block_on(cluster::agents(args))?;
         let Some(first) = agents.first() else { return Err(cluster::none_in(args)) };
         let image = image.map_or_else(|| first.image.clone(), str::to_owned);
+        let program = Program { image, command: first.command.clone() };
         let nodes: Vec<String> = agents.iter().take(MOST_SERVERS).map(|agent| agent.node.clone()).collect();
         let client = first.client.clone();
         let mut scene = Self { servers: Vec::new(), client, namespace: namespace.to_owned(), runtime };
         scene.make_namespace()?;
-        if let Err(error) = scene.fill(&nodes, &image) {
+        if let Err(error) = scene.fill(&nodes, &program) {
             // What is there already isn't left behind; that it isn't deleted adds nothing to the first failure.
             let _ = scene.delete();
             return Err(Failure::of(error));
@@ -164,18 +172,18 @@ impl Scene {
         })
     }
 
-    fn fill(&mut self, nodes: &[String], image: &str) -> Result<()> {
+    fn fill(&mut self, nodes: &[String], program: &Program) -> Result<()> {
         let names: Vec<String> = (0..nodes.len()).map(|at| format!("server-{at}")).collect();
         for account in ["client", "server"] {
             let metadata = json!({"name": account});
             self.create(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))?;
         }
         for (name, node) in names.iter().zip(nodes) {
-            self.create(pod(name, "echo", "server", node, image, "enabled"))?;
+            self.create(pod(name, "echo", "server", node, program, "enabled"))?;
         }
-        self.create(pod("client", "client", "client", &nodes[0], image, "enabled"))?;
-        self.create(pod("other", "other", "server", nodes.last().unwrap_or(&nodes[0]), image, "enabled"))?;
-        self.create(pod("stranger", "stranger", "client", &nodes[0], image, "none"))?;
+        self.create(pod("client", "client", "client", &nodes[0], program, "enabled"))?;
+        self.create(pod("other", "other", "server", nodes.last().unwrap_or(&nodes[0]), program, "enabled"))?;
+        self.create(pod("stranger", "stranger", "client", &nodes[0], program, "none"))?;
         for app in ["echo", "other"] {
             let ports = json!([{"name": "http", "port": PORT}]);
             let spec = json!({"selector": {"app": app}, "ports": ports});
@@ -249,7 +257,7 @@ fn wait<T>(limit: Duration, attempt: &mut dyn FnMut() -> Result<T>) -> Result<T>
 }
 
 /// A pod that serves, and in which clients can be started. It needs nothing that a restricted namespace forbids.
-fn pod(name: &str, app: &str, account: &str, node: &str, image: &str, mode: &str) -> Value {
+fn pod(name: &str, app: &str, account: &str, node: &str, program: &Program, mode: &str) -> Value {
     let args = json!([
         "demo-server",
         "--name",
@@ -280,7 +288,8 @@ fn pod(name: &str, app: &str, account: &str, node: &str, image: &str, mode: &str
             },
             "containers": [{
                 "name": "peer",
-                "image": image,
+                "image": program.image,
+                "command": program.command,
                 "imagePullPolicy": "IfNotPresent",
                 "args": args,
                 "ports": [{"name": "http", "containerPort": PORT}],
