@@ -20,7 +20,8 @@ const SERVICES: usize = 2_000;
 const ROUTES: usize = 500;
 /// Requests under way at a time.
 const AT_ONCE: usize = 32;
-const MOST_MEMORY: u64 = 120_000_000;
+/// Of its own: beside it stand 15 to 20 MB of a release binary (45 of a debug one), 120 MB together.
+const MOST_MEMORY: u64 = 100_000_000;
 /// From the API server's event to its being in force.
 const SOONEST: f64 = 0.2;
 const LONG: Duration = Duration::from_secs(300);
@@ -168,8 +169,8 @@ fn a_cluster_of_ten_thousand_pods_fits_and_a_change_in_it_is_in_force_at_once() 
     let config = agent.cli_json(&["status"]).unwrap()["config"].clone();
     assert!(config["workloads"] == PODS && config["endpoints"] == SERVICES * 5, "{config}");
     println!("{}", resident(&agent));
-    let now = memory(&agent, "VmRSS");
-    assert!(now < MOST_MEMORY, "{} MB", now / 1_000_000);
+    let now = memory(&agent, "RssAnon");
+    assert!(now < MOST_MEMORY, "{} MB of its own", now / 1_000_000);
 
     let before = agent.metrics().unwrap();
     runtime.block_on(async {

@@ -40,7 +40,7 @@ use crate::model::build::Builder;
 use crate::names::Answer;
 use crate::objects::ObjectKey;
 
-/// In a storm snapshots are so far apart, or twice as long as one takes to make.
+/// In a storm snapshots are so far apart: or as one takes to make, if that is more, but never more than twice this.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What watches have seen and isn't looked at yet; then they wait.
 const AHEAD: usize = 256;
@@ -255,6 +255,6 @@ impl Main {
             );
         }
         let now = Instant::now();
-        self.not_before = now + PAUSE.max((now - started) * 2);
+        self.not_before = now + (now - started).clamp(PAUSE, PAUSE * 2);
     }
 }
