@@ -341,7 +341,10 @@ impl Proxy {
         command.args(["-c", r#"exec kubectl --kubeconfig "$1" proxy --port "$2" -v=6 2>"$3""#, "proxy"]);
         command.arg(&kubeconfig).arg(port.to_string()).arg(&log);
         let running = Running::start(command)?;
-        eventually(PATIENCE, || Ok(drop(TcpStream::connect(("127.0.0.1", port))?)))?;
+        eventually(PATIENCE, || {
+            TcpStream::connect(("127.0.0.1", port))?;
+            Ok(())
+        })?;
         Ok(Self { port, log, _running: running })
     }
 

@@ -138,7 +138,7 @@ fn a_route_splits_between_versions() {
             "rules": [{ "backendRefs": [backend("one", 3), backend("two", 1)] }],
         },
     });
-    eventually(BY_AND_BY, || nodes.apply(&[route.clone()])).unwrap();
+    eventually(BY_AND_BY, || nodes.apply(std::slice::from_ref(&route))).unwrap();
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     eventually(BY_AND_BY, || {
         let answer = scene.ask(&address, "/")?;
