@@ -69,6 +69,15 @@ impl Load<'_> {
     }
 }
 
+/// Ends the load, also where something else fails: the scope waits for it.
+struct Ends<'l>(&'l AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn certificate(agent: &Agent, account: &str) -> Result<(String, String)> {
     let rows = agent.cli_json(&["get", "certs"])?;
     let row = rows.as_array().into_iter().flatten().find(|row| row["name"] == account);
@@ -132,6 +141,7 @@ fn rotate(name: &str, life: u64, rate: u32, seconds: u64) -> Option<()> {
     let serials = || [(&nodes.near, "web"), (&nodes.far, "cart")].map(|(a, b)| certificate(a, b).unwrap().0);
     let (before, begun) = (serials(), Instant::now());
     let all = scope(|scope| {
+        let _end = Ends(&load.stop);
         let stream = scope.spawn(|| load.stream());
         let connections = scope.spawn(|| load.connections());
         let requests = [
