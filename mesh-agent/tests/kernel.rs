@@ -324,7 +324,7 @@ fn refusals_carry_their_errno() {
     assert_eq!(lab.connect(&lab.a, "10.96.0.6", 80), "ok 10.96.0.6 80");
     assert_eq!((agent.count(Reason::NoEndpoint), agent.count(Reason::UnknownDestination)), (1, 1));
     let stats = agent.kernel.sync_services(&Snapshot::default(), true);
-    assert_eq!((stats.removed, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (2, 0, 0));
+    assert_eq!((stats.removed, agent.entries("SERVICES_V2"), agent.entries("ENDPOINTS_V1")), (2, 0, 0));
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     // What the earlier process wrote of services is replaced.
     let changed = service("10.96.0.5", 80, AppProtocol::Tcp, &[SocketAddr::new(lab.b.v4, 81)]);
     let stats = agent.kernel.sync_services(&changed, true);
-    assert_eq!((stats.written, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (1, 1, 1));
+    assert_eq!((stats.written, agent.entries("SERVICES_V2"), agent.entries("ENDPOINTS_V1")), (1, 1, 1));
     assert_eq!(agent.kernel.sync_services(&changed, true).written, 0);
 }
 
