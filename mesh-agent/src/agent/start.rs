@@ -346,6 +346,7 @@ fn about(settings: &Settings) -> About {
         state_dir: settings.state_dir.clone(),
         bpffs_dir: settings.bpffs_dir.clone(),
         registry_only: settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly,
+        kernel_services: settings.kernel_services,
         workers: settings.workers,
         started: SystemTime::now(),
     }

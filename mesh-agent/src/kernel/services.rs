@@ -41,7 +41,9 @@ pub(super) struct Services {
     last: Option<Snapshot>,
     next_id: u32,
     mode: KernelServices,
-    /// Endpoints that were taken off a list that connections were sent to from here, and that nobody lists any more.
+    /// Endpoints that get no new connections from some list, and may have some from before.
+    departing: HashSet<EndpointAddr>,
+    /// Those of them that no service lists any more.
     gone: Vec<EndpointAddr>,
 }
 
@@ -127,13 +129,10 @@ impl Services {
             self.write(maps, key, vip, port, attached, &mut stats);
         }
         self.remove_missing(maps, snapshot, &mut stats);
-        let listed = |endpoint: &EndpointAddr| {
-            let udp = || {
-                snapshot.udp_vips.values().any(|port| port.endpoints.all.iter().any(|e| e.addr == *endpoint))
-            };
-            snapshot.by_endpoint.contains_key(endpoint) || udp()
-        };
-        self.gone.retain(|endpoint| !listed(endpoint));
+        let (gone, departing) =
+            std::mem::take(&mut self.departing).into_iter().partition(|e| !is_listed(snapshot, *e));
+        self.departing = departing;
+        self.gone.extend::<HashSet<EndpointAddr>>(gone);
         if self.wants_plain {
             self.sync_plain(maps, snapshot, &mut stats);
         }
@@ -197,8 +196,8 @@ impl Services {
     /// Some of these may be gone now.
     fn miss(&mut self, slots: &[ServiceEndpoint]) {
         if self.mode != KernelServices::Off {
-            self.gone
-                .extend(slots.iter().map(|slot| EndpointAddr::new(addr::from_map(slot.addr), slot.port)));
+            let endpoint = |slot: &ServiceEndpoint| EndpointAddr::new(addr::from_map(slot.addr), slot.port);
+            self.departing.extend(slots.iter().map(endpoint));
         }
     }
 
@@ -294,6 +293,12 @@ fn attached(snapshot: &Snapshot) -> HashMap<(&ObjectName, u16), Attached> {
         attached.decides |= decides;
     }
     all
+}
+
+/// Whether it is anybody's endpoint, if only until it has shut down.
+fn is_listed(snapshot: &Snapshot, endpoint: EndpointAddr) -> bool {
+    let lists = |port: &Arc<ServicePort>| port.endpoints.all.iter().any(|listed| listed.addr == endpoint);
+    snapshot.by_endpoint.contains_key(&endpoint) || snapshot.udp_vips.values().any(lists)
 }
 
 fn key((ip, port): (IpAddr, u16), protocol: u16) -> ServiceKey {
