@@ -304,6 +304,7 @@ fn a_client_keeps_its_endpoint_where_the_service_asks_for_it() {
     assert_eq!(own(&shop.web), second);
     // Quiet for longer than its time-out, a client may go anywhere: sooner or later it does.
     eventually(PATIENCE * 2, || {
+        // The Service's time-out, and a little more: being quiet is what is asked for.
         std::thread::sleep(Duration::from_millis(2100));
         ensure!(who(&shop.web, service.at()) != second, "{second} again");
         Ok(())
