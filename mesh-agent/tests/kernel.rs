@@ -403,7 +403,7 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     let mut agent = lab.agent();
     let after = agent.kernel.status();
     let ids = |status: &KernelStatus| status.links.iter().map(|link| link.id).collect::<Vec<_>>();
-    assert_eq!((ids(&before), after.links.len()), (ids(&after), 10), "the same links");
+    assert_eq!((ids(&before), after.links.len()), (ids(&after), 15), "the same links");
     assert!(
         before.links.iter().zip(&after.links).all(|(b, a)| b.program_id != a.program_id),
         "on new programs"
@@ -501,7 +501,7 @@ sys.stdin.readline(); s.send(b'ping'); print(s.recv(9).decode(), *s.getpeername(
     drop(accept(&application));
     assert!(agent.kernel.enrolled_cookies().is_empty());
     let status = agent.kernel.status();
-    assert_eq!(status.links.len(), 9, "{:?}", status.links);
+    assert_eq!(status.links.len(), 14, "{:?}", status.links);
     assert_eq!((agent.entries("ADDRESSES_V1"), agent.entries("LISTENERS_V1")), (0, 0));
     assert_eq!(agent.entries("HBONE_LISTENERS_V1"), 0);
     for p in &status.programs {
