@@ -1,4 +1,4 @@
-//! What a change of configuration costs: 1,000 services of 10 endpoints, one endpoint changing 10 times a second.
+//! What a change of configuration costs: many services, one endpoint of one of them changing 10 times a second.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,16 +14,30 @@ use crate::cpu;
 use crate::load::{CLIENT_CORE, after};
 use crate::scene::{HTTP1, serve, start_agent, tune};
 
-const SERVICES: u16 = 1000;
+/// How much there is besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    pub services: u16,
+    /// Of each.
+    pub endpoints: u8,
+}
+
+/// The usual size.
+pub const USUAL: Scale = Scale { services: 1000, endpoints: 10 };
+/// A large cluster.
+pub const LARGE: Scale = Scale { services: 5000, endpoints: 20 };
+
+/// Endpoints of the service that changes.
 const ENDPOINTS: u8 = 10;
 /// Milliseconds between changes.
-const INTERVAL: u64 = 100;
+pub const INTERVAL: u64 = 100;
 /// The service that changes; its endpoints are real.
 const CHANGING: &str = "changing";
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 
 /// Figures of the agent under change.
 pub struct Changes {
+    pub scale: Scale,
     pub changes: u64,
     /// From before the rename of the file to an answer of the new endpoint.
     pub p50_micros: f64,
@@ -37,7 +51,7 @@ pub struct Changes {
 }
 
 /// Builds a topology of its own and measures `changes` changes, twice: asked for and not.
-pub fn measure(agent: &Path, changes: usize) -> Result<Changes> {
+pub fn measure(agent: &Path, changes: usize, scale: Scale) -> Result<Changes> {
     let topology = Topology::new("changes")?;
     let node = topology.node("node-a")?;
     let client = node.pod("client")?;
@@ -48,7 +62,7 @@ pub fn measure(agent: &Path, changes: usize) -> Result<Changes> {
         server.netns().ip(&format!("addr add {address}/16 dev eth0\n"))?;
     }
     let _server = serve(&server)?;
-    write_services(&topology, &client, &addresses)?;
+    write_services(&topology, &client, &addresses, scale)?;
     let begin = Instant::now();
     let agent = start_agent(&node, agent)?;
     let start_seconds = begin.elapsed().as_secs_f64();
@@ -59,6 +73,7 @@ pub fn measure(agent: &Path, changes: usize) -> Result<Changes> {
     change(&topology, &client, &addresses, changes, false)?;
     let busy = cpu::of_processes(&[agent.pid()])? - before;
     Ok(Changes {
+        scale,
         changes: value("done")? as u64,
         p50_micros: value("p50")?,
         p99_micros: value("p99")?,
@@ -69,7 +84,7 @@ pub fn measure(agent: &Path, changes: usize) -> Result<Changes> {
     })
 }
 
-fn write_services(topology: &Topology, client: &Pod, addresses: &[Ipv4Addr]) -> Result<()> {
+fn write_services(topology: &Topology, client: &Pod, addresses: &[Ipv4Addr], scale: Scale) -> Result<()> {
     let mesh = topology.mesh();
     let base: [Object; 3] = [
         NodeObject::new("node-a").into(),
@@ -77,11 +92,11 @@ fn write_services(topology: &Topology, client: &Pod, addresses: &[Ipv4Addr]) -> 
         PodObject::of(client, "bench").into(),
     ];
     mesh.write("base.yaml", base)?;
-    for number in 0..SERVICES {
+    for number in 0..scale.services {
         let name = format!("service-{number}");
         let [high, low] = number.to_be_bytes();
         let mut slice = SliceObject::new("bench", &name, &format!("{name}-1")).port("http", HTTP1);
-        for host in 0..ENDPOINTS {
+        for host in 0..scale.endpoints {
             slice = slice.endpoint(EndpointObject::address(Ipv4Addr::new(10, 100 + high, low, host + 1)));
         }
         let vip = Ipv4Addr::new(10, 98, high, low);

@@ -17,6 +17,7 @@ mod report;
 mod rows;
 mod run;
 mod scene;
+mod services;
 mod tools;
 
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ use crate::load::Work;
 use crate::plot::{self, Bar, Panel};
 use crate::rows::Row;
 use crate::run::Results;
+use crate::services;
 
 /// Groups of rows, each a table and a panel of the plots: work, heading, what is counted.
 const GROUPS: [(Work, &str, &str); 10] = [
@@ -59,14 +60,16 @@ pub fn tables(results: &Results) -> String {
         }
         text.push('\n');
     }
-    if let Some(changes) = &results.changes {
+    for changes in &results.changes {
         let _ = write!(
             text,
-            "### Configuration changes\n\n1,000 services of 10 endpoints from a directory; one endpoint of one service changes \
+            "### Configuration changes among {} services of {} endpoints\n\nFrom a directory; one endpoint of one service changes \
              10 times a second. In force: from before the file's rename to the first answer of the new endpoint.\n\n\
              | figure | |\n|---|---:|\n| changes | {} |\n| in force, median | {:.1} ms |\n| in force, 99th percentile | {:.1} ms \
              |\n| in force, worst | {:.1} ms |\n| CPU of the agent | {:.2} % of one core |\n| start to ready | {:.2} s |\n\
              | resident memory | {:.1} MB |\n\n",
+            changes.scale.services,
+            changes.scale.endpoints,
             changes.changes,
             changes.p50_micros / 1e3,
             changes.p99_micros / 1e3,
@@ -74,6 +77,18 @@ pub fn tables(results: &Results) -> String {
             changes.core * 100.0,
             changes.start_seconds,
             changes.resident as f64 / 1e6,
+        );
+    }
+    if let Some(hook) = &results.hook {
+        let _ = write!(
+            text,
+            "### The connect hook, for a service that the kernel balances\n\nMean run time by the kernel's own statistics while \
+             connections are made; services of 20 endpoints.\n\n| services | ns per connection |\n|---:|---:|\n| {} | {:.0} |\n| {} | \
+             {:.0} |\n\n",
+            services::FEW,
+            hook.few,
+            services::MANY,
+            hook.many,
         );
     }
     let bars = bars::table(results);

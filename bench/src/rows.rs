@@ -10,10 +10,12 @@ use crate::cpu;
 use crate::load::{self, Answered, Work};
 use crate::peers::{Captured, Peer};
 use crate::policies::{PORT, VIP_FAST, VIP_POLICIES, VIP_SLOW};
-use crate::scene::{HTTP1, HTTP2, Scene, VIP_HTTP1, VIP_HTTP2, VIP_TCP, vip};
+use crate::scene::{HTTP1, HTTP2, Scene, VIP_HTTP1, VIP_HTTP2, VIP_KERNEL, VIP_TCP, vip};
 
 /// Name of the agent's own rows.
 pub const AGENT: &str = "mesh-agent";
+/// Name of the rows past the agent, of a service that needs nothing of it.
+pub const KERNEL: &str = "mesh-agent, balanced in the kernel";
 /// Name of the rows without a proxy.
 pub const DIRECT: &str = "direct";
 /// Name of the row with iptables.
@@ -93,6 +95,8 @@ pub fn all(scene: &Scene, peers: &[Peer], captured: &[Captured]) -> Vec<Row> {
         add(Work::Http2, AGENT, &mesh.client, vip(VIP_HTTP2), &pids);
         add(Work::Tcp, AGENT, &mesh.client, vip(VIP_TCP), &pids);
         add(Work::Connect, AGENT, &mesh.client, vip(VIP_TCP), &pids);
+        add(Work::Tcp, KERNEL, &mesh.client, (VIP_KERNEL, HTTP1).into(), &pids);
+        add(Work::Connect, KERNEL, &mesh.client, (VIP_KERNEL, HTTP1).into(), &pids);
         add(Work::Policies, PLAIN, &mesh.client, vip(VIP_HTTP1), &pids);
         add(Work::Policies, AGENT, &mesh.client, (VIP_POLICIES, PORT).into(), &pids);
         add(Work::Slow, FAST, &mesh.client, (VIP_FAST, PORT).into(), &pids);

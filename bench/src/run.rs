@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::authorization::{self, Judged};
-use crate::changes::{self, Changes};
+use crate::changes::{self, Changes, LARGE, USUAL};
 use crate::cpu;
 use crate::memory::{self, Memory};
 use crate::mtls;
@@ -15,6 +15,7 @@ use crate::peers;
 use crate::report;
 use crate::rows::{self, Row};
 use crate::scene::Scene;
+use crate::services::{self, Hook};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,7 +31,7 @@ pub struct Args {
     /// Seconds of load for each row in each round
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes; nothing is written
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes, services; nothing is written
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only rows whose name contains this; nothing is written
@@ -50,7 +51,9 @@ pub struct Results {
     pub memory: Vec<Memory>,
     /// What the judge of AuthorizationPolicies takes.
     pub judged: Vec<Judged>,
-    pub changes: Option<Changes>,
+    pub changes: Vec<Changes>,
+    /// What the connect hook takes for services that the kernel balances.
+    pub hook: Option<Hook>,
     /// Peers that aren't here, and what failed, each with its reason.
     pub absent: Vec<String>,
     pub rounds: u32,
@@ -59,7 +62,7 @@ pub struct Results {
     pub background: f64,
 }
 
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "http1",
     "http2",
     "tcp",
@@ -71,6 +74,7 @@ const PARTS: [&str; 11] = [
     "authorization",
     "memory",
     "changes",
+    "services",
 ];
 
 pub fn run(args: &Args) -> Result<()> {
@@ -139,16 +143,24 @@ fn measure(args: &Args) -> Result<Results> {
         say("authorization");
         judged = authorization::measure()?;
     }
-    let changes = match &args.agent {
-        Some(agent) if wanted("changes") => {
-            say("configuration changes");
-            changes::measure(agent, args.changes)
-                .map_err(|e| absent.push(format!("configuration changes: {e:#}")))
-                .ok()
+    let mut changes = Vec::new();
+    let mut hook = None;
+    if let Some(agent) = &args.agent {
+        for scale in [USUAL, LARGE].into_iter().filter(|_| wanted("changes")) {
+            say(&format!("configuration changes among {} services", scale.services));
+            match changes::measure(agent, args.changes, scale) {
+                Ok(measured) => changes.push(measured),
+                Err(error) => absent.push(format!("configuration changes, {scale:?}: {error:#}")),
+            }
         }
-        _ => None,
-    };
-    Ok(Results { rows, memory, judged, changes, absent, rounds, seconds, background })
+        if wanted("services") {
+            say("services in the kernel");
+            hook = services::measure(agent, seconds)
+                .map_err(|error| absent.push(format!("services in the kernel: {error:#}")))
+                .ok();
+        }
+    }
+    Ok(Results { rows, memory, judged, changes, hook, absent, rounds, seconds, background })
 }
 
 /// What the agent said last, for a failure in which it had a part.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_agent::lab::{
-    Agent, AgentOptions, NamespaceObject, Node, NodeObject, Object, Pod, PodObject, Running, ServiceObject,
-    SliceObject, Topology, eventually,
+    Agent, AgentOptions, EndpointObject, NamespaceObject, Node, NodeObject, Object, Pod, PodObject, Running,
+    ServiceObject, SliceObject, Topology, eventually,
 };
 
 use crate::load::CLIENT_CORE;
@@ -38,6 +38,9 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const VIP_HTTP1: u16 = 80;
 pub const VIP_HTTP2: u16 = 81;
 pub const VIP_TCP: u16 = 82;
+
+/// A service that needs nothing of the agent: its one endpoint is the server that no mesh sees.
+pub const VIP_KERNEL: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
 
 /// How long anything may take to start.
 pub const START: Duration = Duration::from_secs(20);
@@ -83,7 +86,7 @@ impl Scene {
         let redirected = redirected(&topology, server.v4())?;
         let hooked = hooked(&topology)?;
         let mesh = match agent {
-            Some(agent) => Some(mesh(&topology, agent, &mut servers)?),
+            Some(agent) => Some(mesh(&topology, agent, &server, &mut servers)?),
             None => None,
         };
         Ok(Self { topology, client, server, redirected, hooked, mesh, _servers: servers })
@@ -166,7 +169,7 @@ fn hooked(topology: &Topology) -> Result<Hooked> {
     Ok(Hooked { client, node })
 }
 
-fn mesh(topology: &Topology, agent: &Path, servers: &mut Vec<Running>) -> Result<Mesh> {
+fn mesh(topology: &Topology, agent: &Path, outside: &Pod, servers: &mut Vec<Running>) -> Result<Mesh> {
     let node = topology.node("node-a")?;
     let client = node.pod("client")?;
     let server = node.pod("server")?;
@@ -199,6 +202,9 @@ fn mesh(topology: &Topology, agent: &Path, servers: &mut Vec<Running>) -> Result
         .port("tcp", HTTP1)
         .pods("bench", [&server]);
     objects.extend([Object::from(service), Object::from(slice)]);
+    let plain = ServiceObject::new("bench", "plain").vip(VIP_KERNEL).port("tcp", HTTP1).app_protocol("tcp");
+    let slice = SliceObject::new("bench", "plain", "plain-1").port("tcp", HTTP1);
+    objects.extend([Object::from(plain), slice.endpoint(EndpointObject::address(outside.v4())).into()]);
     topology.mesh().write("bench.yaml", objects)?;
     let (far, far_server) = mtls::build(topology, agent, |pod| {
         tune(pod)?;

@@ -37,6 +37,7 @@ pub(crate) use views::policies::outcome as policy_outcome;
 use crate::enrol::{PodState, Set};
 use crate::history;
 use crate::identity::Identities;
+use crate::kernel::KernelServices;
 use crate::model::{ObjectName, SnapshotHandle};
 use crate::source::Health;
 use crate::telemetry::Telemetry;
@@ -85,6 +86,8 @@ pub struct About {
     pub bpffs_dir: PathBuf,
     /// `--outbound-traffic-policy registryOnly`: destinations that nothing knows are refused.
     pub registry_only: bool,
+    /// `--kernel-services`.
+    pub kernel_services: KernelServices,
     /// Data path threads.
     pub workers: usize,
     /// When this process began.

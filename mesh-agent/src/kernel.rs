@@ -15,16 +15,20 @@ mod maps;
 pub mod netns;
 mod object;
 mod services;
+mod sock_diag;
 mod status;
 mod sys;
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{MapError, PerCpuArray};
-use mesh_common::{AgentConfig, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT, REASON_COUNT, Reason};
+use mesh_common::{
+    AgentConfig, HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT, REASON_COUNT, Reason, kernel_services,
+};
 
 pub use checks::{Check, CheckResult, NEEDED_VERSION, OLDEST, checks, parse_release};
 pub use enrolment::{EnrolPod, Families};
@@ -32,6 +36,7 @@ pub use flows::{Flows, HeartbeatMap, monotonic_ns};
 pub use services::SyncStats;
 pub use status::{KernelStatus, LinkStatus, MapStatus, ProgramStatus};
 
+use crate::addr::EndpointAddr;
 use maps::Maps;
 use services::Services;
 
@@ -46,6 +51,31 @@ pub struct Options {
     pub ports: Ports,
     /// A heartbeat older than this counts as "no agent".
     pub stale_after: Duration,
+    /// Whose connections to services are balanced in the kernel.
+    pub services: KernelServices,
+}
+
+/// Whose connections to services are balanced in the kernel, past the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KernelServices {
+    /// Nobody's.
+    Off,
+    /// Those of captured pods, where nothing of the service's configuration needs the agent, and their UDP.
+    #[default]
+    Enrolled,
+    /// Those too of pods that aren't captured and of the host's processes: for nodes without kube-proxy.
+    All,
+}
+
+impl KernelServices {
+    const fn number(self) -> u16 {
+        match self {
+            Self::Off => kernel_services::OFF,
+            Self::Enrolled => kernel_services::ENROLLED,
+            Self::All => kernel_services::ALL,
+        }
+    }
 }
 
 /// Ports that the agent listens on inside each pod.
@@ -164,11 +194,11 @@ impl Kernel {
             outbound_port: options.ports.outbound,
             inbound_port: options.ports.inbound,
             hbone_port: options.ports.hbone,
-            _pad: 0,
+            kernel_services: options.services.number(),
         })?;
         link::attach_cgroup(&mut ebpf, options)?;
         let own_cgroup = link::attach_own_cgroup(&mut ebpf, options)?;
-        let services = Services::adopt(&maps)?;
+        let services = Services::adopt(&maps, options.services)?;
         let mut kernel = Self { options: options.clone(), ebpf, maps, services, _own_cgroup: own_cgroup };
         kernel.adopt_pods()?;
         // No link runs the programs that used them any more.
@@ -192,11 +222,26 @@ impl Kernel {
         HeartbeatMap::open(&self.options.bpffs_dir)
     }
 
+    /// For whoever ends connections to endpoints that are gone.
+    ///
+    /// # Errors
+    /// As for [`Kernel::flows`].
+    pub fn balanced_sockets(&self) -> Result<BalancedSockets, KernelError> {
+        maps::open_sockets_data(&self.options.bpffs_dir).map(BalancedSockets)
+    }
+
     /// Removes flows that a dead agent left. An entry is of use during the handshake only, so anything older than half a
     /// minute is safe to take. Returns how many went.
     pub fn sweep(&mut self, older_than: Duration) -> usize {
         let before = monotonic_ns().saturating_sub(u64::try_from(older_than.as_nanos()).unwrap_or(u64::MAX));
         self.maps.sweep(before)
+    }
+
+    /// Forgets the endpoints of clients that have been quiet for longer than their service keeps them, and of UDP sockets
+    /// that have been quiet for minutes.
+    pub fn sweep_chosen(&mut self) {
+        let Self { maps, services, .. } = self;
+        maps.sweep_chosen(monotonic_ns(), |key| services.affinity_s(key));
     }
 
     /// How often each decision was taken, over all CPUs and since the maps were made.
@@ -215,6 +260,20 @@ impl Kernel {
     /// where a map is large.
     pub fn count_entries(&self, map: &str) -> usize {
         status::walk(&self.maps, map)
+    }
+}
+
+/// What the connect hook noted of sockets that it sent to endpoints.
+pub struct BalancedSockets(aya::maps::MapData);
+
+impl BalancedSockets {
+    /// Ends the sockets of the network namespace that this thread is in that were sent to one of `endpoints` and still are
+    /// connected to it: their applications see ECONNABORTED. Returns how many.
+    ///
+    /// # Errors
+    /// The kernel has no sock_diag or no SOCK_DESTROY (`CONFIG_INET_DIAG_DESTROY`), or `CAP_NET_ADMIN` is missing.
+    pub fn destroy(&self, endpoints: &[EndpointAddr]) -> io::Result<usize> {
+        sock_diag::destroy(self.0.fd().as_fd(), endpoints)
     }
 }
 

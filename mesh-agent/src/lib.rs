@@ -41,6 +41,7 @@ pub mod redis;
 pub mod report;
 pub mod route;
 pub mod settings;
+pub mod sever;
 pub mod source;
 pub mod telemetry;
 pub mod tls;

@@ -18,6 +18,7 @@ pub use value::{Ca, OutboundTrafficPolicy, SameNode, WhenReplaced, duration};
 use self::layers::Layers;
 use crate::authz;
 use crate::ext_authz::ExtensionProvider;
+use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::proxy::client_cert::ForwardClientCert;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub secrets_dir: PathBuf,
     /// How pods of one node talk to each other.
     pub same_node: SameNode,
+    /// Whose connections to services that need no agent are balanced in the kernel.
+    pub kernel_services: KernelServices,
     /// Whose policies are the mesh's.
     pub root_namespace: String,
     /// What Istio's own reading of a path undoes, for AuthorizationPolicies.
@@ -207,6 +210,12 @@ impl Settings {
                 |a| &a.secrets_dir,
                 || "/etc/mesh-agent/secrets".into(),
                 value::absolute,
+            ),
+            kernel_services: layers.get(
+                "kernelServices",
+                |a| &a.kernel_services,
+                || "enrolled".into(),
+                value::kernel_services,
             ),
             same_node: layers.get("sameNode", |a| &a.same_node, || "direct".into(), value::same_node),
             root_namespace: layers.get(

@@ -324,7 +324,7 @@ fn refusals_carry_their_errno() {
     assert_eq!(lab.connect(&lab.a, "10.96.0.6", 80), "ok 10.96.0.6 80");
     assert_eq!((agent.count(Reason::NoEndpoint), agent.count(Reason::UnknownDestination)), (1, 1));
     let stats = agent.kernel.sync_services(&Snapshot::default(), true);
-    assert_eq!((stats.removed, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (2, 0, 0));
+    assert_eq!((stats.removed, agent.entries("SERVICES_V2"), agent.entries("ENDPOINTS_V1")), (2, 0, 0));
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     let mut agent = lab.agent();
     let after = agent.kernel.status();
     let ids = |status: &KernelStatus| status.links.iter().map(|link| link.id).collect::<Vec<_>>();
-    assert_eq!((ids(&before), after.links.len()), (ids(&after), 10), "the same links");
+    assert_eq!((ids(&before), after.links.len()), (ids(&after), 15), "the same links");
     assert!(
         before.links.iter().zip(&after.links).all(|(b, a)| b.program_id != a.program_id),
         "on new programs"
@@ -418,7 +418,7 @@ fn a_new_agent_adopts_what_a_killed_one_left() {
     // What the earlier process wrote of services is replaced.
     let changed = service("10.96.0.5", 80, AppProtocol::Tcp, &[SocketAddr::new(lab.b.v4, 81)]);
     let stats = agent.kernel.sync_services(&changed, true);
-    assert_eq!((stats.written, agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (1, 1, 1));
+    assert_eq!((stats.written, agent.entries("SERVICES_V2"), agent.entries("ENDPOINTS_V1")), (1, 1, 1));
     assert_eq!(agent.kernel.sync_services(&changed, true).written, 0);
 }
 
@@ -501,7 +501,7 @@ sys.stdin.readline(); s.send(b'ping'); print(s.recv(9).decode(), *s.getpeername(
     drop(accept(&application));
     assert!(agent.kernel.enrolled_cookies().is_empty());
     let status = agent.kernel.status();
-    assert_eq!(status.links.len(), 9, "{:?}", status.links);
+    assert_eq!(status.links.len(), 14, "{:?}", status.links);
     assert_eq!((agent.entries("ADDRESSES_V1"), agent.entries("LISTENERS_V1")), (0, 0));
     assert_eq!(agent.entries("HBONE_LISTENERS_V1"), 0);
     for p in &status.programs {

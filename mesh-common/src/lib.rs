@@ -12,13 +12,19 @@ mod service;
 pub use flow::{
     AgentFlow, CLIENT_ADDR_ONLY, CLIENT_NONE, FlowKey, OriginalDst, SocketRecord, SourceKey, owner,
 };
-pub use pod::{AgentConfig, FAIL_CLOSED, FAIL_OPEN, Liveness, LocalAddress, OwnAddresses, PodEntry, capture};
+pub use pod::{
+    AgentConfig, FAIL_CLOSED, FAIL_OPEN, Liveness, LocalAddress, OwnAddresses, PodEntry, capture,
+    kernel_services,
+};
 pub use reason::{REASON_COUNT, Reason};
-pub use service::{ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, service_flag};
+pub use service::{
+    AffinityKey, Chosen, ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, UDP_NOTED, UdpKey, UdpPair,
+    UdpSocket, protocol, service_flag,
+};
 
 /// Version of the layouts in this crate, raised with any change to one of them. A map's name ends with the version of its
 /// own last change, so that a new agent adopts what didn't change.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// In-pod listener for outbound connections (loopback only).
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -72,8 +78,10 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(
+    AffinityKey,
     AgentConfig,
     AgentFlow,
+    Chosen,
     FlowKey,
     Liveness,
     LocalAddress,
@@ -86,4 +94,7 @@ pod!(
     ServiceSlot,
     SocketRecord,
     SourceKey,
+    UdpKey,
+    UdpPair,
+    UdpSocket,
 );

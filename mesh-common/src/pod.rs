@@ -67,10 +67,20 @@ pub struct AgentConfig {
     pub inbound_port: u16,
     /// In-pod HBONE listener, host order.
     pub hbone_port: u16,
-    /// Zero.
-    pub _pad: u16,
+    /// One of [`kernel_services`].
+    pub kernel_services: u16,
 }
 const _: () = assert!(size_of::<AgentConfig>() == 16);
+
+/// Values of [`AgentConfig::kernel_services`]: whose connections to services are balanced in the kernel.
+pub mod kernel_services {
+    /// Nobody's.
+    pub const OFF: u16 = 0;
+    /// Those of captured pods, where nothing needs the agent.
+    pub const ENROLLED: u16 = 1;
+    /// Those of every process of the node, but for what a captured pod needs the agent for.
+    pub const ALL: u16 = 2;
+}
 
 /// Index 0 of the liveness array. Refreshed by the agent's heartbeat thread.
 #[repr(C)]

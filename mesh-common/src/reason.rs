@@ -76,8 +76,20 @@ reasons! {
     AgentPortBound = 25, "agent_port_bound";
     /// getsockname: answered with the pod's own address.
     SockPod = 26, "sock_pod";
+    /// connect: a service that needs nothing of the agent; sent to an endpoint.
+    KernelBalanced = 27, "kernel_balanced";
+    /// connect: the same for a socket that isn't captured (`kernelServices: all`).
+    KernelBalancedOther = 28, "kernel_balanced_other";
+    /// connect and sendmsg: a UDP socket's datagrams to a service have an endpoint now.
+    UdpBalanced = 29, "udp_balanced";
+    /// sendmsg: which endpoint was chosen can't be noted, the map or memory is full; ENOBUFS.
+    UdpNotNoted = 30, "udp_not_noted";
+    /// recvmsg: answered with the service's address in place of the endpoint's.
+    UdpRestored = 31, "udp_restored";
+    /// connect and sendmsg: a client's endpoint can't be noted, the map is full; its next connection may go elsewhere.
+    AffinityNotNoted = 32, "affinity_not_noted";
 }
 
 /// How many reasons there are; the size of the counter array.
-pub const REASON_COUNT: u32 = 27;
+pub const REASON_COUNT: u32 = 33;
 const _: () = assert!(Reason::ALL.len() == REASON_COUNT as usize);

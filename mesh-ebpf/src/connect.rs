@@ -1,23 +1,25 @@
 //! cgroup/connect4 and connect6: the first thing that happens to a connection of an enrolled pod.
 //!
-//! Stores the original destination in socket storage, then rewrites the destination to the agent's in-pod listener;
-//! while no agent serves it follows the pod's fail mode instead. Never rewrites what it couldn't record, never touches a
-//! socket of a netns that isn't enrolled. After it: `sock_ops`.
+//! Stores the original destination in socket storage, then rewrites the destination to the agent's in-pod listener, or to
+//! an endpoint where the service needs nothing of the agent; while no agent serves it follows the pod's fail mode instead.
+//! UDP sockets that are connected to a service get an endpoint too. Never rewrites what it couldn't record, and touches
+//! sockets of a netns that isn't enrolled only if services are balanced for all. After it: `sock_ops`.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mesh_common::{
-    Addr, AgentConfig, FAIL_OPEN, PodEntry, Reason, ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot,
-    SocketRecord, capture, owner, service_flag,
+    Addr, AgentConfig, FAIL_OPEN, PodEntry, Reason, ServiceEntry, SocketRecord, capture, kernel_services,
+    owner, protocol, service_flag,
 };
 
 use crate::addr;
+use crate::balance;
 use crate::maps;
+use crate::udp;
 
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;
@@ -28,6 +30,8 @@ const ENETUNREACH: i32 = 101;
 const LOOPBACK_IFINDEX: u32 = 1;
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
+const SOCK_DGRAM: u32 = 2;
+const IPPROTO_UDP: u32 = 17;
 
 /// What connect(2) was asked for, and what is needed to answer it.
 struct Dial<'a> {
@@ -38,6 +42,7 @@ struct Dial<'a> {
     cookie: u64,
     to: Addr,
     port: u16,
+    protocol: u16,
 }
 
 /// Passes, rewritten or not. On failure the application gets an errno from connect(2): EHOSTUNREACH for a service
@@ -81,15 +86,18 @@ fn verdict(ctx: &SockAddrContext, decision: Result<Option<Reason>, Reason>) -> i
 #[inline(always)]
 fn decide(ctx: &SockAddrContext, v4: bool) -> Result<Option<Reason>, Reason> {
     // SAFETY: fields that this hook may read.
-    let (kind, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
-    if kind != SOCK_STREAM || protocol != IPPROTO_TCP {
-        return Ok(None);
-    }
+    let (kind, ip_protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
+    let protocol = match (kind, ip_protocol) {
+        (SOCK_STREAM, IPPROTO_TCP) => protocol::TCP,
+        (SOCK_DGRAM, IPPROTO_UDP) => protocol::UDP,
+        _ => return Ok(None),
+    };
+    let Some(config) = maps::CONFIG.get(0) else { return Ok(None) };
     // SAFETY: the hook's own context.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: the agent replaces entries whole; a torn read of two flags words is at worst the old or the new mode.
-    let Some(pod) = (unsafe { maps::PODS.get(cookie) }) else { return Ok(None) };
-    if pod.capture & capture::OUTBOUND == 0 {
+    let pod = unsafe { maps::PODS.get(cookie) }.filter(|pod| pod.capture & capture::OUTBOUND != 0);
+    if pod.is_none() && config.kernel_services != kernel_services::ALL {
         return Ok(None);
     }
     // SAFETY: the hook's own context; the field is the socket that connects.
@@ -99,13 +107,35 @@ fn decide(ctx: &SockAddrContext, v4: bool) -> Result<Option<Reason>, Reason> {
     }
     // SAFETY: the hook's own context, variant as attached.
     let (to, port) = unsafe { addr::user_addr(ctx.sock_addr, v4) };
-    let dial = Dial { ctx, v4, sk, record: maps::record_of(sk), cookie, to, port };
-    dispatch(&dial, pod).map(Some)
+    let dial = Dial { ctx, v4, sk, record: maps::record_of(sk), cookie, to, port, protocol };
+    match pod {
+        Some(pod) if protocol == protocol::TCP => dispatch(&dial, pod, config).map(Some),
+        Some(_) if !udp::is_balanced(config, true) => Ok(None),
+        Some(_) => to_endpoint(&dial, Reason::UdpBalanced, 0),
+        None if protocol == protocol::UDP => to_endpoint(&dial, Reason::UdpBalanced, service_flag::MESH_ONLY),
+        None => to_endpoint(&dial, Reason::KernelBalancedOther, service_flag::MESH_ONLY),
+    }
+}
+
+/// A service's connection goes to an endpoint, past the agent; what is no service's is left alone, and so are services with
+/// the flag `unless`.
+#[inline(always)]
+fn to_endpoint(dial: &Dial<'_>, reason: Reason, unless: u32) -> Result<Option<Reason>, Reason> {
+    if dial.owner() == owner::AGENT {
+        return Ok(None);
+    }
+    match dial.service(dial.port) {
+        Some(service) if service.flags & unless == 0 => {}
+        Some(_) | None => {
+            dial.forget();
+            return Ok(None);
+        }
+    }
+    dial.balance().map(|()| Some(reason))
 }
 
 #[inline(always)]
-fn dispatch(dial: &Dial<'_>, pod: &PodEntry) -> Result<Reason, Reason> {
-    let Some(config) = maps::CONFIG.get(0) else { return Err(Reason::RecordFailed) };
+fn dispatch(dial: &Dial<'_>, pod: &PodEntry, config: &AgentConfig) -> Result<Reason, Reason> {
     if dial.owner() == owner::AGENT {
         return Ok(Reason::AgentSocket);
     }
@@ -119,6 +149,9 @@ fn dispatch(dial: &Dial<'_>, pod: &PodEntry) -> Result<Reason, Reason> {
     match service {
         Some(service) if service.count == 0 && service.flags & service_flag::AGENT_ANSWERS == 0 => {
             return Err(Reason::NoEndpoint);
+        }
+        Some(service) if service.flags & service_flag::KERNEL != 0 => {
+            return dial.balance().map(|()| Reason::KernelBalanced);
         }
         None if pod.capture & capture::REGISTRY_ONLY != 0 && dial.service(0).is_none() => {
             return Err(Reason::UnknownDestination);
@@ -153,29 +186,10 @@ fn agent_away(dial: &Dial<'_>, pod: &PodEntry) -> Result<Reason, Reason> {
         dial.forget();
         return Ok(Reason::AgentAwayOpen);
     };
-    // The agent may replace the list between the two look-ups; the second try sees the new one.
-    let endpoint = match pick(service) {
-        Some(endpoint) => endpoint,
-        None => dial.service(dial.port).and_then(pick).ok_or(Reason::NoEndpoint)?,
-    };
-    let words = endpoint.addr;
-    if dial.v4 && !addr::is_mapped(&words) {
+    if service.flags & service_flag::ENCRYPTED != 0 {
         return Err(Reason::NoEndpoint);
     }
-    dial.send_to(owner::TRANSLATED, &words, endpoint.port)?;
-    Ok(Reason::AgentAwayService)
-}
-
-/// One of the service's endpoints, uniformly at random.
-#[inline(always)]
-fn pick(service: &ServiceEntry) -> Option<&'static ServiceEndpoint> {
-    if service.count == 0 {
-        return None;
-    }
-    // SAFETY: the helper has no preconditions.
-    let slot = unsafe { bpf_get_prandom_u32() } % service.count;
-    // SAFETY: not preallocated, so an entry in use isn't reused before a grace period.
-    unsafe { maps::ENDPOINTS.get(ServiceSlot { id: service.id, slot }) }
+    dial.balance().map(|()| Reason::AgentAwayService)
 }
 
 impl Dial<'_> {
@@ -204,9 +218,18 @@ impl Dial<'_> {
 
     #[inline(always)]
     fn service(&self, port: u16) -> Option<&'static ServiceEntry> {
-        let key = ServiceKey { addr: self.to, port, _pad: 0 };
-        // SAFETY: not preallocated, so an entry in use isn't reused before a grace period.
-        unsafe { maps::SERVICES.get(key) }
+        balance::service(&self.to, port, self.protocol)
+    }
+
+    /// Sends it to an endpoint of the service that was dialled.
+    #[inline(always)]
+    fn balance(&self) -> Result<(), Reason> {
+        let chosen =
+            balance::choose(self.cookie, &self.to, self.port, self.protocol).ok_or(Reason::NoEndpoint)?;
+        if self.v4 && !addr::is_mapped(&chosen.addr) {
+            return Err(Reason::NoEndpoint);
+        }
+        self.send_to(owner::TRANSLATED, &chosen.addr, chosen.port)
     }
 
     /// Records where the application wanted to go, and only then sends it elsewhere.

@@ -12,8 +12,9 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
-    Addr, AgentConfig, AgentFlow, FlowKey, Liveness, LocalAddress, OriginalDst, OwnAddresses, PodEntry,
-    REASON_COUNT, Reason, ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, SocketRecord, SourceKey,
+    Addr, AffinityKey, AgentConfig, AgentFlow, Chosen, FlowKey, Liveness, LocalAddress, OriginalDst,
+    OwnAddresses, PodEntry, REASON_COUNT, Reason, ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot,
+    SocketRecord, SourceKey, UdpKey, UdpSocket,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -52,13 +53,27 @@ pub static ORIGINAL_DST: HashMap<SourceKey, OriginalDst, 65536, NO_PREALLOC> = H
 #[btf_map(name = "AGENT_FLOWS_V1")]
 pub static AGENT_FLOWS: HashMap<FlowKey, AgentFlow, 131072, NO_PREALLOC> = HashMap::new();
 
-/// Services and plainly known addresses. Agent writes; connect reads.
-#[btf_map(name = "SERVICES_V1")]
+/// Services and plainly known addresses. Agent writes; connect and sendmsg read.
+#[btf_map(name = "SERVICES_V2")]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry, 65536, NO_PREALLOC> = HashMap::new();
 
-/// Endpoints of services. Agent writes; connect reads.
+/// Endpoints of services. Agent writes; connect and sendmsg read.
 #[btf_map(name = "ENDPOINTS_V1")]
 pub static ENDPOINTS: HashMap<ServiceSlot, ServiceEndpoint, 262144, NO_PREALLOC> = HashMap::new();
+
+/// Which endpoint a client of a service with affinity has. connect and sendmsg write and read; the agent sweeps what is
+/// over.
+#[btf_map(name = "AFFINITY_V1")]
+pub static AFFINITY: HashMap<AffinityKey, Chosen, 65536, NO_PREALLOC> = HashMap::new();
+
+/// Where a UDP socket's datagrams to a service go, and whose address the answers get. sendmsg writes; sendmsg and recvmsg
+/// read; sock_release deletes, and the agent sweeps what it couldn't know of.
+#[btf_map(name = "UDP_V1")]
+pub static UDP: HashMap<UdpKey, Chosen, 131072, NO_PREALLOC> = HashMap::new();
+
+/// A UDP socket's entries in [`UDP`]. sendmsg writes; sock_release reads. Goes with the socket.
+#[btf_map(name = "UDP_SOCKETS_V1")]
+pub static UDP_SOCKETS: SkStorage<UdpSocket> = SkStorage::new();
 
 /// The agent's inbound listeners by the pod's own address. Agent writes; sk_lookup reads. The kernel takes a listener
 /// out when it closes.
@@ -70,7 +85,7 @@ pub static LISTENERS: SockHash<Addr, 8192> = SockHash::new();
 pub static HBONE_LISTENERS: SockHash<Addr, 8192> = SockHash::new();
 
 /// How often each [`Reason`] was given. Every hook writes; the agent sums over CPUs.
-#[btf_map(name = "REASONS_V1")]
+#[btf_map(name = "REASONS_V2")]
 pub static REASONS: PerCpuArray<u64, { REASON_COUNT as usize }> = PerCpuArray::new();
 
 /// Counts a decision.
@@ -106,6 +121,15 @@ pub fn create_record(sk: *mut bpf_sock, record: &mut SocketRecord) -> *mut Socke
     let create = aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE.into();
     // SAFETY: `sk` comes from the hook's context and was checked for null; `record` has the map's value size.
     unsafe { bpf_sk_storage_get(storage(), sk.cast(), ptr::from_mut(record).cast(), create) }.cast()
+}
+
+/// What is noted of a UDP socket, made if there is nothing and `create`. Null if there is nothing, or no memory for it.
+#[inline(always)]
+pub fn udp_socket_of(sk: *mut bpf_sock, create: bool) -> *mut UdpSocket {
+    let flags = if create { aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE.into() } else { 0 };
+    let map = ptr::from_ref(&UDP_SOCKETS).cast_mut().cast();
+    // SAFETY: `sk` comes from the hook's context and was checked for null; a new value is zero.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), flags) }.cast()
 }
 
 /// aya's own accessor takes a socket address context only; the loader patches this address to the map.

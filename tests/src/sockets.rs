@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -52,8 +52,19 @@ impl Host {
 
     /// A fresh stream socket of this pod.
     pub fn socket(&self, domain: Domain) -> Result<Socket> {
+        self.made(if domain == Domain::IPV6 { b'6' } else { b'4' })
+    }
+
+    /// A fresh datagram socket of this pod; every wait on it has a deadline.
+    pub fn udp(&self, domain: Domain) -> Result<UdpSocket> {
+        let socket = UdpSocket::from(self.made(if domain == Domain::IPV6 { b'v' } else { b'u' })?);
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    fn made(&self, wanted: u8) -> Result<Socket> {
         let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
-        helper.stream.write_all(if domain == Domain::IPV6 { b"6" } else { b"4" })?;
+        helper.stream.write_all(&[wanted])?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         recvmsg(&helper.stream, &mut [IoSliceMut::new(&mut [0])], &mut rights, RecvFlags::CMSG_CLOEXEC)?;

@@ -2,13 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use mesh_tests::charts::by_helm;
 use mesh_tests::http1::{Client, echo_server};
-use mesh_tests::lab::{AgentOptions, NamespaceObject, Object, PodObject, Topology, eventually};
+use mesh_tests::lab::{
+    AgentOptions, EndpointObject, NamespaceObject, Object, PodObject, ServiceObject, SliceObject, Topology,
+    eventually,
+};
 use mesh_tests::sockets::Host;
 use mesh_tests::{SOON, need_agent};
 use serde_json::json;
@@ -73,10 +77,35 @@ fn the_capabilities_of_the_chart_suffice_and_none_is_listed_for_nothing() {
     let parts = ["bpf", "net_admin", "perfmon"].map(str::to_owned);
     let failed = format!("{:#}", try_with("capparts", &options, &parts.each_ref()).unwrap_err());
     assert!(failed.contains("network namespace can't be entered"), "{failed}");
-    // Kernels from 6.9 on take CAP_SYS_ADMIN for it; where one doesn't, the agent doesn't start.
-    if let Err(error) = try_with("capnet", &options, &without("net_admin")) {
-        println!("this kernel wants CAP_NET_ADMIN: {error:#}");
+    ends_with("capends", &options, &here, "are ended").unwrap();
+    // Kernels from 6.9 on take CAP_SYS_ADMIN for maps of sockets; where one doesn't, the agent doesn't start.
+    match try_with("capnet", &options, &without("net_admin")) {
+        Err(error) => println!("this kernel wants CAP_NET_ADMIN for more: {error:#}"),
+        Ok(()) => ends_with("capstay", &options, &without("net_admin"), "can't be ended").unwrap(),
     }
+}
+
+/// What the agent says of a connection that the kernel balanced to an endpoint that is gone, with these capabilities.
+fn ends_with(name: &str, options: &AgentOptions, capabilities: &[&String], said: &str) -> Result<()> {
+    let topology = Topology::new(name)?;
+    let node = topology.node("node-a")?;
+    let host = |name: &str| Host::new(&topology, node.pod(name)?);
+    let (web, db) = (host("web")?, host("db")?);
+    let vip = Ipv4Addr::new(10, 96, 0, 10);
+    let base = [Object::from(NamespaceObject::new("shop").enabled()), PodObject::of(&web, "shop").into()];
+    topology.mesh().write("00.yaml", base)?;
+    let service = ServiceObject::new("shop", "db").vip(vip).port("tcp", 5432);
+    let slice = SliceObject::new("shop", "db", "db-1").port("tcp", 5432);
+    let endpoint = EndpointObject::address(db.v4());
+    topology.mesh().write("db.yaml", [service.clone().into(), slice.clone().endpoint(endpoint).into()])?;
+    let agent = node.agent(confined(options, &topology, capabilities))?;
+    let _listener = db.listen(5432)?;
+    let _kept = web.connect((vip, 5432).into())?;
+    topology.mesh().write("db.yaml", [Object::from(service), slice.into()])?;
+    eventually(SOON, || {
+        ensure!(agent.log().contains(said), "not said: {said}; {}", agent.log());
+        Ok(())
+    })
 }
 
 #[test]

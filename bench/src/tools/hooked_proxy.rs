@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_agent::addr::ClientAddr;
 use mesh_agent::kernel::{
-    EnrolPod, Families, Flows, HeartbeatMap, Kernel, Options, Ports, monotonic_ns, netns,
+    EnrolPod, Families, Flows, HeartbeatMap, Kernel, KernelServices, Options, Ports, monotonic_ns, netns,
 };
 use mesh_common::{FAIL_CLOSED, OUTBOUND_PORT, PodEntry, capture};
 use tokio::net::{TcpSocket, TcpStream};
@@ -42,6 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
             cgroup: args.cgroup.clone(),
             ports: Ports::default(),
             stale_after: STALE_AFTER,
+            services: KernelServices::Off,
         };
         let mut kernel = Kernel::load(&options)?;
         let flows = Rc::new(kernel.flows()?);

@@ -265,7 +265,7 @@ views! {
         addresses: Vec<IpAddr>,
         /// `clusterIP: None`.
         headless: bool,
-        /// Its TCP ports.
+        /// Its TCP ports, then its UDP ports.
         ports: Vec<Port>,
     }
     /// One port of a service.
@@ -274,11 +274,15 @@ views! {
         name: String,
         /// Number.
         port: u16,
-        /// Declared protocol, `detect` for none.
+        /// Declared protocol, `detect` for none; `udp`.
         protocol: String,
         /// What declared it: `app-protocol`, `port-name` or `detection`.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         protocol_from: String,
+        /// How new connections of captured pods get there: `kernel`, balanced at connect(2); `agent`, with what it is needed
+        /// for; `none`: they are left alone.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        path: String,
         /// How an endpoint is chosen.
         load_balancer: String,
         /// `sessionAffinity: ClientIP`.

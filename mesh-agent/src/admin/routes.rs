@@ -27,7 +27,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
     match path.as_str() {
         "/v1/status" if get => json(&views::status(&state, state.kernel(CONTROL).await)),
         "/v1/workloads" if get => json(&views::workloads(&snapshot, &state.pods.load())),
-        "/v1/services" if get => json(&views::services(&snapshot)),
+        "/v1/services" if get => json(&views::services(&snapshot, state.about.kernel_services)),
         "/v1/routes" if get => json(&views::routes(&snapshot)),
         "/v1/policies" if get => json(&views::policies::list(&snapshot, &state.warnings.load())),
         "/v1/routes/test" if request.method() == Method::POST => test_route(&state, request).await,

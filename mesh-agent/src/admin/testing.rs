@@ -159,6 +159,7 @@ pub(crate) fn state(dir: &Path) -> (AdminState, mpsc::Receiver<Command>) {
             state_dir: dir.to_owned(),
             bpffs_dir: "/sys/fs/bpf/mesh-agent".into(),
             registry_only: true,
+            kernel_services: crate::kernel::KernelServices::Enrolled,
             workers: 2,
             started: UNIX_EPOCH,
         }),

@@ -16,6 +16,7 @@ use crate::balance::health::Verdict;
 use crate::clock;
 use crate::enrol::PodState;
 use crate::history::{self, Cause, History};
+use crate::kernel::KernelServices;
 use crate::model::{self, Enrolment, FailMode, LoadBalancer, ObjectName, ProtocolFrom, Snapshot};
 use crate::objects::Kind;
 use crate::policy::chance::Chance;
@@ -151,7 +152,7 @@ pub(super) fn dump(state: &AdminState) -> api::Dump {
         generation: snapshot.generation,
         settings: (*state.settings).clone(),
         workloads: workloads(&snapshot, &state.pods.load()),
-        services: services(&snapshot),
+        services: services(&snapshot, state.about.kernel_services),
         endpoints: endpoints(&snapshot),
         routes: routes(&snapshot),
         route_rules: rules::list(&snapshot),
@@ -226,8 +227,8 @@ fn capture(w: &model::Workload, node: &str, state: Option<&PodState>) -> (Captur
     }
 }
 
-pub(super) fn services(snapshot: &Snapshot) -> Vec<api::Service> {
-    let mut views: Vec<_> = snapshot.services.values().map(|s| service(s, snapshot)).collect();
+pub(super) fn services(snapshot: &Snapshot, kernel: KernelServices) -> Vec<api::Service> {
+    let mut views: Vec<_> = snapshot.services.values().map(|s| service(s, snapshot, kernel)).collect();
     views.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     views
 }
@@ -266,14 +267,28 @@ fn route(status: &model::RouteStatus) -> Vec<api::Route> {
     status.parents.iter().map(|parent| view(Some(parent))).collect()
 }
 
-fn service(s: &model::Service, snapshot: &Snapshot) -> api::Service {
+fn service(s: &model::Service, snapshot: &Snapshot, kernel: KernelServices) -> api::Service {
+    let path = |p: &model::ServicePort| match (kernel, snapshot.need_of(p)) {
+        (KernelServices::Off, None) => "agent".to_owned(),
+        (_, None) => "kernel".to_owned(),
+        (_, Some(need)) => format!("agent: {}", need.label()),
+    };
+    let tcp = s.ports.iter().map(|p| api::Port { path: path(p), ..port(p, snapshot) });
+    let udp_path = if kernel == KernelServices::Off { "none" } else { "kernel" };
+    let udp = s.udp.iter().map(|p| api::Port {
+        protocol: "udp".to_owned(),
+        load_balancer: load_balancer(LoadBalancer::Random).to_owned(),
+        path: udp_path.to_owned(),
+        ..port(p, snapshot)
+    });
+
     api::Service {
         namespace: s.meta.name.namespace.clone(),
         name: s.meta.name.name.clone(),
         host: s.meta.host.clone(),
         addresses: s.vips.clone(),
         headless: s.headless,
-        ports: s.ports.iter().map(|p| port(p, snapshot)).collect(),
+        ports: tcp.chain(udp).collect(),
     }
 }
 
@@ -291,6 +306,7 @@ fn port(p: &model::ServicePort, snapshot: &Snapshot) -> api::Port {
             ProtocolFrom::Detection => "detection",
         }
         .to_owned(),
+        path: String::new(),
         load_balancer: load_balancer(p.policy.load_balancer).to_owned(),
         client_ip_affinity: p.policy.client_ip_affinity.is_some(),
         // One with a weight stands there several times.

@@ -26,6 +26,7 @@ use crate::model::{Snapshot, SnapshotHandle};
 use crate::names;
 use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker;
+use crate::sever::{Severer, Where};
 use crate::source::{Coverage, CoverageHandle, Noticed};
 
 /// Namespaces that went away are noticed, and failures tried again, at this pace.
@@ -50,6 +51,9 @@ pub(super) struct Control {
     pub heartbeat: Heartbeat,
     pub checks: Checks,
     pub identities: Identities,
+    pub severer: Severer,
+    /// The host's /proc, where services are balanced for all of its processes.
+    pub everywhere: Option<PathBuf>,
     pub snapshot: SnapshotHandle,
     pub changed: watch::Receiver<u64>,
     pub coverage: CoverageHandle,
@@ -153,6 +157,7 @@ impl Control {
         }
         let is_whole = coverage == Coverage::Whole;
         let written = self.kernel.sync_services(&snapshot, is_whole);
+        self.sever();
         if written.failed > 0 {
             tracing::error!(
                 failed = written.failed,
@@ -185,6 +190,19 @@ impl Control {
             self.take_over();
             notify::ready();
         }
+    }
+
+    /// Connections past the agent to endpoints that are gone are ended.
+    fn sever(&mut self) {
+        let gone = self.kernel.take_gone();
+        if gone.is_empty() {
+            return;
+        }
+        let place = match &self.everywhere {
+            Some(proc_dir) => Where::Everywhere(proc_dir.clone()),
+            None => Where::In(self.manager.captured().into_iter().map(|pod| pod.netns).collect()),
+        };
+        self.severer.sever(gone, place);
     }
 
     /// This agent beats: the one whose place it takes may go, and what is asked on its sockets is answered here.
@@ -263,6 +281,7 @@ impl Control {
         if self.starting.is_none() && !self.strangers {
             self.manager.remove_strangers(&mut self.kernel);
         }
+        self.kernel.sweep_chosen();
         let left = self.kernel.sweep(LEFTOVER);
         if left > 0 {
             tracing::debug!(left, "flows past their handshake are swept");

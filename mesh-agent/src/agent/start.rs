@@ -27,13 +27,14 @@ use crate::heartbeat::{self, Heartbeat};
 use crate::history;
 use crate::identity::issuer::{DEV_DIR, DevError, IstioOptions};
 use crate::identity::{self, Identities, Issuer};
-use crate::kernel::{self, Kernel, KernelError, Ports};
+use crate::kernel::{self, Kernel, KernelError, KernelServices, Ports};
 use crate::kube::{self, KubeError};
 use crate::proxy::ceiling::Ceiling;
 use crate::proxy::limits::Limits;
 use crate::proxy::node::NodeAddresses;
 use crate::proxy::worker::{self, Parts};
 use crate::settings::{Ca, OutboundTrafficPolicy, SameNode, Settings, WhenReplaced};
+use crate::sever::Severer;
 use crate::source::{self, Published, Source};
 use crate::telemetry::{self, Telemetry};
 
@@ -195,6 +196,7 @@ fn assemble(
         cgroup: cgroup.clone(),
         ports,
         stale_after: STALE_AFTER,
+        services: settings.kernel_services,
     })?;
     if handed.is_none() {
         // They have no listeners yet, and some may not get any for long.
@@ -262,8 +264,13 @@ fn assemble(
         log,
         control,
     };
+    let closed = admin.telemetry.metrics.agent().balanced_connections_closed.clone();
+    let severer = Severer::start(kernel.balanced_sockets()?, closed)?;
+    let everywhere = (settings.kernel_services == KernelServices::All).then(|| settings.proc_dir.clone());
     Ok(Control {
         kernel,
+        severer,
+        everywhere,
         announcer: None,
         births: watch_births(settings, &cgroup),
         manager: Manager::new(
@@ -339,6 +346,7 @@ fn about(settings: &Settings) -> About {
         state_dir: settings.state_dir.clone(),
         bpffs_dir: settings.bpffs_dir.clone(),
         registry_only: settings.outbound_traffic_policy == OutboundTrafficPolicy::RegistryOnly,
+        kernel_services: settings.kernel_services,
         workers: settings.workers,
         started: SystemTime::now(),
     }

@@ -92,6 +92,7 @@ fn services() {
         port: 80
         protocol: http
         protocolFrom: port-name
+        path: 'agent: route'
         loadBalancer: peak-ewma
         clientIpAffinity: false
         available: 1

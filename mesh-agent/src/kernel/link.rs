@@ -16,7 +16,7 @@ use aya::programs::{CgroupAttachMode, ProgramError};
 use super::sys::{self, LinkTarget};
 use super::{KernelError, Options, bpffs, cgroup, object};
 
-/// Attaches the connect, bind, getpeername, getsockname and sockops programs to the agent's cgroup subtree.
+/// Attaches every program but sk_lookup to the agent's cgroup subtree.
 pub(super) fn attach_cgroup(ebpf: &mut Ebpf, options: &Options) -> Result<(), KernelError> {
     let dir = cgroup::open(&options.cgroup)?;
     let target = LinkTarget::Cgroup(cgroup::id(&dir).map_err(cgroup_failed(&options.cgroup))?);
@@ -26,6 +26,14 @@ pub(super) fn attach_cgroup(ebpf: &mut Ebpf, options: &Options) -> Result<(), Ke
     if !adopt(ebpf, object::SOCK_OPS, &path, target)? {
         let link = sock_ops_link(ebpf, &dir)?;
         pin(link, &path)?;
+    }
+    let path = links.join(object::SOCK_RELEASE);
+    if !adopt(ebpf, object::SOCK_RELEASE, &path, target)? {
+        let program = object::sock_release(ebpf)?;
+        let failed = object::failed(object::SOCK_RELEASE);
+        let id = program.attach(&dir, CgroupAttachMode::Single).map_err(failed)?;
+        let link = program.take_link(id).map_err(object::failed(object::SOCK_RELEASE))?;
+        pin(fd_link(object::SOCK_RELEASE, link)?, &path)?;
     }
     for name in object::SOCK_ADDR.into_iter().rev() {
         let path = links.join(name);

@@ -7,8 +7,9 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::{
-    Addr, AgentConfig, AgentFlow, FlowKey, Liveness, LocalAddress, OriginalDst, OwnAddresses, PodEntry,
-    ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, SocketRecord, SourceKey,
+    Addr, AffinityKey, AgentConfig, AgentFlow, Chosen, FlowKey, Liveness, LocalAddress, OriginalDst,
+    OwnAddresses, PodEntry, ServiceEndpoint, ServiceEntry, ServiceKey, ServiceSlot, SocketRecord, SourceKey,
+    UdpKey,
 };
 
 use super::{KernelError, bpffs};
@@ -21,14 +22,21 @@ pub(super) const LIVENESS: &str = "LIVENESS_V1";
 pub(super) const SOCKETS: &str = "SOCKETS_V1";
 pub(super) const ORIGINAL_DST: &str = "ORIGINAL_DST_V2";
 pub(super) const AGENT_FLOWS: &str = "AGENT_FLOWS_V1";
-pub(super) const SERVICES: &str = "SERVICES_V1";
+pub(super) const SERVICES: &str = "SERVICES_V2";
 pub(super) const ENDPOINTS: &str = "ENDPOINTS_V1";
+pub(super) const AFFINITY: &str = "AFFINITY_V1";
+pub(super) const UDP: &str = "UDP_V1";
+pub(super) const UDP_SOCKETS: &str = "UDP_SOCKETS_V1";
 pub(super) const LISTENERS: &str = "LISTENERS_V1";
 pub(super) const HBONE_LISTENERS: &str = "HBONE_LISTENERS_V1";
-pub(super) const REASONS: &str = "REASONS_V1";
+pub(super) const REASONS: &str = "REASONS_V2";
+
+/// A socket that exchanges no datagram with a service for this long may be led to another endpoint with the next one
+/// (Linux, `nf_conntrack_udp_timeout_stream`, twice 120 s for margin). Seconds.
+const UDP_IDLE_S: u64 = 240;
 
 /// Every pinned map; the name is the pin's file name too.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 16] = [
     PODS,
     ADDRESSES,
     OWN_ADDRESSES,
@@ -39,6 +47,9 @@ pub(super) const NAMES: [&str; 13] = [
     AGENT_FLOWS,
     SERVICES,
     ENDPOINTS,
+    AFFINITY,
+    UDP,
+    UDP_SOCKETS,
     LISTENERS,
     HBONE_LISTENERS,
     REASONS,
@@ -57,6 +68,8 @@ pub(super) struct Maps {
     pub(super) agent_flows: Hash<FlowKey, AgentFlow>,
     pub(super) services: Hash<ServiceKey, ServiceEntry>,
     pub(super) endpoints: Hash<ServiceSlot, ServiceEndpoint>,
+    pub(super) affinity: Hash<AffinityKey, Chosen>,
+    pub(super) udp: Hash<UdpKey, Chosen>,
     pub(super) listeners: SockHash<MapData, Addr>,
     pub(super) hbone_listeners: SockHash<MapData, Addr>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
@@ -74,6 +87,8 @@ impl Maps {
             agent_flows: open_hash(dir, AGENT_FLOWS)?,
             services: open_hash(dir, SERVICES)?,
             endpoints: open_hash(dir, ENDPOINTS)?,
+            affinity: open_hash(dir, AFFINITY)?,
+            udp: open_hash(dir, UDP)?,
             listeners: open::<Addr, u32, _>(dir, LISTENERS)?,
             hbone_listeners: open::<Addr, u32, _>(dir, HBONE_LISTENERS)?,
             reasons: open::<u32, u64, _>(dir, REASONS)?,
@@ -95,11 +110,29 @@ impl Maps {
             .collect();
         old.iter().filter(|key| self.agent_flows.remove(key).is_ok()).count()
     }
+
+    /// Removes what was chosen for clients that have been quiet for too long: `affinity_s` says for how many seconds a
+    /// service's clients may be.
+    pub(super) fn sweep_chosen(&mut self, now_ns: u64, affinity_s: impl Fn(&AffinityKey) -> u32) {
+        let quiet_s = |chosen: &Chosen| now_ns.saturating_sub(chosen.used_ns) / 1_000_000_000;
+        let is_over = |(key, chosen): &(AffinityKey, Chosen)| quiet_s(chosen) >= affinity_s(key).into();
+        let old: Vec<_> = self.affinity.iter().flatten().filter(is_over).map(|(key, _)| key).collect();
+        // One that can't be removed is gone already, or tried again.
+        old.iter().for_each(|key| drop(self.affinity.remove(key)));
+        let is_over = |(_, chosen): &(UdpKey, Chosen)| quiet_s(chosen) >= UDP_IDLE_S;
+        let old: Vec<_> = self.udp.iter().flatten().filter(is_over).map(|(key, _)| key).collect();
+        old.iter().for_each(|key| drop(self.udp.remove(key)));
+    }
 }
 
 /// A worker's map.
 pub(super) fn open_sockets(dir: &Path) -> Result<Storage<SocketRecord>, KernelError> {
     open::<i32, SocketRecord, _>(dir, SOCKETS)
+}
+
+/// The same map, to be named to sock_diag.
+pub(super) fn open_sockets_data(dir: &Path) -> Result<MapData, KernelError> {
+    MapData::from_pin(bpffs::maps_dir(dir).join(SOCKETS)).map_err(KernelError::map(SOCKETS))
 }
 
 /// The heartbeat thread's map.

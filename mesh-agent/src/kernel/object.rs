@@ -2,17 +2,22 @@
 
 use std::path::Path;
 
-use aya::programs::{CgroupSockAddr, ProgramFd, SkLookup, SockOps};
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 
 use super::{KernelError, bpffs, debug, maps};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
-/// cgroup/bind, cgroup/connect, cgroup/getpeername and cgroup/getsockname programs.
-pub(super) const SOCK_ADDR: [&str; 8] = [
+/// Programs for addresses in socket calls. Attached from the last to the first: nothing is sent elsewhere before what
+/// hides it is there.
+pub(super) const SOCK_ADDR: [&str; 12] = [
     "connect4",
     "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
     "getpeername4",
     "getpeername6",
     "getsockname4",
@@ -22,6 +27,8 @@ pub(super) const SOCK_ADDR: [&str; 8] = [
 ];
 /// The sockops program.
 pub(super) const SOCK_OPS: &str = "sock_ops";
+/// The program for sockets that close.
+pub(super) const SOCK_RELEASE: &str = "sock_release";
 /// The sk_lookup program.
 pub(super) const SK_LOOKUP: &str = "pick_listener";
 
@@ -45,6 +52,7 @@ pub(super) fn load(bpffs_dir: &Path) -> Result<Ebpf, KernelError> {
     for name in SOCK_ADDR {
         sock_addr(&mut ebpf, name)?.load().map_err(failed(name))?;
     }
+    sock_release(&mut ebpf)?.load().map_err(failed(SOCK_RELEASE))?;
     sock_ops(&mut ebpf)?.load().map_err(failed(SOCK_OPS))?;
     sk_lookup(&mut ebpf)?.load().map_err(failed(SK_LOOKUP))?;
     Ok(ebpf)
@@ -56,6 +64,11 @@ pub(super) fn sock_addr<'a>(
     name: &'static str,
 ) -> Result<&'a mut CgroupSockAddr, KernelError> {
     find(ebpf, name)?.try_into().map_err(failed(name))
+}
+
+/// The program for sockets that close.
+pub(super) fn sock_release(ebpf: &mut Ebpf) -> Result<&mut CgroupSock, KernelError> {
+    find(ebpf, SOCK_RELEASE)?.try_into().map_err(failed(SOCK_RELEASE))
 }
 
 /// The sockops program.

@@ -125,6 +125,7 @@ fn programs(ebpf: &Ebpf, links: &[LinkStatus]) -> Vec<ProgramStatus> {
 fn hook(name: &str, program: &Program) -> String {
     match program {
         Program::CgroupSockAddr(_) => format!("cgroup/{name}"),
+        Program::CgroupSock(_) => format!("cgroup/{name}"),
         Program::SockOps(_) => "sockops".to_owned(),
         Program::SkLookup(_) => "sk_lookup".to_owned(),
         other => format!("{:?}", other.prog_type()).to_lowercase(),
@@ -163,6 +164,8 @@ pub(super) fn walk(maps: &Maps, name: &str) -> usize {
         maps::AGENT_FLOWS => maps.agent_flows.keys().flatten().count(),
         maps::SERVICES => maps.services.keys().flatten().count(),
         maps::ENDPOINTS => maps.endpoints.keys().flatten().count(),
+        maps::AFFINITY => maps.affinity.keys().flatten().count(),
+        maps::UDP => maps.udp.keys().flatten().count(),
         maps::LISTENERS => maps.listeners.keys().flatten().count(),
         maps::HBONE_LISTENERS => maps.hbone_listeners.keys().flatten().count(),
         maps::CONFIG | maps::LIVENESS => 1,

@@ -233,6 +233,12 @@ impl ServiceObject {
         self
     }
 
+    /// Adds a UDP port whose slice port has the same name.
+    pub fn udp_port(mut self, name: &str, port: u16) -> Self {
+        push(&mut self.0["spec"]["ports"], json!({"name": name, "port": port, "protocol": "UDP"}));
+        self
+    }
+
     /// `appProtocol` of the port added last.
     pub fn app_protocol(mut self, protocol: &str) -> Self {
         self.last_port()["appProtocol"] = protocol.into();
@@ -248,6 +254,12 @@ impl ServiceObject {
     /// `sessionAffinity: ClientIP`
     pub fn client_ip_affinity(mut self) -> Self {
         self.0["spec"]["sessionAffinity"] = "ClientIP".into();
+        self
+    }
+
+    /// For how long a quiet client keeps its endpoint, in seconds.
+    pub fn affinity_timeout(mut self, seconds: u32) -> Self {
+        self.0["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
         self
     }
 
@@ -287,6 +299,12 @@ impl SliceObject {
     /// Adds a port.
     pub fn port(mut self, name: &str, port: u16) -> Self {
         push(&mut self.0["ports"], json!({"name": name, "port": port, "protocol": "TCP"}));
+        self
+    }
+
+    /// Adds a UDP port.
+    pub fn udp_port(mut self, name: &str, port: u16) -> Self {
+        push(&mut self.0["ports"], json!({"name": name, "port": port, "protocol": "UDP"}));
         self
     }
 

@@ -102,6 +102,7 @@ pub struct Builder {
     netns: BTreeMap<PathBuf, BTreeSet<ObjectName>>,
     by_address: Index<IpAddr, Workload>,
     vips: Index<(IpAddr, u16), ServicePort>,
+    udp_vips: Index<(IpAddr, u16), ServicePort>,
     ranges: Index<(Network, u16), ServicePort>,
     by_endpoint: Index<EndpointAddr, ServicePort>,
     routes: RouteIndex,
@@ -155,6 +156,7 @@ impl Builder {
             netns: BTreeMap::new(),
             by_address: Index::default(),
             vips: Index::default(),
+            udp_vips: Index::default(),
             ranges: Index::default(),
             by_endpoint: Index::default(),
             routes: RouteIndex::default(),
@@ -216,6 +218,7 @@ impl Builder {
             next.generation += 1;
             next.by_address = self.by_address.map().clone();
             next.vips = self.vips.map().clone();
+            next.udp_vips = self.udp_vips.map().clone();
             next.ranges = self.ranges.map().clone();
             next.range_lengths = range_lengths(self.ranges.map().keys());
             next.by_endpoint = self.by_endpoint.map().clone();
@@ -272,7 +275,7 @@ impl Builder {
         for (key, warning) in self.policy_warnings().chain(self.session_warnings()) {
             add(&key, warning);
         }
-        for ((ip, port), winner, loser) in self.vips.contested() {
+        for ((ip, port), winner, loser) in self.vips.contested().chain(self.udp_vips.contested()) {
             self.contested(ip, *port, winner, loser, &mut add);
         }
         for ((network, port), winner, loser) in self.ranges.contested() {
@@ -430,6 +433,11 @@ fn orphan(key: &ObjectKey, service: &ObjectName) -> Warning {
 /// A service's ports by number, of a service that may not be there.
 fn ports_of(service: Option<&Arc<Service>>) -> &[Arc<ServicePort>] {
     service.map(|service| service.ports.as_slice()).unwrap_or_default()
+}
+
+/// Its UDP ports, likewise.
+fn udp_of(service: Option<&Arc<Service>>) -> &[Arc<ServicePort>] {
+    service.map(|service| service.udp.as_slice()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ pub struct Service {
     pub ranges: Vec<Network>,
     /// TCP ports, with the endpoints of both address families.
     pub ports: Vec<Arc<ServicePort>>,
+    /// UDP ports, likewise: the kernel balances them, the agent never sees them.
+    pub udp: Vec<Arc<ServicePort>>,
     /// The ports as a virtual IPv4 address leads to them; empty without one.
     pub ports_v4: Vec<Arc<ServicePort>>,
     /// The ports as a virtual IPv6 address leads to them; empty without one.

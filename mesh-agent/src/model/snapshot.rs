@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub services: HashTrieMapSync<ObjectName, Arc<Service>>,
     /// Service ports by virtual IP and port, each with the endpoints of that address's family, if there are any.
     pub vips: HashTrieMapSync<(IpAddr, u16), Arc<ServicePort>>,
+    /// UDP ports of services by virtual IP and port, with the endpoints of both families.
+    pub udp_vips: HashTrieMapSync<(IpAddr, u16), Arc<ServicePort>>,
     /// Service ports by a range of addresses and port, of ServiceEntries.
     pub ranges: HashTrieMapSync<(Network, u16), Arc<ServicePort>>,
     /// The lengths of those ranges that occur, the longest first; true for IPv4.

@@ -42,7 +42,7 @@ pub enum TransportProtocol {
     #[default]
     #[serde(rename = "TCP")]
     Tcp,
-    /// Left to the cluster.
+    /// Balanced in the kernel.
     #[serde(rename = "UDP")]
     Udp,
     /// Left to the cluster.

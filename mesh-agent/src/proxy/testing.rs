@@ -124,6 +124,7 @@ pub fn police(conn: &Connection, port: Arc<ServicePort>, groups: &str) {
 pub fn serve(conn: &Connection, port: &Arc<ServicePort>) {
     let ports = vec![port.clone()];
     let service = Service {
+        udp: Vec::new(),
         meta: port.service.clone(),
         vips: Vec::new(),
         headless: true,

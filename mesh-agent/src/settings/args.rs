@@ -83,6 +83,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub same_node: Option<String>,
 
+    /// Whose connections to services that need no agent are balanced in the kernel: enrolled pods', all processes' of the node, or nobody's (off) [default: enrolled]
+    #[arg(long, value_name = "WHOSE")]
+    #[serde(deserialize_with = "scalar")]
+    pub kernel_services: Option<String>,
+
     /// How AuthorizationPolicies read paths: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES [default: BASE]
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "scalar")]

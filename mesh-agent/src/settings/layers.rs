@@ -11,6 +11,7 @@ use super::{
 };
 use crate::authz::Normalization;
 use crate::ext_authz::{ExtensionProvider, Providers};
+use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
@@ -186,6 +187,7 @@ fallback!(
     FailMode = FailMode::default(),
     OutboundTrafficPolicy = OutboundTrafficPolicy::default(),
     SameNode = SameNode::default(),
+    KernelServices = KernelServices::default(),
     WhenReplaced = WhenReplaced::default(),
     Ca = Ca::default(),
     Vec<String> = Vec::new(),

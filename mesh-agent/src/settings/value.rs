@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use serde::{Serialize, Serializer};
 
 use crate::authz::Normalization;
+use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
@@ -169,6 +170,15 @@ pub fn when_replaced(text: &str) -> Parsed<WhenReplaced> {
         "exit" => Ok(WhenReplaced::Exit),
         "wait" => Ok(WhenReplaced::Wait),
         _ => Err(unknown(text, "exit or wait")),
+    }
+}
+
+pub fn kernel_services(text: &str) -> Parsed<KernelServices> {
+    match text {
+        "enrolled" => Ok(KernelServices::Enrolled),
+        "all" => Ok(KernelServices::All),
+        "off" => Ok(KernelServices::Off),
+        _ => Err(unknown(text, "enrolled, all or off")),
     }
 }
 

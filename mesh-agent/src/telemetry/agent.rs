@@ -137,6 +137,9 @@ agent_metrics! {
         "Active health checks of endpoints, by what came of them.";
     /// Refreshed at every look of the control loop.
     unhealthy: IntGauge = "mesh_agent_unhealthy_endpoints", "Endpoints that get no requests for what active health checks say.";
+    /// See [`crate::sever`].
+    balanced_connections_closed: IntCounter = "mesh_agent_balanced_connections_closed_total",
+        "Connections that the kernel balanced, closed because their endpoint is gone.";
     /// See [`crate::balance::Avoid`].
     panic_choices: IntCounter = "mesh_agent_panic_choices_total",
         "Endpoints chosen among all, too few being healthy.";

@@ -33,7 +33,7 @@ fn an_adopted_pod_follows_its_own_fail_mode_until_it_is_enrolled_though_the_agen
     assert_eq!(agent.count(Reason::Captured), 1);
     // Once all of it was read, what isn't in it goes.
     assert_eq!(agent.kernel.sync_services(&Snapshot::default(), true).removed, 1);
-    assert_eq!((agent.entries("SERVICES_V1"), agent.entries("ENDPOINTS_V1")), (0, 0));
+    assert_eq!((agent.entries("SERVICES_V2"), agent.entries("ENDPOINTS_V1")), (0, 0));
     server.kill().unwrap();
     server.wait().unwrap();
 }

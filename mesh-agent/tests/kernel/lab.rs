@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use mesh_agent::addr::ClientAddr;
 use mesh_agent::kernel::{
-    self, EnrolPod, Families, Flows, HeartbeatMap, Kernel, Options, cgroup, monotonic_ns, netns,
+    self, EnrolPod, Families, Flows, HeartbeatMap, Kernel, KernelServices, Options, cgroup, monotonic_ns,
+    netns,
 };
 use mesh_common::{PodEntry, Reason};
 use socket2::{Domain, Socket, Type};
@@ -120,6 +121,7 @@ impl Lab {
             cgroup: if whole_machine { cgroup::cgroup2_mount().unwrap() } else { cgroup.clone() },
             ports: kernel::Ports::default(),
             stale_after: STALE_AFTER,
+            services: KernelServices::Off,
         };
         let pod = |name: String, i: u32| {
             let netns = File::open(format!("/run/netns/{name}")).unwrap();
@@ -266,7 +268,7 @@ impl Agent {
 
     pub fn entries(&self, map: &str) -> usize {
         let walked = self.kernel.count_entries(map);
-        if matches!(map, "SERVICES_V1" | "ENDPOINTS_V1") {
+        if matches!(map, "SERVICES_V2" | "ENDPOINTS_V1") {
             let status = self.kernel.status();
             let known = status.maps.into_iter().find(|m| m.name == map).unwrap().entries;
             assert_eq!(known, walked, "{map}: books and kernel disagree");

@@ -6,7 +6,7 @@ use crate::cli::output::Row;
 
 impl Row for Service {
     const HEADER: &'static [&'static str] =
-        &["NAMESPACE", "NAME", "ADDRESS", "PORTS", "ENDPOINTS", "LB", "AFFINITY", "HOST"];
+        &["NAMESPACE", "NAME", "ADDRESS", "PORTS", "ENDPOINTS", "LB", "AFFINITY", "PATH", "HOST"];
     const PLAIN: usize = 5;
 
     fn cells(&self) -> Vec<String> {
@@ -20,6 +20,7 @@ impl Row for Service {
             per_port(self, |p| format!("{}/{}", p.available, p.total)),
             per_port(self, |p| p.load_balancer.clone()),
             if affinity { "ClientIP".to_owned() } else { String::new() },
+            per_port(self, |p| p.path.clone()),
             self.host.clone(),
         ]
     }

@@ -40,8 +40,16 @@ fn wanted(port: &Arc<ServicePort>, how: Option<&Arc<HealthCheck>>, pods: Vec<Cap
     let ports = vec![port.clone()];
     let (meta, name) = (port.service.clone(), port.service.name.clone());
     let (ports_v4, ports_v6) = (Vec::new(), Vec::new());
-    let service =
-        Service { meta, vips: Vec::new(), headless: true, ports, ports_v4, ports_v6, ranges: Vec::new() };
+    let service = Service {
+        meta,
+        vips: Vec::new(),
+        headless: true,
+        ports,
+        ports_v4,
+        ports_v6,
+        ranges: Vec::new(),
+        udp: Vec::new(),
+    };
     snapshot.services.insert_mut(name.clone(), Arc::new(service));
     let policy = TrafficPolicy { health_check: how.cloned(), ..TrafficPolicy::default() };
     snapshot.traffic.insert_mut((name, port.port), Arc::new(policy));

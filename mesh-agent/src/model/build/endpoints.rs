@@ -9,16 +9,16 @@ use crate::balance::health::Health;
 use crate::model::{Endpoint, EndpointSet, LoadState, ObjectName, Snapshot, Workload};
 use crate::objects::{AddressType, EndpointSlice, SliceEndpoint, TransportProtocol};
 
-/// Endpoints of the port `name`, by address. An address that stands in several slices for a moment (they are being
+/// Endpoints of the port `name` of this transport, by address. An address that stands in several slices for a moment (they are being
 /// rearranged) counts once, as ready if one of them says so.
 pub fn collect<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     name: &str,
+    transport: TransportProtocol,
 ) -> BTreeMap<EndpointAddr, &'a SliceEndpoint> {
     let mut found: BTreeMap<EndpointAddr, &SliceEndpoint> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.address_type != AddressType::Fqdn) {
-        let ports =
-            slice.ports.iter().filter(|port| port.name == name && port.protocol == TransportProtocol::Tcp);
+        let ports = slice.ports.iter().filter(|port| port.name == name && port.protocol == transport);
         for port in ports.filter_map(|port| port.port) {
             for endpoint in &slice.endpoints {
                 let Some(ip) = endpoint.ip() else { continue };

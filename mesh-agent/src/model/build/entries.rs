@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::ports::from_app_protocol;
 use super::variants::{Source, Spec};
-use super::{Builder, Dirty, service_key};
+use super::{Builder, Dirty, ports_of, service_key};
 use crate::addr::EndpointAddr;
 use crate::model::{
     AppProtocol, External, ObjectName, ProtocolFrom, Service, ServiceMeta, Snapshot, Warning, WarningCode,
@@ -180,11 +180,14 @@ impl Builder {
             let weighted = endpoints.iter().filter(|(_, (_, weight))| *weight > 1);
             let weights = weighted.map(|(addr, (_, weight))| (*addr, *weight)).collect();
             let protocol = protocol(port);
-            source.port(&Spec { name: &port.name, number: port.number.0, protocol, found, weights }, old)
+            source.port(
+                &Spec { name: &port.name, number: port.number.0, protocol, found, weights },
+                ports_of(old),
+            )
         };
         let ports = entry.spec.ports.iter().filter(|port| is_tcp(port)).map(port).collect();
         let (vips, ranges) = self.dialled(entry, &name.name);
-        Some(self.put_together(meta, vips, ranges, false, ports, old))
+        Some(self.put_together(meta, vips, ranges, false, (ports, Vec::new()), old))
     }
 
     /// What clients dial to come to `host`: what the entry says, else every address that it is known to have.

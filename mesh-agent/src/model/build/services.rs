@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::index::Claimant;
 use super::variants::{Source, Spec, variant_of};
-use super::{Builder, Dirty, endpoints, ports, ports_of, service_key};
+use super::{Builder, Dirty, endpoints, ports, ports_of, service_key, udp_of};
 use crate::balance::tiers;
 use crate::model::{
-    EndpointSet, ObjectName, Service, ServiceMeta, ServicePort, Snapshot, Subset, Variant, Warning,
-    WarningCode,
+    AppProtocol, EndpointSet, ObjectName, ProtocolFrom, Service, ServiceMeta, ServicePort, Snapshot, Subset,
+    Variant, Warning, WarningCode,
 };
 use crate::objects::{
     self, AddressType, EndpointSlice, Kind, Network, Object, ObjectKey, ServiceKind, TransportProtocol,
@@ -103,18 +103,23 @@ impl Builder {
             host: format!("{}.{}.svc.{}", name.name, name.namespace, self.options.cluster_domain),
         };
         let meta = old.filter(|old| *old.meta == meta).map_or_else(|| Arc::new(meta), |old| old.meta.clone());
-        let tcp = raw.spec.ports.iter().filter(|port| port.protocol == TransportProtocol::Tcp);
         let source = Source::of_service(self, raw, &meta, next);
-        let port = |port: &objects::ServicePortSpec| {
-            let found = endpoints::collect(self.slices_of(name), &port.name);
-            let protocol = ports::protocol(name, port, warnings);
-            source.port(
-                &Spec { name: &port.name, number: port.port.0, protocol, found, weights: BTreeMap::new() },
-                old,
-            )
+        let mut port = |port: &objects::ServicePortSpec, old: &[Arc<ServicePort>]| {
+            let found = endpoints::collect(self.slices_of(name), &port.name, port.protocol);
+            let protocol = match port.protocol {
+                TransportProtocol::Tcp => ports::protocol(name, port, warnings),
+                // What datagrams carry is nobody's business here.
+                TransportProtocol::Udp | TransportProtocol::Sctp => {
+                    (AppProtocol::Tcp, ProtocolFrom::Detection)
+                }
+            };
+            let number = port.port.0;
+            source.port(&Spec { name: &port.name, number, protocol, found, weights: BTreeMap::new() }, old)
         };
-        let ports: Vec<_> = tcp.map(port).collect();
-        Some(self.put_together(meta.clone(), raw.vips(), Vec::new(), raw.is_headless(), ports, old))
+        let of = |transport| raw.spec.ports.iter().filter(move |port| port.protocol == transport);
+        let tcp = of(TransportProtocol::Tcp).map(|spec| port(spec, ports_of(old))).collect();
+        let udp = of(TransportProtocol::Udp).map(|spec| port(spec, udp_of(old))).collect();
+        Some(self.put_together(meta.clone(), raw.vips(), Vec::new(), raw.is_headless(), (tcp, udp), old))
     }
 
     /// A service of its parts; its last version where nothing changed.
@@ -124,7 +129,7 @@ impl Builder {
         vips: Vec<IpAddr>,
         ranges: Vec<Network>,
         headless: bool,
-        ports: Vec<Arc<ServicePort>>,
+        (ports, udp): (Vec<Arc<ServicePort>>, Vec<Arc<ServicePort>>),
         old: Option<&Arc<Service>>,
     ) -> Arc<Service> {
         let of_family = |v4: bool| match vips.iter().any(|vip| vip.is_ipv4() == v4) {
@@ -132,7 +137,7 @@ impl Builder {
             false => Vec::new(),
         };
         let (ports_v4, ports_v6) = (of_family(true), of_family(false));
-        let service = Service { meta, vips, headless, ranges, ports, ports_v4, ports_v6 };
+        let service = Service { meta, vips, headless, ranges, ports, udp, ports_v4, ports_v6 };
         match old {
             Some(old) if same_service(old, &service) => old.clone(),
             _ => Arc::new(service),
@@ -242,6 +247,14 @@ impl Builder {
         for (vip, port) in new.iter().flat_map(|new| new.vips.iter().flat_map(|vip| at(new, *vip))) {
             self.vips.put((vip, port.port), port, by_age);
         }
+        for (key, port) in old.iter().flat_map(|old| udp_at(old)) {
+            if !new.iter().flat_map(|new| udp_at(new)).any(|(kept, _)| kept == key) {
+                self.udp_vips.remove(&key, port, by_age);
+            }
+        }
+        for (key, port) in new.iter().flat_map(|new| udp_at(new)) {
+            self.udp_vips.put(key, port, by_age);
+        }
         for (range, port) in
             new.iter().flat_map(|new| new.ranges.iter().flat_map(|range| in_range(new, *range)))
         {
@@ -281,6 +294,14 @@ fn at(service: &Service, vip: IpAddr) -> impl Iterator<Item = (IpAddr, &Arc<Serv
     service.ports_at(vip).iter().map(move |port| (vip, port))
 }
 
+fn udp_at(service: &Service) -> impl Iterator<Item = ((IpAddr, u16), &Arc<ServicePort>)> {
+    let of = |vip: &IpAddr| {
+        let vip = *vip;
+        service.udp.iter().map(move |port| ((vip, port.port), port))
+    };
+    service.vips.iter().flat_map(of)
+}
+
 fn in_range(service: &Service, range: Network) -> impl Iterator<Item = (Network, &Arc<ServicePort>)> {
     service.ports.iter().map(move |port| (range, port))
 }
@@ -298,9 +319,11 @@ fn same(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) -> bool {
 }
 
 fn same_service(old: &Service, new: &Service) -> bool {
-    let same_ports = old.ports.len() == new.ports.len()
-        && old.ports.iter().zip(&new.ports).all(|(a, b)| Arc::ptr_eq(a, b));
-    same_ports
+    let same_ports = |old: &[Arc<ServicePort>], new: &[Arc<ServicePort>]| {
+        old.len() == new.len() && old.iter().zip(new).all(|(a, b)| Arc::ptr_eq(a, b))
+    };
+    same_ports(&old.ports, &new.ports)
+        && same_ports(&old.udp, &new.udp)
         && Arc::ptr_eq(&old.meta, &new.meta)
         && old.vips == new.vips
         && old.ranges == new.ranges

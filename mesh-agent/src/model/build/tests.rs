@@ -4,6 +4,7 @@
 mod addresses;
 mod authorization;
 mod entries;
+mod needs;
 mod peers;
 mod rules;
 mod subsets;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::rules::{Audience, InForce};
 use super::services::same_port;
-use super::{Builder, endpoints, ports, ports_of};
+use super::{Builder, endpoints, ports};
 use crate::addr::EndpointAddr;
 use crate::clock;
 use crate::model::{
-    AppProtocol, EndpointSet, External, ObjectName, ProtocolFrom, Service, ServiceMeta, ServicePort,
-    Snapshot, Subset, Variant, Workload,
+    AppProtocol, EndpointSet, External, ObjectName, ProtocolFrom, ServiceMeta, ServicePort, Snapshot, Subset,
+    Variant, Workload,
 };
 use crate::objects::{self, TrafficPolicy};
 use crate::policy::{self, ClusterPolicy, Unusable};
@@ -88,8 +88,8 @@ impl<'a> Source<'a> {
     }
 
     /// One port, in all its forms.
-    pub(super) fn port(&self, port: &Spec<'_>, old: Option<&Arc<Service>>) -> Arc<ServicePort> {
-        let old = ports_of(old).iter().find(|old| old.port == port.number);
+    pub(super) fn port(&self, port: &Spec<'_>, old: &[Arc<ServicePort>]) -> Arc<ServicePort> {
+        let old = old.iter().find(|old| old.port == port.number);
         let (everybody, others) = self.builder.rules_for(&self.meta.name, &self.meta.host);
         let rules = everybody.iter().chain(others.iter().filter_map(|audience| audience.rule.as_ref()));
         let names: BTreeSet<&str> = rules.flat_map(InForce::subsets).map(|subset| &*subset.name).collect();

@@ -52,6 +52,7 @@ fn snapshot_of(generation: u64, port: ServicePort, policy: TrafficPolicy) -> Sna
     let (name, ports) = (meta.name.clone(), vec![Arc::new(port)]);
     let (vips, ports_v6) = (vec!["127.0.0.1".parse().unwrap()], Vec::new());
     let service = Arc::new(Service {
+        udp: Vec::new(),
         meta,
         vips,
         ranges: Vec::new(),

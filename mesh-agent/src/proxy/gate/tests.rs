@@ -222,6 +222,7 @@ fn a_fallback_is_reached_from_either_address_family() {
     let conn = connection("[fd00::1]:80".parse().unwrap());
     let port = crate::proxy::testing::service_port("other", &["10.0.0.1:80".parse().unwrap()]);
     let service = Service {
+        udp: Vec::new(),
         meta: port.service.clone(),
         vips: vec!["10.96.0.1".parse().unwrap()],
         headless: false,
@@ -277,6 +278,7 @@ fn all_endpoints_unhealthy_is_as_none_for_a_fallback_service() {
     let name = spare.service.name.clone();
     let mut snapshot = Snapshot::clone(&conn.snapshot());
     let service = Service {
+        udp: Vec::new(),
         meta: spare.service.clone(),
         vips: Vec::new(),
         headless: true,

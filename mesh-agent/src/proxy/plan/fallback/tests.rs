@@ -27,6 +27,7 @@ fn world(groups: &str, endpoints: usize) -> (Connection, Arc<ServicePort>) {
         snapshot.traffic.insert_mut((name.clone(), 80), Arc::new(policy));
         let ports = vec![port.clone()];
         let service = Service {
+            udp: Vec::new(),
             meta: port.service.clone(),
             vips: vec!["127.0.0.1".parse().unwrap()],
             headless: false,
