@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mesh_tests::PATIENCE;
-use mesh_tests::cluster::{BY_AND_BY, IMAGE, PORT, service};
+use mesh_tests::cluster::{BY_AND_BY, IMAGE, NAMESPACE_GONE, PORT, service};
 use mesh_tests::daemons::{Daemons, MESH, apply, pods};
 use mesh_tests::lab::eventually;
 use serde_json::{Value, json};
@@ -113,9 +113,10 @@ fn tried_out(daemons: &Daemons) {
     assert!(cases.len() == 8 && cases.iter().all(|case| case["result"] == "passed"), "{}", told.stdout);
     let junit = std::fs::read_to_string(&file).unwrap();
     assert!(junit.contains("tests=\"8\" failures=\"0\" skipped=\"0\""), "{junit}");
-    eventually(BY_AND_BY, || {
-        let gone = daemons.cluster.kubectl(&["get", "namespace", "mesh-agent-test"], "").is_err();
-        ensure!(gone, "the namespace is still there");
+    eventually(NAMESPACE_GONE, || {
+        let args = ["get", "namespace", "mesh-agent-test", "--ignore-not-found", "-o", "json"];
+        let left = daemons.cluster.kubectl(&args, "")?;
+        ensure!(left.is_empty(), "the namespace is still there: {left}");
         Ok(())
     })
     .unwrap();
