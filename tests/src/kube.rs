@@ -3,6 +3,7 @@
 //! `$MESH_KUBE`, or `../shared/kube/cluster` beside the checkout, is a script that starts etcd and an API server in a
 //! directory. Without it `KUBECONFIG` serves where the API server needn't be disturbed. Without either, suites skip.
 
+pub mod audit;
 mod gate;
 mod shared;
 
@@ -247,12 +248,23 @@ impl Cluster {
     /// # Errors
     /// It wasn't killed, or doesn't come up.
     pub fn revive(&self, program: &str) -> Result<()> {
+        self.revive_with(program, &[])
+    }
+
+    /// The same, with more on its command line.
+    fn revive_with(&self, program: &str, more: &[String]) -> Result<()> {
         let own = self.own_one()?;
         let killed = own.killed.lock().unwrap_or_else(PoisonError::into_inner).remove(program);
         let line = killed.with_context(|| format!("{program} wasn't killed"))?;
         let log = fs::OpenOptions::new().append(true).open(own.dir.join(format!("{program}.log")))?;
         let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command
+            .args(&line[1..])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
         fs::write(own.dir.join("pids").join(program), child.id().to_string())?;
         if program == "kube-apiserver" {
