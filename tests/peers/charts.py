@@ -3,7 +3,8 @@
 render    [{chart, values, namespace}]   -> [{objects} or {error}], as `helm template` makes them
 lint      [chart]                        -> findings of `helm lint --strict` from warnings on
 validate  [object]                       -> what the schemas don't allow, strictly, in every version from 1.30 on
-cel       {rules: [{expression, message}], objects}  -> for each object the first message of a rule that it breaks, or null
+cel       {conditions: [{expression}], rules: [{expression, message}], requests: [{object, ...}]}
+                                       -> for each request that meets the conditions the first message of a rule that it breaks, or null
 """
 import json
 import sys
@@ -58,13 +59,17 @@ def cel(question):
     import celpy
 
     environment = celpy.Environment()
-    rules = [(environment.program(environment.compile(r["expression"])), r["message"]) for r in question["rules"]]
+    program = lambda rule: environment.program(environment.compile(rule["expression"]))
+    conditions = [program(condition) for condition in question["conditions"]]
+    rules = [(program(rule), rule["message"]) for rule in question["rules"]]
 
-    def first(object):
-        value = {"object": celpy.json_to_cel(object)}
+    def first(request):
+        value = {name: celpy.json_to_cel(part) for name, part in request.items()}
+        if not all(condition.evaluate(value) for condition in conditions):
+            return None
         return next((message for rule, message in rules if not rule.evaluate(value)), None)
 
-    return [first(object) for object in question["objects"]]
+    return [first(request) for request in question["requests"]]
 
 
 answer = {"render": render, "lint": lint, "validate": validate, "cel": cel}[sys.argv[1]](json.load(sys.stdin))

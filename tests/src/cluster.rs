@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +24,9 @@ use crate::pki::MeshAuthority;
 
 /// For what kubelets and controllers do by and by.
 pub const BY_AND_BY: Duration = Duration::from_secs(60);
+/// For a namespace to go. Kubernetes waits five seconds before it looks at one, asks every kind of object, and looks again later
+/// while anything is left; and a kubelet that was busy looks at a pod that has ended only once a minute.
+pub const NAMESPACE_GONE: Duration = Duration::from_secs(180);
 /// For another cluster to make room.
 const TURN: Duration = Duration::from_secs(300);
 const TURNS: &str = "/run/mesh-tests-nodes.lock";
@@ -48,12 +51,48 @@ impl Deref for Nodes {
     }
 }
 
+/// The nodes that this process's tests share, for one of them.
+pub struct Turn {
+    // Dropped before the nodes: the next test need not wait until they are down.
+    _held: Held,
+    nodes: Arc<Nodes>,
+}
+
+enum Held {
+    Beside(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
+
+impl Deref for Turn {
+    type Target = Nodes;
+    fn deref(&self) -> &Nodes {
+        &self.nodes
+    }
+}
+
+static UNDISTURBED: RwLock<()> = RwLock::new(());
+
 impl Nodes {
-    /// Those that the tests of this process share, up for as long as one of them has them; or `None` with the reason printed.
+    /// The shared ones for a test that disturbs no other; or `None` with the reason printed.
     ///
     /// # Panics
     /// They don't come up.
-    pub fn shared() -> Option<Arc<Self>> {
+    pub fn beside_others() -> Option<Turn> {
+        let nodes = Self::shared()?;
+        Some(Turn { nodes, _held: Held::Beside(UNDISTURBED.read().unwrap_or_else(PoisonError::into_inner)) })
+    }
+
+    /// The shared ones for a test that stops a part of them, so that others have to wait; or `None` with the reason printed.
+    ///
+    /// # Panics
+    /// They don't come up.
+    pub fn alone() -> Option<Turn> {
+        let nodes = Self::shared()?;
+        Some(Turn { nodes, _held: Held::Alone(UNDISTURBED.write().unwrap_or_else(PoisonError::into_inner)) })
+    }
+
+    /// Up for as long as a test has them. Those that wait for their turn do: so they stay up from the first test to the last.
+    fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Nodes>> = Mutex::new(Weak::new());
         let options = crate::agent_options()?;
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,19 +4,22 @@
 //! Nodes of such a cluster share the host, so that each has a DaemonSet of its own with other paths and ports; but for that,
 //! objects are what `mesh-agent manifests` prints.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mesh_agent::kernel::cgroup::cgroup2_mount;
 use mesh_agent::lab::{Finished, Root, Running, eventually};
 use serde_json::{Value, json};
 
 use crate::charts::{Objects, by_cli};
 use crate::cluster::{self, BY_AND_BY, image, is_ready};
+use crate::kube::audit::{Right, granted};
 use crate::kube::{Cluster, crd};
 use crate::kube_agent::binary_beside;
 use crate::{PATIENCE, agent_binary};
@@ -55,8 +58,12 @@ impl Daemons {
         let turn = cluster::take_turn()?;
         let names = ["a", "b"].map(|name| format!("node-{name}-{}", std::process::id()));
         let cluster = Cluster::with_nodes(&names, turn)?;
-        image(&cluster, AGENT, &agent_binary()?, "/usr/bin/mesh-agent")?;
-        image(&cluster, cluster::IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
+        thread::scope(|scope| {
+            let audit = scope.spawn(|| cluster.audit(&format!("system:serviceaccount:{MESH}:mesh-agent")));
+            image(&cluster, AGENT, &agent_binary()?, "/usr/bin/mesh-agent")?;
+            image(&cluster, cluster::IMAGE, &binary_beside("kube-peer")?, "/kube-peer")?;
+            audit.join().map_err(|_| anyhow!("starting the API server anew panicked"))?
+        })?;
         cluster.apply(&[
             crd("security.istio.io", &["v1"], "authorizationpolicies", "AuthorizationPolicy"),
             crd("security.istio.io", &["v1"], "peerauthentications", "PeerAuthentication"),
@@ -110,6 +117,16 @@ impl Daemons {
             ensure!(pods.len() == 1 && is_ready(&pods[0]), "{instance} isn't ready: {}", json!(pods));
             Ok(pods[0].clone())
         })
+    }
+
+    /// What the chart lets agents ask the API server.
+    ///
+    /// # Errors
+    /// It can't be rendered.
+    pub fn granted(&self) -> Result<BTreeSet<Right>> {
+        let objects = render(&json!({}))?;
+        let rules = |name: &str| objects.get(name).map(|role| granted(&role["rules"])).unwrap_or_default();
+        Ok(&rules("ClusterRole /mesh-agent") | &rules(&format!("Role {MESH}/mesh-agent")))
     }
 
     /// Runs the command line in the agent's pod of a node.
@@ -191,6 +208,7 @@ fn values(api: &(String, String), node: &str, at: usize, ca: &str) -> Result<Val
         "kubernetesService": {"host": api.0, "port": api.1},
         // The API of these servers is older.
         "trafficPolicyAdmission": {"enabled": false},
+        "agentAdmission": {"enabled": false},
         "controller": {"podDisruptionBudget": {"enabled": false}},
         "agent": {
             "ca": ca,

@@ -3,7 +3,9 @@
 //! `$MESH_KUBE`, or `../shared/kube/cluster` beside the checkout, is a script that starts etcd and an API server in a
 //! directory. Without it `KUBECONFIG` serves where the API server needn't be disturbed. Without either, suites skip.
 
+pub mod audit;
 mod gate;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,13 +22,19 @@ use mesh_agent::lab::{Finished, Running, eventually};
 use serde_json::{Value, json};
 
 pub use self::gate::Gate;
+pub use self::shared::Turn;
 
 /// An API server starts within this on a busy machine.
 const START: Duration = Duration::from_secs(180);
 const COMMAND: Duration = Duration::from_secs(60);
 
 /// Waits for the end of its standard input, which is that of the test however it ends, and takes the cluster down.
-const KEEPER: &str = r#"trap '' INT TERM HUP; while read -r _; do :; done; KUBE_PORT=$3 "$1" down "$2""#;
+/// One without nodes is taken down where cgroups and network namespaces can't be seen: the script clears those of all clusters
+/// away that nobody uses, and a pod of another one that is just being made has some that nobody uses yet.
+const KEEPER: &str = r#"trap '' INT TERM HUP; while read -r _; do :; done; export KUBE_PORT="$3"
+[ "$4" = 0 ] || exec "$1" down "$2"
+mkdir -p /run/netns
+exec unshare --mount /bin/sh -ec 'mount -t tmpfs none /run/netns; mount -t tmpfs none /sys/fs/cgroup; exec "$@"' sh "$1" down "$2""#;
 
 /// An API server, with an admin's kubeconfig.
 pub struct Cluster {
@@ -66,41 +74,6 @@ fn kubeconfig() -> Option<PathBuf> {
 }
 
 impl Cluster {
-    /// The one that this process's tests share, up for as long as one of them has it; or `None` with the reason printed.
-    ///
-    /// # Panics
-    /// It doesn't come up.
-    pub fn shared() -> Option<Arc<Self>> {
-        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
-        if let Some(why) = missing(false) {
-            println!("SKIPPED: {why}");
-            return None;
-        }
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cluster) = shared.upgrade() {
-            return Some(cluster);
-        }
-        let cluster = match (script(), kubeconfig()) {
-            (None, Some(kubeconfig)) => Self { kubeconfig, own: None },
-            _ => Self::start(&[], Stdio::null()).unwrap(),
-        };
-        let cluster = Arc::new(cluster);
-        *shared = Arc::downgrade(&cluster);
-        Some(cluster)
-    }
-
-    /// One that the test may stop and start; or `None` with the reason printed.
-    ///
-    /// # Panics
-    /// It doesn't come up.
-    pub fn own() -> Option<Self> {
-        if let Some(why) = missing(true) {
-            println!("SKIPPED: {why}");
-            return None;
-        }
-        Some(Self::start(&[], Stdio::null()).unwrap())
-    }
-
     /// Why there is no cluster with nodes for a test, if there is none.
     pub fn missing_nodes() -> Option<&'static str> {
         script().is_none().then_some("needs a cluster with nodes: set MESH_KUBE to a script that starts one")
@@ -124,6 +97,7 @@ impl Cluster {
             .arg(&script)
             .arg(&dir)
             .arg(port.to_string())
+            .arg(nodes.len().to_string())
             .stdin(Stdio::piped())
             .stdout(turn)
             .stderr(Stdio::null())
@@ -274,12 +248,23 @@ impl Cluster {
     /// # Errors
     /// It wasn't killed, or doesn't come up.
     pub fn revive(&self, program: &str) -> Result<()> {
+        self.revive_with(program, &[])
+    }
+
+    /// The same, with more on its command line.
+    fn revive_with(&self, program: &str, more: &[String]) -> Result<()> {
         let own = self.own_one()?;
         let killed = own.killed.lock().unwrap_or_else(PoisonError::into_inner).remove(program);
         let line = killed.with_context(|| format!("{program} wasn't killed"))?;
         let log = fs::OpenOptions::new().append(true).open(own.dir.join(format!("{program}.log")))?;
         let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command
+            .args(&line[1..])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
         fs::write(own.dir.join("pids").join(program), child.id().to_string())?;
         if program == "kube-apiserver" {
@@ -326,19 +311,19 @@ fn command_line(pid: i32) -> Option<Vec<String>> {
     (!line.is_empty()).then_some(line)
 }
 
-/// The API server's port; the two below it are etcd's. Nobody holds them until then, so that another process may be faster:
-/// the choice is spread.
+/// The API server's port; the two below it are etcd's, the two above it the controllers' and the scheduler's. Nobody holds them
+/// until then, so that another process may be faster: the choice is spread.
 fn free_ports() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..100 {
         let offset =
-            std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(4, Ordering::Relaxed)) % 4000;
+            std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(5, Ordering::Relaxed)) % 4000;
         let port = 20_000 + u16::try_from(offset)?;
-        if (port - 2..=port).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        if (port - 2..=port + 2).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok(port);
         }
     }
-    bail!("no three free ports in a row")
+    bail!("no five free ports in a row")
 }
 
 fn list(objects: &[Value]) -> String {

@@ -78,7 +78,8 @@ macro_rules! need_agent {
     };
 }
 
-/// Leaves the test where there is no API server; otherwise gives one: `shared`, or `own`, which may be disturbed.
+/// Leaves the test where there is no API server; otherwise gives one: `shared`, or one that may be disturbed,
+/// `in_turn` or, for what takes long, the test's `own`.
 #[macro_export]
 macro_rules! need_kube {
     ($which:ident) => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mesh_tests::PATIENCE;
-use mesh_tests::cluster::{BY_AND_BY, IMAGE, PORT, service};
+use mesh_tests::cluster::{BY_AND_BY, IMAGE, NAMESPACE_GONE, PORT, service};
 use mesh_tests::daemons::{Daemons, MESH, apply, pods};
+use mesh_tests::kube::crd;
 use mesh_tests::lab::eventually;
 use serde_json::{Value, json};
 
@@ -73,6 +74,7 @@ fn the_manifests_make_a_mesh_of_a_labelled_namespace() {
 
     asked_by_node(&daemons);
     tried_out(&daemons);
+    every_right_is_used_and_every_request_has_its_right(&daemons);
     denied_and_told_why(&daemons, &agents[1], &address);
     updated_without_a_failed_request(&daemons, &address);
     traffic_goes_on_without_controllers(&daemons, &address);
@@ -113,12 +115,57 @@ fn tried_out(daemons: &Daemons) {
     assert!(cases.len() == 8 && cases.iter().all(|case| case["result"] == "passed"), "{}", told.stdout);
     let junit = std::fs::read_to_string(&file).unwrap();
     assert!(junit.contains("tests=\"8\" failures=\"0\" skipped=\"0\""), "{junit}");
-    eventually(BY_AND_BY, || {
-        let gone = daemons.cluster.kubectl(&["get", "namespace", "mesh-agent-test"], "").is_err();
-        ensure!(gone, "the namespace is still there");
+    eventually(NAMESPACE_GONE, || {
+        let args = ["get", "namespace", "mesh-agent-test", "--ignore-not-found", "-o", "json"];
+        let left = daemons.cluster.kubectl(&args, "")?;
+        ensure!(left.is_empty(), "the namespace is still there: {left}");
         Ok(())
     })
     .unwrap();
+}
+
+/// Kinds that the rest of the test does without, so that agents ask for every one that they read.
+const OTHER_KINDS: [(&str, &str, &str, &str); 8] = [
+    ("gateway.networking.k8s.io", "v1", "grpcroutes", "GRPCRoute"),
+    ("gateway.networking.k8s.io", "v1alpha2", "tlsroutes", "TLSRoute"),
+    ("gateway.networking.k8s.io", "v1alpha2", "tcproutes", "TCPRoute"),
+    ("gateway.networking.k8s.io", "v1beta1", "referencegrants", "ReferenceGrant"),
+    ("gateway.networking.x-k8s.io", "v1alpha1", "xbackendtrafficpolicies", "XBackendTrafficPolicy"),
+    ("security.istio.io", "v1", "requestauthentications", "RequestAuthentication"),
+    ("networking.istio.io", "v1", "destinationrules", "DestinationRule"),
+    ("networking.istio.io", "v1", "serviceentries", "ServiceEntry"),
+];
+
+fn every_right_is_used_and_every_request_has_its_right(daemons: &Daemons) {
+    let cluster = &daemons.cluster;
+    cluster
+        .apply(&OTHER_KINDS.map(|(group, version, plural, kind)| crd(group, &[version], plural, kind)))
+        .unwrap();
+    // Out of the mesh and in again, by the same agent: counted in the Event that there is.
+    let mode = |label: &str| cluster.kubectl(&["label", "pod", "batch", "-n", "shop", label], "").unwrap();
+    for (label, says) in
+        [("mesh-agent.dev/dataplane-mode=none", false), ("mesh-agent.dev/dataplane-mode-", true)]
+    {
+        mode(label);
+        eventually(BY_AND_BY, || {
+            let pods = pods(cluster, "shop", "app=batch")?;
+            let annotation = &pods[0]["metadata"]["annotations"]["ambient.istio.io/redirection"];
+            ensure!((annotation == "enabled") == says, "{annotation} with {label}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    let granted = daemons.granted().unwrap();
+    let asked = eventually(BY_AND_BY, || {
+        let asked = cluster.asked()?;
+        let idle: Vec<_> = granted.difference(&asked.rights).collect();
+        ensure!(idle.is_empty(), "granted and never used: {idle:?}");
+        Ok(asked)
+    })
+    .unwrap();
+    assert!(asked.forbidden.is_empty(), "asked without a right: {:?}", asked.forbidden);
+    let beyond: Vec<_> = asked.rights.difference(&granted).collect();
+    assert!(beyond.is_empty(), "let through by another's rules: {beyond:?}");
 }
 
 fn denied_and_told_why(daemons: &Daemons, agent: &Value, address: &str) {

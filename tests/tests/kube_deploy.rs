@@ -24,7 +24,8 @@ fn cases() -> Vec<Value> {
         json!({"controller": {"replicas": 1, "affinity": {"nodeAffinity": {}}, "tolerations": [{"operator": "Exists"}],
             "podDisruptionBudget": {"enabled": false}, "podAnnotations": {"a": "b"}, "podLabels": {"c": "d"},
             "nodeSelector": {}, "priorityClassName": ""},
-            "networkPolicy": {"enabled": false}, "trafficPolicyAdmission": {"enabled": false}}),
+            "networkPolicy": {"enabled": false}, "trafficPolicyAdmission": {"enabled": false},
+            "agentAdmission": {"enabled": false}}),
     ]
 }
 
@@ -146,7 +147,8 @@ fn admission_refuses_what_the_agent_refuses_and_nothing_else() {
     let all: Vec<&Value> = good.iter().chain(bad.iter().map(|(policy, _)| policy)).collect();
     let rules = &admission["spec"]["validations"];
     assert_eq!(rules.as_array().unwrap().len(), bad.len(), "each rule has its case");
-    let told = ask("cel", &json!({"rules": rules, "objects": all})).unwrap();
+    let all: Vec<Value> = all.into_iter().map(|object| json!({"object": object})).collect();
+    let told = ask("cel", &json!({"conditions": [], "rules": rules, "requests": all})).unwrap();
     let (told_good, told_bad) = told.as_array().unwrap().split_at(good.len());
     assert!(told_good.iter().all(Value::is_null), "{told_good:?}");
     for ((policy, field), told) in bad.iter().zip(told_bad) {
@@ -155,6 +157,102 @@ fn admission_refuses_what_the_agent_refuses_and_nothing_else() {
         let warnings = validated(policy);
         assert!(warnings.contains(field) && warnings.contains("MESH0109"), "{policy}: {warnings}");
     }
+}
+
+/// A request of a service account, with the node that its token names if it names one.
+fn request(account: &str, node: Option<&str>, old: Value, object: Value) -> Value {
+    let extra = match node {
+        Some(node) => json!({"authentication.kubernetes.io/node-name": [node]}),
+        None => json!({}),
+    };
+    let user = json!({"username": format!("system:serviceaccount:{account}"), "extra": extra});
+    json!({"request": {"userInfo": user}, "oldObject": old, "object": object})
+}
+
+/// What the policy says to each: a message, or null where it lets it pass or isn't about it.
+fn judged(policy: &str, requests: &[Value]) -> Vec<Value> {
+    let objects = by_helm("mesh-agent", &json!({})).unwrap().unwrap();
+    let spec = &objects[&format!("ValidatingAdmissionPolicy /{policy}")]["spec"];
+    let binding = &objects[&format!("ValidatingAdmissionPolicyBinding /{policy}")]["spec"];
+    assert_eq!(binding, &json!({"policyName": policy, "validationActions": ["Deny"]}));
+    assert_eq!(spec["failurePolicy"], "Fail");
+    let question =
+        json!({"conditions": spec["matchConditions"], "rules": spec["validations"], "requests": requests});
+    ask("cel", &question).unwrap().as_array().unwrap().clone()
+}
+
+fn check_judged(policy: &str, cases: &[(&str, Value, Option<&str>)]) {
+    let requests: Vec<Value> = cases.iter().map(|(_, request, _)| request.clone()).collect();
+    for ((what, _, want), told) in cases.iter().zip(judged(policy, &requests)) {
+        let fits = match (want, told.as_str()) {
+            (Some(part), Some(told)) => told.contains(part),
+            (want, told) => want.is_none() && told.is_none(),
+        };
+        assert!(fits, "{what}: {told}, not {want:?}");
+    }
+}
+
+const AGENT: &str = "mesh:mesh-agent";
+
+#[test]
+fn an_agent_writes_to_pods_of_its_own_node_only_and_changes_no_labels() {
+    let pod = |node: &str, labels: Value, annotations: Value| json!({"metadata": {"name": "a", "labels": labels, "annotations": annotations}, "spec": {"nodeName": node}});
+    let (app, on) = (json!({"app": "a"}), json!({"ambient.istio.io/redirection": "enabled"}));
+    let plain = |node: &str| pod(node, app.clone(), json!({}));
+    let captured = |node: &str| pod(node, app.clone(), on.clone());
+    let bare = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "node-a"}});
+    let mut labelled = bare.clone();
+    labelled["metadata"]["labels"] = app.clone();
+    let waiting = json!({"metadata": {"name": "a"}, "spec": {}});
+    let (elsewhere, labels) = (Some("isn't on the node"), Some("metadata.labels"));
+    let own = |old: Value, new: Value| request(AGENT, Some("node-a"), old, new);
+    check_judged(
+        "agents-pods.mesh-agent.dev",
+        &[
+            ("its own node's", own(plain("node-a"), captured("node-a")), None),
+            ("its own node's, without labels", own(bare.clone(), bare.clone()), None),
+            ("another node's", own(plain("node-b"), captured("node-b")), elsewhere),
+            ("another node's, said to be its own's", own(plain("node-b"), captured("node-a")), elsewhere),
+            ("no node's", own(waiting.clone(), waiting), elsewhere),
+            (
+                "a token that names no node",
+                request(AGENT, None, plain("node-a"), captured("node-a")),
+                elsewhere,
+            ),
+            ("another label", own(plain("node-a"), pod("node-a", json!({"app": "b"}), on.clone())), labels),
+            ("a first label", own(bare.clone(), labelled.clone()), labels),
+            ("the last label gone", own(labelled, bare), labels),
+            ("kubelet's", request("kube-system:kubelet", None, plain("node-b"), plain("node-b")), None),
+            ("another release's", request("other:mesh-agent", None, plain("node-b"), plain("node-b")), None),
+        ],
+    );
+}
+
+#[test]
+fn an_agent_writes_events_of_its_own_only() {
+    let event = |by: &str, node: &str| json!({"reportingController": by, "reportingInstance": node});
+    let ours = |node: &str| event("mesh-agent.dev/agent", node);
+    let own = |old: Value, new: Value| request(AGENT, Some("node-a"), old, new);
+    let (as_other, elsewhere) = (Some("reportingController"), Some("reportingInstance"));
+    check_judged(
+        "agents-events.mesh-agent.dev",
+        &[
+            ("a new one", own(Value::Null, ours("node-a")), None),
+            ("counted once more", own(ours("node-a"), ours("node-a")), None),
+            ("as kubelet", own(Value::Null, event("kubelet", "node-a")), as_other),
+            ("as nobody", own(Value::Null, json!({"reportingInstance": "node-a"})), as_other),
+            ("kubelet's", own(event("kubelet", "node-a"), ours("node-a")), as_other),
+            ("as another node's", own(Value::Null, ours("node-b")), elsewhere),
+            ("another node's", own(ours("node-b"), ours("node-a")), elsewhere),
+            ("as no node's", own(Value::Null, ours("")), elsewhere),
+            ("a token that names no node", request(AGENT, None, Value::Null, ours("node-a")), elsewhere),
+            (
+                "kubelet's own",
+                request("kube-system:kubelet", None, Value::Null, event("kubelet", "node-b")),
+                None,
+            ),
+        ],
+    );
 }
 
 /// What `config validate` says of an object.

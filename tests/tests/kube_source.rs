@@ -110,6 +110,13 @@ fn routes(versions: &[&str]) -> Value {
     crd("gateway.networking.k8s.io", versions, "httproutes", "HTTPRoute")
 }
 
+/// As an API server that was never told of routes.
+fn forget_routes(cluster: &Cluster) {
+    let args =
+        ["delete", "customresourcedefinition", "httproutes.gateway.networking.k8s.io", "--ignore-not-found"];
+    cluster.kubectl(&args, "").unwrap();
+}
+
 #[test]
 fn objects_are_known_as_they_appear_change_and_vanish() {
     let (options, cluster) = (need_agent!(), need_kube!(shared));
@@ -166,7 +173,8 @@ fn no_pod_names_its_network_namespace() {
 
 #[test]
 fn a_crd_that_appears_later_is_read_and_one_that_vanishes_takes_its_objects_along() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
+    forget_routes(&cluster);
     let world = World::start("kube-crd", options, &cluster);
     let ns = "crds";
     cluster.namespace(ns, &json!({})).unwrap();
@@ -190,7 +198,8 @@ fn a_crd_that_appears_later_is_read_and_one_that_vanishes_takes_its_objects_alon
 
 #[test]
 fn a_version_that_is_served_no_more_gives_way_to_the_one_that_is() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
+    forget_routes(&cluster);
     let ns = "versions";
     cluster.namespace(ns, &json!({})).unwrap();
     let mut both = routes(&["v1", "v1beta1"]);
@@ -206,7 +215,7 @@ fn a_version_that_is_served_no_more_gives_way_to_the_one_that_is() {
 
 #[test]
 fn what_was_known_stays_while_the_api_server_is_away_and_is_brought_up_to_date_after() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
     let world = World::start("kube-away", options, &cluster);
     let ns = "away";
     cluster.namespace(ns, &json!({})).unwrap();
@@ -236,7 +245,7 @@ fn what_was_known_stays_while_the_api_server_is_away_and_is_brought_up_to_date_a
 
 #[test]
 fn where_watching_cannot_go_on_everything_is_read_again_as_a_difference() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
     let kubeconfig = cluster.dir().unwrap().join("gate.kubeconfig");
     let gate = cluster.kubeconfig_through_a_gate(&kubeconfig).unwrap();
     let options = options.source("kube").env("KUBECONFIG", kubeconfig.display().to_string());
@@ -343,7 +352,8 @@ fn an_invalid_object_leaves_its_last_valid_version_in_force() {
 
 #[test]
 fn an_agent_that_starts_again_goes_on_from_the_generation_it_had() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
+    forget_routes(&cluster);
     let mut world = World::start("kube-restart", options, &cluster);
     let ns = "restart";
     cluster.namespace(ns, &json!({})).unwrap();
@@ -365,7 +375,7 @@ fn an_agent_that_starts_again_goes_on_from_the_generation_it_had() {
 
 #[test]
 fn an_agent_without_an_api_server_waits_for_it() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(in_turn));
     let ns = "waits";
     cluster.namespace(ns, &json!({})).unwrap();
     cluster.apply(&[service(ns, "cart", 80)]).unwrap();
@@ -385,7 +395,7 @@ fn an_agent_without_an_api_server_waits_for_it() {
 /// Without its policies an agent would let through what they forbid.
 #[test]
 fn an_agent_that_may_not_read_everything_is_not_ready_and_says_what_it_lacks() {
-    let (options, cluster) = (need_agent!(), need_kube!(own));
+    let (options, cluster) = (need_agent!(), need_kube!(shared));
     let role = |resources: &[&str]| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "agent"},

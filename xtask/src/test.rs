@@ -1,6 +1,7 @@
 //! `cargo xtask test`: unit tests, then the suites on a real kernel, and one line that sums them up.
 
 mod count;
+mod suites;
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{build, setup, sh};
 use count::Count;
+use suites::Suites;
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -43,12 +45,23 @@ pub fn run(args: &Args) -> Result<()> {
     let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
     // The harness's helper programs run inside pods; a test looks for them beside the agent.
     build::packages(&["mesh-tests"], false)?;
-    let mut suites = sh::cargo();
-    suites.args(["test", "--package", "mesh-tests", "--no-fail-fast"]).env("MESH_AGENT_BIN", agent);
-    if required {
-        suites.env("MESH_TESTS_REQUIRE_KERNEL", "1");
-    }
-    passed &= cargo_test(&mut suites, args, &mut count)?;
+    sh::run(sh::cargo().args(["test", "--package", "mesh-tests", "--no-run"]))?;
+    let ready = |mut cargo: Command| {
+        cargo.env("MESH_AGENT_BIN", &agent);
+        if required {
+            cargo.env("MESH_TESTS_REQUIRE_KERNEL", "1");
+        }
+        cargo
+    };
+    let Suites { alone, beside } = Suites::find()?;
+    let mut first = ready(suites::cargo(&alone));
+    passed &= cargo_test(first.args(["--lib", "--bins"]), args, &mut count)?;
+    let rows = beside.iter().map(|row| {
+        let mut cargo = ready(suites::cargo(row));
+        harness(&mut cargo, args);
+        cargo
+    });
+    passed &= suites::beside(rows.collect(), &mut count)?;
     sum_up(&count, passed, required)
 }
 
@@ -61,11 +74,8 @@ fn unit_tests() -> Command {
 
 /// Runs cargo, shows its output as it comes and counts results. False when a test failed.
 fn cargo_test(cargo: &mut Command, args: &Args, count: &mut Count) -> Result<bool> {
-    if let Some(filter) = &args.filter {
-        cargo.arg(filter);
-    }
-    // With --show-output a skipped test's reason is seen; the rest of what passing tests print is left out below.
-    cargo.args(["--", "--show-output"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    harness(cargo, args);
+    cargo.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = cargo.spawn().context("could not start cargo")?;
     let stdout = child.stdout.take().context("cargo's output is piped")?;
     let mut filter = count::Filter::default();
@@ -76,6 +86,15 @@ fn cargo_test(cargo: &mut Command, args: &Args, count: &mut Count) -> Result<boo
         }
     }
     Ok(child.wait()?.success())
+}
+
+/// What cargo passes on to the tests.
+fn harness(cargo: &mut Command, args: &Args) {
+    if let Some(filter) = &args.filter {
+        cargo.arg(filter);
+    }
+    // With it a skipped test's reason is seen; the rest of what passing tests print is left out.
+    cargo.args(["--", "--show-output"]);
 }
 
 fn sum_up(count: &Count, passed: bool, required: bool) -> Result<()> {

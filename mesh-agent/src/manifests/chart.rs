@@ -39,6 +39,7 @@ pub const AGENT: Chart = chart!(
     "templates/rbac-controller.yaml",
     "templates/configmap.yaml",
     "templates/networkpolicy.yaml",
+    "templates/admission-agent.yaml",
     "templates/admission.yaml",
     "templates/controller.yaml",
     "templates/daemonset.yaml",

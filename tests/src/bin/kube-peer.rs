@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 const USAGE: &str = "usage: kube-peer serve PORT | get ADDRESS PATH [COUNT [MILLISECONDS]] | wait";
+/// To connect: where no mesh is, a service's address leads nowhere, and that is found out by waiting.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// To be answered once connected, on a busy machine.
+const ANSWER: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -88,7 +91,7 @@ fn get(address: SocketAddr, path: &str, count: u64, every: Duration) -> Result<(
 
 fn ask(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE).context("connecting")?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     // The path is said once more, in words that stand nowhere but in the request.
     let agent = format!("kube-peer{path}");
     let head =

@@ -13,6 +13,16 @@ pub struct Count {
     pub wanting: i64,
 }
 
+impl Count {
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.wanting += other.wanting;
+    }
+}
+
 /// What a test prints first when it can't run here.
 const SKIPPED: &str = "SKIPPED: ";
 

@@ -1,31 +1,13 @@
 //! Pods of a real Kubernetes into the mesh and out of it, while they run: by label, from their first packet on, through new
 //! sandboxes and new agents. A service's address leads somewhere only from a captured pod: no kube-proxy runs.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::cluster::{BY_AND_BY, Nodes, container, deployment, pod, service, text};
+use mesh_tests::cluster::{BY_AND_BY, NAMESPACE_GONE, Nodes, container, deployment, pod, service, text};
 use mesh_tests::kube_agent::KubeAgent;
 use mesh_tests::lab::eventually;
 use serde_json::{Value, json};
-
-/// Tests that restart an agent have it for themselves.
-static UNDISTURBED: RwLock<()> = RwLock::new(());
-
-fn share() -> RwLockReadGuard<'static, ()> {
-    UNDISTURBED.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-macro_rules! need_nodes {
-    () => {
-        match Nodes::shared() {
-            Some(nodes) => nodes,
-            None => return,
-        }
-    };
-}
 
 fn serve() -> [&'static str; 2] {
     ["serve", "8080"]
@@ -76,8 +58,7 @@ fn containers(pod: &Value) -> Vec<(String, i64)> {
 
 #[test]
 fn labels_enrol_and_let_go_of_running_pods_on_both_nodes() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let (servers, address) = with_server(&nodes, "labels", false, 2).unwrap();
     let on: BTreeSet<_> = servers.iter().map(|pod| pod["spec"]["nodeName"].as_str().unwrap()).collect();
     assert_eq!(on.len(), 2, "on both nodes");
@@ -112,8 +93,7 @@ fn labels_enrol_and_let_go_of_running_pods_on_both_nodes() {
 
 #[test]
 fn the_first_packet_of_a_new_pod_is_captured_in_its_init_container_too() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let (_, address) = with_server(&nodes, "first", true, 1).unwrap();
     let first = |n: usize, init: bool| {
         let once = ["get", address.as_str(), "/first"];
@@ -140,8 +120,7 @@ fn the_first_packet_of_a_new_pod_is_captured_in_its_init_container_too() {
 
 #[test]
 fn a_pod_on_the_node_s_network_is_refused_by_name() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     nodes.namespace("hostnet", true).unwrap();
     let object = pod("hostnet", "host", &["wait"], |spec| spec["hostNetwork"] = json!(true));
     nodes.apply(&[object]).unwrap();
@@ -184,8 +163,7 @@ fn written(agent: &KubeAgent, what: &str) -> f64 {
 
 #[test]
 fn a_captured_pod_says_so_and_a_new_agent_writes_nothing_again() {
-    let _alone = UNDISTURBED.write().unwrap_or_else(PoisonError::into_inner);
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(alone);
     let (servers, _) = with_server(&nodes, "told", true, 1).unwrap();
     let server = &servers[0];
     let before = wait_annotation(&nodes, server, Some("enabled"));
@@ -219,8 +197,7 @@ fn a_captured_pod_says_so_and_a_new_agent_writes_nothing_again() {
 
 #[test]
 fn a_pod_that_uses_the_agent_s_port_is_told_why_it_is_not_captured() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     nodes.namespace("taken", false).unwrap();
     nodes.apply(&[pod("taken", "taken", &["serve", "15006"], |_| {})]).unwrap();
     let taken = nodes.wait_ready("taken", "taken", 1).unwrap().remove(0);
@@ -251,8 +228,7 @@ fn kill_sandbox(pod: &Value) -> Result<()> {
 
 #[test]
 fn a_sandbox_made_anew_is_captured_anew() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let (servers, address) = with_server(&nodes, "sandbox", true, 1).unwrap();
     let server = &servers[0];
     nodes.wait_capture(server, "captured").unwrap();
@@ -278,18 +254,18 @@ fn a_sandbox_made_anew_is_captured_anew() {
 
 #[test]
 fn a_namespace_that_is_deleted_leaves_nothing_captured() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let (servers, _) = with_server(&nodes, "doomed", true, 2).unwrap();
     servers.iter().for_each(|pod| nodes.wait_capture(pod, "captured").unwrap());
-    nodes.kubectl(&["delete", "namespace", "doomed"], "").unwrap();
+    nodes.kubectl(&["delete", "namespace", "doomed", "--wait=false"], "").unwrap();
     for agent in &nodes.agents {
-        eventually(BY_AND_BY, || {
+        eventually(NAMESPACE_GONE, || {
             let known = agent.cli(&["get", "pods", "-o", "name"])?.success()?.stdout;
             ensure!(!known.contains("doomed/"), "{known}");
+            let log = agent.log();
+            ensure!(log.lines().any(|line| line.contains("left") && line.contains("doomed/")), "{log}");
             Ok(())
         })
         .unwrap();
-        assert!(agent.log().contains("left"), "{}", agent.log());
     }
 }

@@ -1,9 +1,7 @@
 //! Traffic between the pods of two real nodes: services without kube-proxy, splits, mutual TLS, denials, probes, rollouts; and
 //! what goes on while kubelet or the API server doesn't.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,26 +10,6 @@ use mesh_tests::kube::crd;
 use mesh_tests::lab::{Wire, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-/// Tests that stop a part of the cluster have it for themselves.
-static UNDISTURBED: RwLock<()> = RwLock::new(());
-
-fn share() -> RwLockReadGuard<'static, ()> {
-    UNDISTURBED.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn disturb() -> RwLockWriteGuard<'static, ()> {
-    UNDISTURBED.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-macro_rules! need_nodes {
-    () => {
-        match Nodes::shared() {
-            Some(nodes) => nodes,
-            None => return,
-        }
-    };
-}
 
 /// An enrolled namespace with a client on the first node and servers.
 struct Scene<'n> {
@@ -103,8 +81,7 @@ fn answered_by(answer: &str) -> &str {
 
 #[test]
 fn a_service_s_address_leads_to_pods_of_both_nodes() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "both");
     let (servers, address) = scene.serve("server", 2, spread("server"));
     let all: BTreeSet<_> = servers.iter().map(|pod| text(pod, "name").to_owned()).collect();
@@ -123,8 +100,7 @@ fn a_service_s_address_leads_to_pods_of_both_nodes() {
 
 #[test]
 fn a_route_splits_between_versions() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "split");
     let (_, address) = scene.serve("front", 1, |_| {});
     let versions = ["one", "two"].map(|name| text(&scene.serve(name, 1, |_| {}).0[0], "name").to_owned());
@@ -155,8 +131,7 @@ fn a_route_splits_between_versions() {
 
 #[test]
 fn between_nodes_nothing_is_said_in_clear_text() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "secret");
     let (_, far) = scene.serve("far", 1, |spec| spec["nodeSelector"] = on(&nodes.names()[1]));
     let (_, near) = scene.serve("near", 1, |spec| spec["nodeSelector"] = on(&nodes.names()[0]));
@@ -173,8 +148,7 @@ fn between_nodes_nothing_is_said_in_clear_text() {
 
 #[test]
 fn a_denied_call_never_reaches_its_server_and_probes_pass_under_strict() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "strict");
     let crds = [
         crd("security.istio.io", &["v1"], "peerauthentications", "PeerAuthentication"),
@@ -228,8 +202,7 @@ fn a_denied_call_never_reaches_its_server_and_probes_pass_under_strict() {
 
 #[test]
 fn a_deployment_of_none_refuses_at_once_and_serves_again_when_scaled_up() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "scaled");
     let (_, address) = scene.serve("server", 1, |_| {});
     let scale = |to: &str| nodes.kubectl(&["scale", "deployment", "server", "-n", "scaled", to], "").unwrap();
@@ -246,8 +219,7 @@ fn a_deployment_of_none_refuses_at_once_and_serves_again_when_scaled_up() {
 
 #[test]
 fn a_rolling_update_under_load_fails_no_request() {
-    let _shared = share();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "rolling");
     let (_, address) = scene.serve("server", 2, |spec| {
         spread("server")(spec);
@@ -267,8 +239,7 @@ fn a_rolling_update_under_load_fails_no_request() {
 
 #[test]
 fn while_a_node_s_kubelet_is_stopped_its_pods_serve_and_labels_hold() {
-    let _alone = disturb();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(alone);
     let scene = Scene::new(&nodes, "kubelet");
     let far = &nodes.names()[1];
     let (servers, address) = scene.serve("server", 1, |spec| spec["nodeSelector"] = on(far));
@@ -289,8 +260,7 @@ fn while_a_node_s_kubelet_is_stopped_its_pods_serve_and_labels_hold() {
 
 #[test]
 fn while_the_api_server_is_stopped_traffic_goes_on_and_changes_follow_afterwards() {
-    let _alone = disturb();
-    let nodes = need_nodes!();
+    let nodes = need_nodes!(alone);
     let scene = Scene::new(&nodes, "api");
     let (_, address) = scene.serve("server", 2, spread("server"));
     // kubectl exec goes by the API server, which is to be away: a pod of its own asks.
