@@ -115,8 +115,8 @@ impl Stage {
     fn new(cluster: Arc<Cluster>) -> Result<Self> {
         let scratch = tempfile::tempdir()?;
         let gateway = "gateway.networking.k8s.io";
-        let istio = |plural: &str, kind: &str| crd("security.istio.io", &["v1"], plural, kind);
-        let network = |plural: &str, kind: &str| crd("networking.istio.io", &["v1"], plural, kind);
+        let istio = |plural: &str, kind: &str| with_status("security.istio.io", &["v1"], plural, kind);
+        let network = |plural: &str, kind: &str| with_status("networking.istio.io", &["v1"], plural, kind);
         let objects = [
             with_status(gateway, &["v1"], "httproutes", "HTTPRoute"),
             with_status(gateway, &["v1"], "grpcroutes", "GRPCRoute"),

@@ -7,6 +7,7 @@
 pub mod charts;
 pub mod cluster;
 pub mod controllers;
+pub mod corpus;
 pub mod daemons;
 pub mod dns;
 pub mod filter;
@@ -56,6 +57,7 @@ pub fn agent_options() -> Option<AgentOptions> {
         println!("SKIPPED: {why}");
         return None;
     }
+    corpus::observe();
     Some(AgentOptions::built().expect("the agent's binary"))
 }
 

@@ -171,10 +171,13 @@ fn ours(object: &Value) -> Vec<String> {
     let lists = ["parents", "ancestors"].iter().filter_map(|list| object["status"][*list].as_array());
     let ours = lists.flatten().filter(|entry| entry["controllerName"] == "mesh-agent.dev/controller");
     let conditions = ours.flat_map(|entry| entry["conditions"].as_array().unwrap());
+    let whole = object["status"]["conditions"].as_array().into_iter().flatten();
     conditions
+        .chain(whole.filter(|condition| condition["type"] == "mesh-agent.dev/Accepted"))
         .map(|it| {
             let text = |field: &str| it[field].as_str().unwrap().to_owned();
-            format!("{}={}:{}@{}", text("type"), text("status"), text("reason"), it["observedGeneration"])
+            let name = text("type").replace("mesh-agent.dev/", "");
+            format!("{name}={}:{}@{}", text("status"), text("reason"), it["observedGeneration"])
         })
         .collect()
 }
@@ -246,6 +249,89 @@ fn a_status_is_written_once_however_much_else_changes() {
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     assert_eq!(version(&before), version(&stage.get("httproutes", "shop", "once").unwrap()));
     assert_eq!(version(&policy_before), version(&stage.get("trafficpolicies", "shop", "once").unwrap()));
+}
+
+fn istio(version: &str, kind: &str, name: &str, spec: &Value) -> Value {
+    let metadata = json!({"name": name, "namespace": "shop"});
+    json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+#[test]
+fn istios_objects_get_one_condition_beside_those_of_others() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let cluster = &stage.cluster;
+    let policy = |action: &str| {
+        istio("security.istio.io/v1", "AuthorizationPolicy", "judged", &json!({"action": action, "rules": [{}]}))
+    };
+    cluster.apply(&[policy("DENY")]).unwrap();
+    says(stage, "authorizationpolicies", "judged", &["Accepted=True:Accepted@1"]);
+    // As istiod writes it, before ours.
+    let other = json!({"type": "WaypointAccepted", "status": "True", "reason": "Accepted", "x": "kept"});
+    let path = "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/judged";
+    eventually(PATIENCE, || {
+        let mut object: Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", path], "")?)?;
+        object["status"]["conditions"].as_array_mut().context("no conditions")?.insert(0, other.clone());
+        object["status"]["validationMessages"] = json!([{"level": "INFO"}]);
+        let args = ["replace", "--raw", &format!("{path}/status"), "-f", "-"];
+        cluster.kubectl(&args, &object.to_string()).map(drop)
+    })
+    .unwrap();
+    cluster.apply(&[policy("PERHAPS")]).unwrap();
+    says(stage, "authorizationpolicies", "judged", &["Accepted=False:Invalid@2"]);
+    let found = stage.get("authorizationpolicies", "shop", "judged").unwrap();
+    let conditions = found["status"]["conditions"].as_array().unwrap();
+    assert_eq!((conditions.len(), &conditions[0]), (2, &other));
+    assert_eq!(found["status"]["validationMessages"], json!([{"level": "INFO"}]));
+    let message = conditions[1]["message"].as_str().unwrap();
+    assert!(message.contains("spec.action") && message.contains("last valid version stays"), "{message}");
+    // A leader that knows nothing of what was written looks at it and writes nothing.
+    let leader = eventually(TAKEOVER, || stage.leader()).unwrap();
+    stage.controllers().remove(leader).end(true).unwrap();
+    eventually(TAKEOVER, || stage.leader()).unwrap();
+    let rule = json!({"host": "later.shop.svc.cluster.local", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}});
+    let later = istio("networking.istio.io/v1", "DestinationRule", "later", &rule);
+    cluster.apply(&[service("shop", "later", 80), later]).unwrap();
+    says(stage, "destinationrules", "later", &["Accepted=True:Accepted@1"]);
+    let after = stage.get("authorizationpolicies", "shop", "judged").unwrap();
+    assert_eq!(after["metadata"]["resourceVersion"], found["metadata"]["resourceVersion"]);
+}
+
+/// Has a CRD with or without a status that is written apart.
+fn set_status(stage: &Stage, crd: &str, has: bool) {
+    let value = if has { r#"{"status": {}}"# } else { "null" };
+    let patch = format!(r#"[{{"op": "add", "path": "/spec/versions/0/subresources", "value": {value}}}]"#);
+    stage.cluster.kubectl(&["patch", "crd", crd, "--type=json", "-p", &patch], "").unwrap();
+}
+
+#[test]
+fn a_crd_without_a_status_is_left_alone() {
+    let turn = need_stage!();
+    let stage = &*turn.stage;
+    let crd = "serviceentries.networking.istio.io";
+    set_status(stage, crd, false);
+    // What a controller knows of a resource it keeps: new ones.
+    stage.controllers().clear();
+    stage.restore().unwrap();
+    let spec = json!({"hosts": ["plain.example.com"], "ports": [{"number": 80, "name": "http"}], "resolution": "DNS"});
+    stage.cluster.apply(&[istio("networking.istio.io/v1", "ServiceEntry", "plain", &spec)]).unwrap();
+    let seen = eventually(TAKEOVER, || {
+        let leader = stage.leader()?;
+        let controllers = stage.controllers();
+        let metric = |outcome: &str| {
+            let name = "mesh_agent_controller_status_writes_total";
+            controllers[leader].metric(&format!(r#"{name}{{outcome="{outcome}"}}"#))
+        };
+        ensure!(metric("no_status")? > 0.0, "not looked at yet");
+        metric("failed")
+    });
+    let object = stage.get("serviceentries", "shop", "plain").unwrap();
+    set_status(stage, crd, true);
+    assert_eq!(seen.unwrap(), 0.0);
+    assert_eq!(object["status"], Value::Null);
+    stage.controllers().clear();
+    stage.restore().unwrap();
+    says(stage, "serviceentries", "plain", &["Accepted=True:Accepted@1"]);
 }
 
 /// Writes the status of another controller into a route, from what is there, as often as it takes.
@@ -410,11 +496,26 @@ fn every_right_is_used_and_every_request_has_its_right() {
         other("v1alpha2", "TCPRoute"),
         policy("rights", "rights", "1s"),
         retries,
+        istio("security.istio.io/v1", "AuthorizationPolicy", "rights", &json!({"action": "AUDIT"})),
+        istio("security.istio.io/v1", "PeerAuthentication", "rights", &json!({"mtls": {"mode": "PERMISSIVE"}})),
+        istio("security.istio.io/v1", "RequestAuthentication", "rights", &json!({"jwtRules": []})),
+        istio("networking.istio.io/v1", "DestinationRule", "rights", &json!({"host": "rights"})),
+        istio("networking.istio.io/v1", "ServiceEntry", "rights", &json!({"hosts": ["rights.example.com"]})),
     ];
     stage.cluster.apply(&objects).unwrap();
-    for resource in
-        ["httproutes", "grpcroutes", "tlsroutes", "tcproutes", "trafficpolicies", "xbackendtrafficpolicies"]
-    {
+    for resource in [
+        "httproutes",
+        "grpcroutes",
+        "tlsroutes",
+        "tcproutes",
+        "trafficpolicies",
+        "xbackendtrafficpolicies",
+        "authorizationpolicies",
+        "peerauthentications",
+        "requestauthentications",
+        "destinationrules",
+        "serviceentries",
+    ] {
         eventually(SOON, || {
             let object = stage.get(resource, "shop", "rights")?;
             ensure!(!ours(&object).is_empty(), "{resource} has no status yet");
@@ -452,46 +553,4 @@ fn every_right_is_used_and_every_request_has_its_right() {
     }
     let log = asked.len();
     assert!(log > 20, "{log} requests");
-}
-
-#[test]
-fn the_status_is_what_the_agent_says() {
-    let turn = need_stage!();
-    let stage = &*turn.stage;
-    stage
-        .cluster
-        .apply(&[
-            service("shop", "same", 80),
-            route("same", "same", &["same", "gone"]),
-            route("lost", "nobody", &["same"]),
-        ])
-        .unwrap();
-    for name in ["same", "lost"] {
-        let said = eventually(SOON, || {
-            let object = stage.get("httproutes", "shop", name)?;
-            ensure!(!ours(&object).is_empty(), "no status yet");
-            Ok(object)
-        })
-        .unwrap();
-        // The same objects from a directory, as `analyze` reads them.
-        let dir = tempfile::tempdir().unwrap();
-        let all = [service_as_known(stage, "same"), stage.get("httproutes", "shop", name).unwrap()];
-        let text = all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
-        std::fs::write(dir.path().join("a.yaml"), text).unwrap();
-        let mut command = std::process::Command::new(mesh_tests::agent_binary().unwrap());
-        let output = command.args(["analyze", "-o", "json"]).arg(dir.path()).output().unwrap();
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-        let messages: BTreeSet<&str> =
-            findings.iter().map(|finding| finding["message"].as_str().unwrap()).collect();
-        let conditions = said["status"]["parents"][0]["conditions"].as_array().unwrap();
-        let bad: Vec<&Value> = conditions.iter().filter(|it| it["status"] == "False").collect();
-        assert!(!bad.is_empty(), "{name} has something wrong");
-        for condition in bad {
-            assert!(messages.contains(condition["message"].as_str().unwrap()), "{condition}: {messages:?}");
-        }
-    }
-}
-
-fn service_as_known(stage: &Stage, name: &str) -> Value {
-    stage.get("services", "shop", name).context("the service").unwrap()
 }

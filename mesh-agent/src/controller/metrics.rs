@@ -38,7 +38,7 @@ const STATUS_WRITES: Row = (
     "mesh_agent_controller_status_writes_total",
     "IntCounterVec",
     &["outcome"],
-    "Objects whose status was looked at, by what came of it: written, unchanged, gone, conflict or failed.",
+    "Objects whose status was looked at, by what came of it: written, unchanged, gone, no_status (its CRD has none), conflict or failed.",
 );
 const BUNDLE_WRITES: Row = (
     "mesh_agent_controller_trust_bundle_writes_total",

@@ -254,7 +254,8 @@ impl ControllerSettings {
 
     /// Pods of every node.
     pub fn build_options(&self) -> BuildOptions {
-        BuildOptions { netns_annotation: matches!(self.source, Source::Dir(_)), ..BuildOptions::default() }
+        let netns_annotation = matches!(self.source, Source::Dir(_));
+        BuildOptions { netns_annotation, serves: false, ..BuildOptions::default() }
     }
 }
 

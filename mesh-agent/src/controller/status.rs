@@ -28,6 +28,8 @@ use crate::source::{Coverage, Published};
 
 /// Who we are in other controllers' eyes.
 pub const CONTROLLER: &str = "mesh-agent.dev/controller";
+/// Our condition of Istio's objects. Conditions of a status are one list for all who write them, so it has our name.
+pub const ACCEPTED: &str = "mesh-agent.dev/Accepted";
 /// Changes that come together are written together.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often everything is looked at again: somebody may have changed what we wrote.
@@ -59,6 +61,8 @@ enum Outcome {
     Unchanged,
     /// The object is gone.
     Gone,
+    /// Its CRD has no status that could be written.
+    NoStatus,
     /// Somebody else leads.
     NotLeading,
 }
@@ -148,7 +152,7 @@ impl Writer {
     }
 
     async fn write(&mut self, key: &ObjectKey, wanted: &Wanted) -> Result<Outcome, WriteError> {
-        let resource = self.resource(key.kind).await?;
+        let Some(resource) = self.resource(key.kind).await? else { return Ok(Outcome::NoStatus) };
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &key.name.namespace, &resource);
         for _ in 0..TRIES {
@@ -180,10 +184,10 @@ impl Writer {
         Err(WriteError::Conflict)
     }
 
-    /// The version that the API server serves of a kind.
-    async fn resource(&mut self, kind: Kind) -> Result<ApiResource, WriteError> {
+    /// The version that the API server serves of a kind; none where that has no status of its own.
+    async fn resource(&mut self, kind: Kind) -> Result<Option<ApiResource>, WriteError> {
         if let Some(resource) = self.resources.get(&kind) {
-            return Ok(resource.clone());
+            return Ok(Some(resource.clone()));
         }
         let group = conditions::group(kind);
         let found = match bounded(discovery::group(&self.client, group)).await {
@@ -192,9 +196,12 @@ impl Writer {
                 group?.resources_by_stability().into_iter().find(|(resource, _)| resource.kind == kind.name())
             }
         };
-        let (resource, _) = found.ok_or(WriteError::NoResource(kind.name()))?;
+        let (resource, capabilities) = found.ok_or(WriteError::NoResource(kind.name()))?;
+        if !capabilities.subresources.iter().any(|(part, _)| part.plural == "status") {
+            return Ok(None);
+        }
         self.resources.insert(kind, resource.clone());
-        Ok(resource)
+        Ok(Some(resource))
     }
 }
 
@@ -228,6 +235,7 @@ impl Outcome {
             Self::Written => "written",
             Self::Unchanged => "unchanged",
             Self::Gone => "gone",
+            Self::NoStatus => "no_status",
             Self::NotLeading => "not_leading",
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -14,12 +15,22 @@ use super::pod::Pod;
 #[derive(Clone, Debug)]
 pub struct Object(pub Value);
 
+/// Told a file's name and text.
+pub type Observer = fn(&str, &str);
+
+static OBSERVER: OnceLock<Observer> = OnceLock::new();
+
 /// A directory of YAML files that agents watch.
 pub struct MeshDir {
     path: PathBuf,
 }
 
 impl MeshDir {
+    /// Has `observer` told, before agents are, of every file that this process writes to any of them. The first one stays.
+    pub fn observe(observer: Observer) {
+        let _ = OBSERVER.set(observer);
+    }
+
     pub(super) fn create(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Self { path })
@@ -43,6 +54,9 @@ impl MeshDir {
     /// Writes one file with this text, atomically.
     pub fn write_text(&self, file: &str, text: &str) -> Result<()> {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        if let Some(observer) = OBSERVER.get() {
+            observer(file, text);
+        }
         let path = self.path.join(file);
         // The dot and the ending keep the source from reading it before it is whole; the number, two
         // threads that write the same file from taking each other's.

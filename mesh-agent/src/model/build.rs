@@ -70,6 +70,8 @@ pub struct BuildOptions {
     pub authorization: authz::Options,
     /// Names of the providers that CUSTOM policies may ask; None where they aren't known.
     pub providers: Option<Vec<String>>,
+    /// Connections go by what is built: its names are resolved, its keys fetched, its files loaded. Else objects are judged alone.
+    pub serves: bool,
 }
 
 impl Default for BuildOptions {
@@ -83,6 +85,7 @@ impl Default for BuildOptions {
             resolv_conf: "/etc/resolv.conf".into(),
             authorization: authz::Options::default(),
             providers: None,
+            serves: true,
         }
     }
 }
@@ -136,6 +139,8 @@ struct Dirty {
     secured: BTreeSet<ObjectName>,
     /// Policies themselves, for people.
     policies: BTreeSet<ObjectKey>,
+    /// ServiceEntries themselves.
+    entries: BTreeSet<ObjectKey>,
     /// AuthorizationPolicies.
     authorization: DirtyAuthorization,
     /// RequestAuthentications.
@@ -213,6 +218,9 @@ impl Builder {
         changed |= self.build_authentication(dirty.authentication, others, &mut next);
         for key in dirty.policies {
             changed |= self.build_policy(&key, &mut next);
+        }
+        for key in dirty.entries {
+            changed |= self.count_entry(&key, &mut next);
         }
         if changed {
             next.generation += 1;
@@ -324,7 +332,10 @@ impl Builder {
             Kind::ReferenceGrant => self.touch_grant(&key.name.namespace, &mut dirty.routes),
             Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
             Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
-            Kind::ServiceEntry => self.touch_entry(key, object.as_deref(), dirty),
+            Kind::ServiceEntry => {
+                self.touch_entry(key, object.as_deref(), dirty);
+                dirty.entries.insert(key.clone());
+            }
             Kind::AuthorizationPolicy => self.touch_authorization(key, object.as_deref(), dirty),
             Kind::RequestAuthentication => self.touch_authentication(key, object.as_deref(), dirty),
             Kind::PeerAuthentication => self.touch_peers(key, dirty),

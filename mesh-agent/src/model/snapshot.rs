@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub route_status: HashTrieMapSync<ObjectKey, Arc<RouteStatus>>,
     /// Policies as objects, for people: what each is for and what it gives. What holds stands where it holds.
     pub policies: HashTrieMapSync<ObjectKey, Arc<PolicyObject>>,
+    /// ServiceEntries, with their generation: 0 where nothing gave one.
+    pub entries: HashTrieMapSync<ObjectKey, i64>,
     /// TrafficPolicies by the service port that they hold for.
     pub traffic: HashTrieMapSync<(ObjectName, u16), Arc<TrafficPolicy>>,
     /// Who may call what.

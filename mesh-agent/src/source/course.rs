@@ -34,6 +34,7 @@ pub struct Course {
     publisher: Publisher,
     names: Names,
     keys: Keeper,
+    serves: bool,
     told: Arc<dyn Fn(Answer) + Send + Sync>,
 }
 
@@ -50,7 +51,8 @@ impl Course {
         let names = Names::new(builder.options().resolv_conf.clone(), published.names.clone());
         let domain = builder.options().cluster_domain.clone();
         let keys = Keeper::new(published.snapshot.clone(), domain, published.jwks.clone());
-        Self { publisher: Publisher::new(builder, published), names, keys, told: Arc::new(named) }
+        let serves = builder.options().serves;
+        Self { publisher: Publisher::new(builder, published), names, keys, serves, told: Arc::new(named) }
     }
 
     /// Puts in force what the source says.
@@ -93,6 +95,9 @@ impl Course {
     }
 
     fn follow_names(&mut self) {
+        if !self.serves {
+            return;
+        }
         let told = self.told.clone();
         if let Err(error) = self.names.follow(self.publisher.wanted_names(), move |answer| told(answer)) {
             tracing::warn!(%error, "names of ServiceEntries can't be resolved, trying again");

@@ -107,7 +107,9 @@ impl Publisher {
         }
         let mut snapshot = self.builder.apply(&step.changes);
         // Before anybody sees the snapshot, and again with every look, so that files that change are noticed.
-        self.builder.originations().refresh();
+        if self.builder.options().serves {
+            self.builder.originations().refresh();
+        }
         if step.draft.is_some() && snapshot.generation == before {
             snapshot = self.builder.advance();
         }

@@ -1,14 +1,15 @@
 //! What the status of each route and policy should say, from the snapshot and its warnings. Pure.
 //!
 //! Conditions and reasons are the Gateway API's: RouteParentStatus of routes, PolicyStatus (GEP-713) of policies with their
-//! targets as ancestors.
+//! targets as ancestors. Objects of Istio's kinds get one condition of a type of our own. What `analyze` says of an object, but
+//! notes, is in its conditions' messages.
 
 use std::collections::BTreeMap;
 
 use crate::admin::{PolicyState, policy_outcome};
 use crate::model::{
-    Condition, ObjectName, ParentStatus, PolicyObject, PolicyTarget, RouteStatus, Snapshot, Warning,
-    WarningCode,
+    Condition, ObjectName, ParentStatus, PolicyObject, PolicyTarget, RouteStatus, Severity, Snapshot,
+    Warning, WarningCode,
 };
 use crate::objects::{Kind, ObjectKey};
 
@@ -28,6 +29,13 @@ pub enum Wanted {
     Invalid {
         /// Why.
         message: String,
+    },
+    /// Of Istio's kinds: the object as a whole.
+    Whole {
+        /// Of the object that was looked at; none for its newest version.
+        generation: Option<i64>,
+        /// Whether it is in force.
+        accepted: Condition,
     },
 }
 
@@ -55,40 +63,116 @@ pub struct Reference {
     pub section: Option<String>,
 }
 
-/// Kinds whose status is ours to write.
-pub const fn has_status(kind: Kind) -> bool {
-    is_route(kind) || matches!(kind, Kind::TrafficPolicy | Kind::BackendTrafficPolicy)
-}
+/// Every kind with a status of ours, and its API group.
+const KINDS: [(Kind, &str); 11] = [
+    (Kind::HttpRoute, GATEWAY),
+    (Kind::GrpcRoute, GATEWAY),
+    (Kind::TlsRoute, GATEWAY),
+    (Kind::TcpRoute, GATEWAY),
+    (Kind::TrafficPolicy, "mesh-agent.dev"),
+    (Kind::BackendTrafficPolicy, "gateway.networking.x-k8s.io"),
+    (Kind::AuthorizationPolicy, "security.istio.io"),
+    (Kind::PeerAuthentication, "security.istio.io"),
+    (Kind::RequestAuthentication, "security.istio.io"),
+    (Kind::DestinationRule, "networking.istio.io"),
+    (Kind::ServiceEntry, "networking.istio.io"),
+];
 
-/// Kinds with parents; others have targets.
+/// Kinds with parents.
 pub const fn is_route(kind: Kind) -> bool {
     matches!(kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute)
 }
 
+/// Kinds whose status has conditions of its own, as Istio's do; others have parents or targets, each with conditions.
+pub const fn is_whole(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
+            | Kind::DestinationRule
+            | Kind::ServiceEntry
+    )
+}
+
 /// API group of a kind that has a status.
-pub const fn group(kind: Kind) -> &'static str {
-    match kind {
-        Kind::TrafficPolicy => "mesh-agent.dev",
-        Kind::BackendTrafficPolicy => "gateway.networking.x-k8s.io",
-        _ => GATEWAY,
-    }
+pub fn group(kind: Kind) -> &'static str {
+    KINDS.iter().find(|(known, _)| *known == kind).map_or(GATEWAY, |(_, group)| group)
 }
 
 /// Every object with a status, and what that should say.
 pub fn all(snapshot: &Snapshot, warnings: &[Warning]) -> BTreeMap<ObjectKey, Wanted> {
-    let routes = snapshot.route_status.iter().map(|(key, status)| (key.clone(), route(status)));
-    let policies = snapshot.policies.iter().filter(|(key, _)| has_status(key.kind));
-    let policies = policies.map(|(key, object)| (key.clone(), policy(snapshot, object)));
-    let mut all: BTreeMap<ObjectKey, Wanted> = routes.chain(policies).collect();
-    for (key, warning) in refused(warnings) {
-        let serves = if all.contains_key(&key) { "; its last valid version stays in force" } else { "" };
-        let message = format!("{} {}: {}{serves}", warning.code, warning.field, warning.message);
-        all.insert(key, Wanted::Invalid { message });
+    let found = findings(warnings);
+    let of = |key: &ObjectKey| found.get(key).map(Vec::as_slice).unwrap_or_default();
+    let mut all = BTreeMap::new();
+    for (key, status) in snapshot.route_status.iter() {
+        all.insert(key.clone(), route(status, of(key)));
+    }
+    for (key, object) in snapshot.policies.iter() {
+        let wanted = match is_whole(key.kind) {
+            true => whole(object.generation, of(key)),
+            false => policy(snapshot, object, of(key)),
+        };
+        all.insert(key.clone(), wanted);
+    }
+    for (key, generation) in snapshot.entries.iter() {
+        all.insert(key.clone(), whole(*generation, of(key)));
+    }
+    for (key, findings) in &found {
+        if !findings.iter().any(|warning| refuses(warning)) {
+            continue;
+        }
+        let serves = if all.contains_key(key) { "; its last valid version stays in force" } else { "" };
+        let message = format!("{}{serves}", texts(findings));
+        let wanted = match is_whole(key.kind) {
+            true => Wanted::Whole { generation: None, accepted: Condition::bad("Invalid", message) },
+            false => Wanted::Invalid { message },
+        };
+        all.insert(key.clone(), wanted);
     }
     all
 }
 
-fn route(status: &RouteStatus) -> Wanted {
+/// An object of Istio's kinds: what is wrong with it, and by what in the first place.
+fn whole(generation: i64, findings: &[&Warning]) -> Wanted {
+    let message = texts(findings);
+    let error = findings.iter().find(|warning| warning.severity() == Severity::Error);
+    let accepted = match error {
+        Some(error) => {
+            let code = WarningCode::find(&error.code);
+            Condition::bad(&code.map_or_else(|| "Invalid".to_owned(), |code| format!("{code:?}")), message)
+        }
+        None => Condition { status: true, reason: "Accepted".to_owned(), message },
+    };
+    Wanted::Whole { generation: Some(generation), accepted }
+}
+
+fn texts(findings: &[&Warning]) -> String {
+    findings.iter().map(|warning| text(warning)).collect::<Vec<_>>().join("; ")
+}
+
+fn text(warning: &Warning) -> String {
+    let Warning { code, field, message, .. } = warning;
+    if field.is_empty() { format!("{code}: {message}") } else { format!("{code} {field}: {message}") }
+}
+
+/// Tells what no condition tells yet.
+fn remark(entries: &mut [Entry], findings: &[&Warning]) {
+    for warning in findings {
+        let mut conditions = entries.iter().flat_map(|entry| &entry.conditions);
+        if conditions.any(|(_, condition)| condition.message.contains(&warning.message)) {
+            continue;
+        }
+        for (kind, condition) in entries.iter_mut().flat_map(|entry| &mut entry.conditions) {
+            if *kind == "Accepted" {
+                let apart = if condition.message.is_empty() { "" } else { "; " };
+                condition.message = format!("{}{apart}{}", condition.message, text(warning));
+            }
+        }
+    }
+}
+
+fn route(status: &RouteStatus, findings: &[&Warning]) -> Wanted {
     let entry = |parent: &ParentStatus| {
         let partly = parent.partially_invalid.clone().map(|condition| ("PartiallyInvalid", condition));
         let known = [("Accepted", parent.accepted.clone()), ("ResolvedRefs", parent.resolved_refs.clone())];
@@ -103,10 +187,12 @@ fn route(status: &RouteStatus) -> Wanted {
             conditions: known.into_iter().chain(partly).collect(),
         }
     };
-    Wanted::Known { generation: status.generation, entries: status.parents.iter().map(entry).collect() }
+    let mut entries: Vec<Entry> = status.parents.iter().map(entry).collect();
+    remark(&mut entries, findings);
+    Wanted::Known { generation: status.generation, entries }
 }
 
-fn policy(snapshot: &Snapshot, policy: &PolicyObject) -> Wanted {
+fn policy(snapshot: &Snapshot, policy: &PolicyObject, findings: &[&Warning]) -> Wanted {
     let entry = |target: &PolicyTarget| {
         let PolicyTarget::Object { kind, name, section } = target else { return None };
         let reference = Reference {
@@ -118,7 +204,8 @@ fn policy(snapshot: &Snapshot, policy: &PolicyObject) -> Wanted {
         };
         Some(Entry { reference, conditions: vec![("Accepted", accepted(snapshot, policy, target))] })
     };
-    let entries = policy.targets.iter().filter_map(entry).collect();
+    let mut entries: Vec<Entry> = policy.targets.iter().filter_map(entry).collect();
+    remark(&mut entries, findings);
     Wanted::Known { generation: policy.generation, entries }
 }
 
@@ -139,30 +226,27 @@ fn accepted(snapshot: &Snapshot, policy: &PolicyObject, target: &PolicyTarget) -
     }
 }
 
-/// Objects whose newest version was refused; the first reason of each.
-fn refused(warnings: &[Warning]) -> BTreeMap<ObjectKey, &Warning> {
-    let mut refused = BTreeMap::new();
-    for warning in warnings {
-        let keeps = WarningCode::find(&warning.code).is_some_and(WarningCode::keeps_last_valid);
-        if let Some(key) = key(&warning.object).filter(|_| keeps) {
-            refused.entry(key).or_insert(warning);
+/// What is wrong with each object, but notes; the worst comes first.
+fn findings(warnings: &[Warning]) -> BTreeMap<ObjectKey, Vec<&Warning>> {
+    let mut found: BTreeMap<ObjectKey, Vec<&Warning>> = BTreeMap::new();
+    for warning in warnings.iter().filter(|warning| warning.severity() <= Severity::Warning) {
+        if let Some(key) = key(&warning.object) {
+            found.entry(key).or_default().push(warning);
         }
     }
-    refused
+    found.values_mut().for_each(|all| all.sort_by_key(|warning| warning.severity()));
+    found
+}
+
+/// True if the newest version of the object isn't in force for it.
+fn refuses(warning: &Warning) -> bool {
+    WarningCode::find(&warning.code).is_some_and(WarningCode::keeps_last_valid)
 }
 
 /// Of `KIND NAMESPACE/NAME`, as warnings name objects.
 fn key(object: &str) -> Option<ObjectKey> {
-    const KINDS: [Kind; 6] = [
-        Kind::HttpRoute,
-        Kind::GrpcRoute,
-        Kind::TlsRoute,
-        Kind::TcpRoute,
-        Kind::TrafficPolicy,
-        Kind::BackendTrafficPolicy,
-    ];
     let (kind, name) = object.split_once(' ')?;
     let (namespace, name) = name.split_once('/')?;
-    let kind = KINDS.into_iter().find(|known| known.name() == kind)?;
+    let (kind, _) = KINDS.into_iter().find(|(known, _)| known.name() == kind)?;
     Some(ObjectKey { kind, name: ObjectName::new(namespace, name) })
 }

@@ -3,7 +3,7 @@
 use ::kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
-use super::CONTROLLER;
+use super::{ACCEPTED, CONTROLLER};
 use super::conditions::{Entry, Reference, Wanted, is_route};
 use crate::model::{Condition, ObjectName};
 use crate::objects::ObjectKey;
@@ -27,14 +27,16 @@ const POLICY: Fields =
 
 /// The status to write; none if it is as it should be. `now` is RFC 3339.
 pub fn status(key: &ObjectKey, object: &DynamicObject, wanted: &Wanted, now: &str) -> Option<Value> {
+    let newest = object.metadata.generation.unwrap_or_default();
+    if let Wanted::Whole { generation, accepted } = wanted {
+        return whole(object, accepted, generation.unwrap_or(newest), now);
+    }
     let fields = if is_route(key.kind) { &ROUTE } else { &POLICY };
     let in_spec = references(object, fields, &key.name.namespace);
     let (generation, entries) = match wanted {
         Wanted::Known { generation, entries } => (*generation, entries.clone()),
-        Wanted::Invalid { message } => {
-            let generation = object.metadata.generation.unwrap_or_default();
-            (generation, invalid(&in_spec, is_route(key.kind), message))
-        }
+        Wanted::Invalid { message } => (newest, invalid(&in_spec, is_route(key.kind), message)),
+        Wanted::Whole { .. } => return None,
     };
     let old = object.data["status"][fields.list].as_array().cloned().unwrap_or_default();
     let mut pending: Vec<&Entry> = entries.iter().collect();
@@ -72,27 +74,60 @@ pub fn status(key: &ObjectKey, object: &DynamicObject, wanted: &Wanted, now: &st
     Some(status.into())
 }
 
-/// `lastTransitionTime` is when the status became what it is, and stays while it does.
 fn conditions(entry: &Entry, old: &Value, generation: i64, now: &str) -> Vec<Value> {
-    let one = |(kind, condition): &(&'static str, Condition)| {
-        let status = if condition.status { "True" } else { "False" };
-        let before = old.as_array().into_iter().flatten().find(|old| old["type"] == *kind);
-        let since = before.filter(|old| old["status"] == status).map(|old| &old["lastTransitionTime"]);
-        let since = since.filter(|since| since.is_string()).cloned().unwrap_or_else(|| now.into());
-        let message: String = condition.message.chars().take(LONGEST_MESSAGE).collect();
-        let mut all = json!({
-            "type": kind,
-            "status": status,
-            "reason": condition.reason,
-            "message": message,
-            "lastTransitionTime": since,
-        });
-        if generation > 0 {
-            all["observedGeneration"] = generation.into();
-        }
-        all
+    let before = |kind: &str| old.as_array().into_iter().flatten().find(|old| old["type"] == kind);
+    let one = |(kind, wanted): &(&'static str, Condition)| {
+        condition(kind, wanted, before(kind).unwrap_or(&Value::Null), generation, now)
     };
     entry.conditions.iter().map(one).collect()
+}
+
+/// `lastTransitionTime` is when the status became what it is, and stays while it does.
+fn condition(kind: &str, wanted: &Condition, before: &Value, generation: i64, now: &str) -> Value {
+    let status = if wanted.status { "True" } else { "False" };
+    let since = Some(before).filter(|old| old["status"] == status).map(|old| &old["lastTransitionTime"]);
+    let since = since.filter(|since| since.is_string()).cloned().unwrap_or_else(|| now.into());
+    let message: String = wanted.message.chars().take(LONGEST_MESSAGE).collect();
+    let mut all = json!({
+        "type": kind,
+        "status": status,
+        "reason": wanted.reason,
+        "message": message,
+        "lastTransitionTime": since,
+    });
+    if generation > 0 {
+        all["observedGeneration"] = generation.into();
+    }
+    all
+}
+
+/// The status of an object of Istio's kinds: our condition among those of others.
+fn whole(object: &DynamicObject, accepted: &Condition, generation: i64, now: &str) -> Option<Value> {
+    let old = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let place = old.iter().position(|condition| condition["type"] == ACCEPTED);
+    let before = place.map_or(&Value::Null, |place| &old[place]);
+    let ours = condition(ACCEPTED, accepted, before, generation, now);
+    if is_said(before, &ours) {
+        return None;
+    }
+    let mut conditions = old.clone();
+    match place {
+        Some(place) => conditions[place] = ours,
+        None => conditions.push(ours),
+    }
+    let mut status = object.data["status"].as_object().cloned().unwrap_or_default();
+    status.insert("conditions".to_owned(), conditions.into());
+    Some(status.into())
+}
+
+/// True if the condition that is there says the same. Istio's older CRDs have no `observedGeneration` and drop it: to write it
+/// again and again would help nobody.
+fn is_said(there: &Value, wanted: &Value) -> bool {
+    let fields = wanted.as_object().into_iter().flatten();
+    there.is_object()
+        && fields.into_iter().all(|(field, value)| {
+            there[field] == *value || (field == "observedGeneration" && there[field].is_null())
+        })
 }
 
 /// References of the object's spec that may be ours, each with how it is written there.

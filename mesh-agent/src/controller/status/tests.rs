@@ -8,9 +8,9 @@ use ::kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
 use super::conditions::{self, Wanted};
-use super::{CONTROLLER, merge};
+use super::{ACCEPTED, CONTROLLER, merge};
 use crate::model::build::{BuildOptions, Builder};
-use crate::model::{Snapshot, Warning, WarningCode};
+use crate::model::{Condition, Snapshot, Warning, WarningCode};
 use crate::objects::{Kind, ObjectKey};
 use crate::source::{Directory, Touched};
 
@@ -117,6 +117,50 @@ fn nothing_is_written_twice_and_others_entries_stay() {
     let third = merge::status(&cart, &route(&second), &none, "2027-01-01T00:00:00Z").unwrap();
     assert_eq!(third["parents"], json!([other]));
     assert_eq!(merge::status(&cart, &route(&third), &none, "2027-01-01T00:00:00Z"), None);
+}
+
+#[test]
+fn an_object_of_istio_s_has_one_condition_among_others_and_is_written_once() {
+    let rule = key(Kind::DestinationRule, "cart");
+    let accepted = Condition { status: true, reason: "Accepted".into(), message: String::new() };
+    let wanted = Wanted::Whole { generation: Some(3), accepted };
+    let other = json!({"type": "Reconciled", "status": "True", "x": 1});
+    let before = json!({"conditions": [other], "validationMessages": [1]});
+    let of = |status: &Value| object("cart", &json!({"spec": {}, "status": status}));
+    let first = merge::status(&rule, &of(&before), &wanted, "2026-02-01T00:00:00Z").unwrap();
+    let ours = json!({"type": ACCEPTED, "status": "True", "reason": "Accepted", "message": "",
+        "lastTransitionTime": "2026-02-01T00:00:00Z", "observedGeneration": 3});
+    assert_eq!(first, json!({"conditions": [other, ours], "validationMessages": [1]}));
+    let mut stored = first.clone();
+    assert_eq!(merge::status(&rule, &of(&stored), &wanted, "2027-01-01T00:00:00Z"), None);
+    // A CRD that has no such field drops it.
+    stored["conditions"][1].as_object_mut().unwrap().remove("observedGeneration");
+    assert_eq!(merge::status(&rule, &of(&stored), &wanted, "2027-01-01T00:00:00Z"), None);
+    let bad = Wanted::Whole { generation: None, accepted: Condition::bad("Invalid", "why") };
+    let second = merge::status(&rule, &of(&first), &bad, "2027-01-01T00:00:00Z").unwrap();
+    let ours = &second["conditions"][1];
+    assert_eq!((&ours["status"], &ours["observedGeneration"]), (&json!("False"), &json!(7)), "the newest version");
+    assert_eq!(ours["lastTransitionTime"], "2027-01-01T00:00:00Z");
+}
+
+#[test]
+fn what_is_wrong_with_an_object_is_in_its_conditions_and_notes_are_not() {
+    let warning = |code, key: ObjectKey, message| Warning::new(code, key, "spec.x", message);
+    let policy = key(Kind::TrafficPolicy, "a");
+    let rule = key(Kind::AuthorizationPolicy, "a");
+    let warnings = [
+        warning(WarningCode::UnknownField, policy.clone(), "odd"),
+        warning(WarningCode::AllowsNothing, policy.clone(), "a note"),
+        warning(WarningCode::InvalidField, rule.clone(), "broken"),
+        warning(WarningCode::PolicyClosed, rule.clone(), "denies all"),
+    ];
+    let all = conditions::all(&snapshot(), &warnings);
+    let Wanted::Known { entries, .. } = &all[&policy] else { unreachable!() };
+    let messages: Vec<&str> = entries.iter().map(|entry| &*entry.conditions[0].1.message).collect();
+    let told = |message: &&str| message.ends_with("spec.x: odd") && !message.contains("note");
+    assert!(messages.len() == 2 && messages.iter().all(told), "{messages:?}");
+    let Wanted::Whole { generation: None, accepted } = &all[&rule] else { unreachable!() };
+    assert!(accepted.message.contains("broken; ") && accepted.message.ends_with("denies all"), "{accepted:?}");
 }
 
 #[test]

@@ -86,6 +86,17 @@ impl Builder {
         dirty.services.extend(has.into_keys());
     }
 
+    /// Shows that an entry is in force, and which version; true if that changed.
+    pub(super) fn count_entry(&self, key: &ObjectKey, next: &mut Snapshot) -> bool {
+        let Some(entry) = self.objects.get(key) else { return next.entries.remove_mut(key) };
+        let generation = entry.metadata().generation;
+        if next.entries.get(key) == Some(&generation) {
+            return false;
+        }
+        next.entries.insert_mut(key.clone(), generation);
+        true
+    }
+
     /// Names that have to be resolved.
     pub fn wanted_names(&self) -> BTreeSet<String> {
         self.entries.users.keys().cloned().collect()

@@ -190,6 +190,11 @@ fn count(object: &mut Object, generation: i64) {
         Object::TcpRoute(route) => &mut route.metadata,
         Object::TrafficPolicy(policy) => &mut policy.metadata,
         Object::BackendTrafficPolicy(policy) => &mut policy.metadata,
+        Object::DestinationRule(rule) => &mut rule.metadata,
+        Object::ServiceEntry(entry) => &mut entry.metadata,
+        Object::AuthorizationPolicy(policy) => &mut policy.metadata,
+        Object::PeerAuthentication(policy) => &mut policy.metadata,
+        Object::RequestAuthentication(policy) => &mut policy.metadata,
         _ => return,
     };
     metadata.generation = generation;
