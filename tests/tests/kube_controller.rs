@@ -262,7 +262,12 @@ fn istios_objects_get_one_condition_beside_those_of_others() {
     let stage = &*turn.stage;
     let cluster = &stage.cluster;
     let policy = |action: &str| {
-        istio("security.istio.io/v1", "AuthorizationPolicy", "judged", &json!({"action": action, "rules": [{}]}))
+        istio(
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            "judged",
+            &json!({"action": action, "rules": [{}]}),
+        )
     };
     cluster.apply(&[policy("DENY")]).unwrap();
     says(stage, "authorizationpolicies", "judged", &["Accepted=True:Accepted@1"]);
@@ -497,7 +502,12 @@ fn every_right_is_used_and_every_request_has_its_right() {
         policy("rights", "rights", "1s"),
         retries,
         istio("security.istio.io/v1", "AuthorizationPolicy", "rights", &json!({"action": "AUDIT"})),
-        istio("security.istio.io/v1", "PeerAuthentication", "rights", &json!({"mtls": {"mode": "PERMISSIVE"}})),
+        istio(
+            "security.istio.io/v1",
+            "PeerAuthentication",
+            "rights",
+            &json!({"mtls": {"mode": "PERMISSIVE"}}),
+        ),
         istio("security.istio.io/v1", "RequestAuthentication", "rights", &json!({"jwtRules": []})),
         istio("networking.istio.io/v1", "DestinationRule", "rights", &json!({"host": "rights"})),
         istio("networking.istio.io/v1", "ServiceEntry", "rights", &json!({"hosts": ["rights.example.com"]})),

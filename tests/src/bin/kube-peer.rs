@@ -1,15 +1,16 @@
-//! What runs in the containers of pods on a real Kubernetes: a server of HTTP/1.1 that says which pod it is, a client that
-//! says how each request went, and a process that does nothing. Plain std, a thread a connection.
+//! What runs in the containers of pods on a real Kubernetes: a server of HTTP/1.1 and of datagrams that says which pod it is, a
+//! client that says how each request went, and a process that does nothing. Plain std, a thread a connection.
 //!
 //! The first process of a container ignores SIGTERM, so a server goes on to serve for its pod's grace period, as one should.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const USAGE: &str = "usage: kube-peer serve PORT | get ADDRESS PATH [COUNT [MILLISECONDS]] | wait";
+const USAGE: &str =
+    "usage: kube-peer serve PORT | get ADDRESS PATH [COUNT [MILLISECONDS]] | send ADDRESS | wait";
 /// To connect: where no mesh is, a service's address leads nowhere, and that is found out by waiting.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// To be answered once connected, on a busy machine.
@@ -24,6 +25,7 @@ fn main() -> Result<()> {
             let number = |at: usize, default| rest.get(at).map_or(Ok(default), |text| text.parse::<u64>());
             get(address.parse().context(USAGE)?, path, number(0, 1)?, Duration::from_millis(number(1, 0)?))
         }
+        ["send", address] => send(address.parse().context(USAGE)?),
         ["wait"] => loop {
             std::thread::park();
         },
@@ -32,11 +34,34 @@ fn main() -> Result<()> {
 }
 
 fn serve(port: u16) -> Result<()> {
+    let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("binding")?;
+    std::thread::spawn(move || echo(&datagrams));
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("listening")?;
     for stream in listener.incoming() {
         // A connection that fails concerns its client only.
         let _ = std::thread::Builder::new().spawn(move || stream.map(answer));
     }
+    Ok(())
+}
+
+/// Each datagram is answered with the pod's name.
+fn echo(socket: &UdpSocket) -> Result<()> {
+    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    loop {
+        let (_, from) = socket.recv_from(&mut [0; 64])?;
+        socket.send_to(name.as_bytes(), from)?;
+    }
+}
+
+/// One datagram, of a socket that isn't connected; prints what came back, and fails if that came from elsewhere.
+fn send(address: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(DEADLINE))?;
+    socket.send_to(b"?", address).context("sending")?;
+    let mut buf = [0; 256];
+    let (len, from) = socket.recv_from(&mut buf).context("no answer")?;
+    ensure!(from == address, "answered from {from}");
+    println!("{}", String::from_utf8_lossy(&buf[..len]));
     Ok(())
 }
 

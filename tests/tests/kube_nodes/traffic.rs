@@ -99,6 +99,33 @@ fn a_service_s_address_leads_to_pods_of_both_nodes() {
 }
 
 #[test]
+fn datagrams_to_a_service_reach_pods_of_both_nodes_and_come_back_from_it() {
+    let nodes = need_nodes!(beside_others);
+    let scene = Scene::new(&nodes, "datagrams");
+    let (servers, _) = scene.serve("server", 2, spread("server"));
+    let all: BTreeSet<_> = servers.iter().map(|pod| text(pod, "name").to_owned()).collect();
+    let udp = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "udp", "namespace": scene.namespace },
+        "spec": {
+            "selector": { "app": "server" },
+            "ports": [{ "name": "dns", "port": 53, "targetPort": PORT, "protocol": "UDP" }],
+        },
+    });
+    nodes.apply(&[udp]).unwrap();
+    let address = nodes.service_address(scene.namespace, "udp").unwrap();
+    let mut seen = BTreeSet::new();
+    eventually(BY_AND_BY, || {
+        let sent =
+            nodes.peer(scene.namespace, text(&scene.client, "name"), &["send", &address])?.success()?;
+        seen.insert(sent.stdout.trim().to_owned());
+        ensure!(seen == all, "only {seen:?} of {all:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_route_splits_between_versions() {
     let nodes = need_nodes!(beside_others);
     let scene = Scene::new(&nodes, "split");
