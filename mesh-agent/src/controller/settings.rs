@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Tls;
+use crate::identity::issuer::ROOT_LIFE;
 use crate::model::build::BuildOptions;
 use crate::settings::args::{list, scalar};
 use crate::settings::layers::{Fallback, Flags, Layers};
@@ -62,6 +63,11 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "DURATION")]
     #[serde(deserialize_with = "scalar")]
     pub max_certificate_lifetime: Option<String>,
+
+    /// With secret: how long a root lives that the controller makes; it is renewed at half of it [default: 87600h]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "scalar")]
+    pub root_lifetime: Option<String>,
 
     /// The controller's own certificate, with --tls-key [default: signed by its own authority]
     #[arg(long, value_name = "FILE")]
@@ -160,6 +166,8 @@ pub struct ControllerSettings {
     pub trust_domain: String,
     /// The longest life of a certificate.
     pub max_certificate_lifetime: Duration,
+    /// Life of a root of its own.
+    pub root_lifetime: Duration,
     /// What agents are shown.
     pub tls: Tls,
     /// `/metrics`, `/livez`, `/readyz`.
@@ -228,6 +236,12 @@ impl ControllerSettings {
                 "maxCertificateLifetime",
                 |a| &a.max_certificate_lifetime,
                 || "24h".into(),
+                value::lifetime,
+            ),
+            root_lifetime: layers.get(
+                "rootLifetime",
+                |a| &a.root_lifetime,
+                || format!("{}s", ROOT_LIFE.as_secs()),
                 value::lifetime,
             ),
             tls,
