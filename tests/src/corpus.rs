@@ -54,7 +54,8 @@ pub struct Entry {
 
 /// Whether a suite is one of those.
 pub fn is_kept(suite: &str) -> bool {
-    let is = |name: &str| suite.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    let is =
+        |name: &str| suite.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
     SUITES.iter().any(|name| is(name))
 }
 
@@ -100,7 +101,10 @@ fn seen(file: &str, text: &str) {
     let recorded = std::env::var("MESH_CORPUS").is_ok_and(|what| what == "record");
     let known = known.get_or_insert_with(|| Known::read(&suite, recorded));
     let objects = parse(text);
-    let entry = Entry { file: file.to_owned(), objects: objects.iter().filter(|it| is_of_use(it)).cloned().collect() };
+    let entry = Entry {
+        file: file.to_owned(),
+        objects: objects.iter().filter(|it| is_of_use(it)).cloned().collect(),
+    };
     if recorded {
         known.record(&suite, entry);
         return;
@@ -183,7 +187,8 @@ fn plain_text(text: &str) -> String {
         let end = from.find(|c: char| !c.is_ascii_digit()).unwrap_or(from.len());
         let (digits, after) = from.split_at(end);
         out.push_str(before);
-        let generated = digits.len() >= 5 || out.ends_with("-r") || out.ends_with('.') || after.starts_with('.');
+        let generated =
+            digits.len() >= 5 || out.ends_with("-r") || out.ends_with('.') || after.starts_with('.');
         out.push_str(if generated { "0" } else { digits });
         rest = after;
     }
@@ -200,7 +205,9 @@ mod tests {
     fn what_each_run_makes_anew_is_told_from_what_a_test_means() {
         let object = |name: &str, port: u32, timeout: &str| {
             let address = format!("10.1.{}.7:{port}", port % 200);
-            shape(&json!({"metadata": {"name": name}, "spec": {"port": port, "timeout": timeout, "to": address}}))
+            shape(
+                &json!({"metadata": {"name": name}, "spec": {"port": port, "timeout": timeout, "to": address}}),
+            )
         };
         assert_eq!(object("cart-r7", 20_001, "100ms"), object("cart-r12", 20_944, "100ms"));
         assert_ne!(object("cart-r7", 20_001, "100ms"), object("cart-r7", 20_001, "250ms"));
@@ -211,7 +218,8 @@ mod tests {
     #[test]
     fn every_suite_of_these_has_its_file_and_every_file_its_suite() {
         let names = |dir: PathBuf, ending: &str| -> BTreeSet<String> {
-            let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+            let files =
+                fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
             files.filter_map(|name| name.strip_suffix(ending).map(str::to_owned)).collect()
         };
         let suites = names(concat!(env!("CARGO_MANIFEST_DIR"), "/tests").into(), ".rs");

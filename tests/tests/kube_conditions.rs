@@ -46,7 +46,8 @@ fn worlds(suite: usize, entries: &[Entry]) -> Vec<Value> {
         entries.iter().flat_map(|entry| &entry.objects).filter(|object| !corpus::is_policy(object)).collect();
     let mut all = Vec::new();
     for round in 0..rounds {
-        let written = files.values().filter_map(|entries| entries.get(round)).flat_map(|entry| &entry.objects);
+        let written =
+            files.values().filter_map(|entries| entries.get(round)).flat_map(|entry| &entry.objects);
         let of_it: Vec<&Value> =
             services.iter().copied().chain(written.filter(|object| corpus::is_policy(object))).collect();
         all.extend(apart(&of_it, &format!("s{suite}r{round}")));
@@ -72,7 +73,8 @@ fn apart(objects: &[&Value], mark: &str) -> Vec<Value> {
         }
         if object["metadata"]["namespace"] == ROOT {
             // What is the mesh's stays there, under another name.
-            object["metadata"]["name"] = format!("{}-{mark}", object["metadata"]["name"].as_str().unwrap()).into();
+            object["metadata"]["name"] =
+                format!("{}-{mark}", object["metadata"]["name"].as_str().unwrap()).into();
         }
         rename(&mut object, "", &namespaces, mark);
         if object["kind"] == "Service" {
@@ -91,7 +93,9 @@ fn moved(namespace: &str, mark: &str) -> String {
 
 fn rename(value: &mut Value, field: &str, namespaces: &BTreeSet<String>, mark: &str) {
     match value {
-        Value::String(text) if ["namespace", "namespaces"].contains(&field) && namespaces.contains(text.as_str()) => {
+        Value::String(text)
+            if ["namespace", "namespaces"].contains(&field) && namespaces.contains(text.as_str()) =>
+        {
             *text = moved(text, mark);
         }
         Value::String(text) => {
@@ -102,7 +106,9 @@ fn rename(value: &mut Value, field: &str, namespaces: &BTreeSet<String>, mark: &
             }
         }
         Value::Array(all) => all.iter_mut().for_each(|value| rename(value, field, namespaces, mark)),
-        Value::Object(all) => all.iter_mut().for_each(|(field, value)| rename(value, field, namespaces, mark)),
+        Value::Object(all) => {
+            all.iter_mut().for_each(|(field, value)| rename(value, field, namespaces, mark))
+        }
         _ => {}
     }
 }
@@ -121,9 +127,8 @@ fn here(spec: &mut Value) {
 
 fn suites() -> Vec<String> {
     let files = fs::read_dir(corpus::directory()).unwrap();
-    let mut suites: Vec<String> = files
-        .filter_map(|file| Some(file.unwrap().path().file_stem()?.to_str()?.to_owned()))
-        .collect();
+    let mut suites: Vec<String> =
+        files.filter_map(|file| Some(file.unwrap().path().file_stem()?.to_str()?.to_owned())).collect();
     suites.sort();
     suites
 }
@@ -140,7 +145,9 @@ fn examples() -> Vec<Value> {
         let objects: Vec<Value> = documents.map(|document| Value::deserialize(document).unwrap()).collect();
         let of_use: Vec<&Value> = objects
             .iter()
-            .filter(|object| corpus::is_policy(object) || object["kind"] == "Service" || object["kind"] == "Namespace")
+            .filter(|object| {
+                corpus::is_policy(object) || object["kind"] == "Service" || object["kind"] == "Namespace"
+            })
             .collect();
         all.extend(apart(&of_use, &format!("d{at}")));
     }
@@ -244,8 +251,11 @@ fn difference(object: &Value, findings: &[Finding]) -> Option<String> {
 fn conditions_say_what_analyze_says() {
     let Some(turn) = stage() else { return };
     let stage = &*turn.stage;
-    let mut objects: Vec<Value> =
-        suites().iter().enumerate().flat_map(|(at, suite)| worlds(at, &corpus::entries(suite).unwrap())).collect();
+    let mut objects: Vec<Value> = suites()
+        .iter()
+        .enumerate()
+        .flat_map(|(at, suite)| worlds(at, &corpus::entries(suite).unwrap()))
+        .collect();
     objects.extend(examples());
     objects.sort_by_key(|object| (object["kind"] != "Namespace", object["kind"] != "Service"));
     // The API server refuses some: those are looked at below.
@@ -274,13 +284,20 @@ fn conditions_say_what_analyze_says() {
             })
             .collect();
         compared = judged.iter().map(|object| (key(object), findings.contains_key(&key(object)))).collect();
-        ensure!(differences.is_empty(), "{} of {}:\n{}", differences.len(), judged.len(), differences.join("\n"));
+        ensure!(
+            differences.is_empty(),
+            "{} of {}:\n{}",
+            differences.len(),
+            judged.len(),
+            differences.join("\n")
+        );
         Ok(())
     })
     .unwrap();
 
     // What isn't there is what the API server didn't take, and that is wrong by `analyze` too.
-    let given = objects.iter().filter(|object| corpus::is_policy(object) && object["kind"] != "ReferenceGrant");
+    let given =
+        objects.iter().filter(|object| corpus::is_policy(object) && object["kind"] != "ReferenceGrant");
     let missing: Vec<&Value> = given.filter(|object| !compared.contains_key(&key(object))).collect();
     let alone = tempfile::tempdir().unwrap();
     write(alone.path(), "refused.yaml", &missing.iter().map(|object| (*object).clone()).collect::<Vec<_>>());
@@ -292,5 +309,10 @@ fn conditions_say_what_analyze_says() {
     }
     let wrong = compared.values().filter(|wrong| **wrong).count();
     println!("{} objects compared, {wrong} with something wrong, {} refused", compared.len(), missing.len());
-    assert!(compared.len() > 300 && wrong > 30 && missing.len() < 40, "{} {wrong} {}", compared.len(), missing.len());
+    assert!(
+        compared.len() > 300 && wrong > 30 && missing.len() < 40,
+        "{} {wrong} {}",
+        compared.len(),
+        missing.len()
+    );
 }

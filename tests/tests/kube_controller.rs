@@ -111,7 +111,10 @@ fn two_controllers_share_a_key_that_was_made_once_and_both_sign() {
     let secret = stage.get("secrets", MESH, "mesh-agent-ca").unwrap();
     assert_eq!(secret["type"], "kubernetes.io/tls");
     let keys: Vec<_> = secret["data"].as_object().unwrap().keys().collect();
-    assert!(["ca.crt", "tls.crt", "tls.key"].iter().all(|key| keys.contains(&&(*key).to_owned())), "{keys:?}");
+    assert!(
+        ["ca.crt", "tls.crt", "tls.key"].iter().all(|key| keys.contains(&&(*key).to_owned())),
+        "{keys:?}"
+    );
 }
 
 #[test]
@@ -262,7 +265,12 @@ fn istios_objects_get_one_condition_beside_those_of_others() {
     let stage = &*turn.stage;
     let cluster = &stage.cluster;
     let policy = |action: &str| {
-        istio("security.istio.io/v1", "AuthorizationPolicy", "judged", &json!({"action": action, "rules": [{}]}))
+        istio(
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            "judged",
+            &json!({"action": action, "rules": [{}]}),
+        )
     };
     cluster.apply(&[policy("DENY")]).unwrap();
     says(stage, "authorizationpolicies", "judged", &["Accepted=True:Accepted@1"]);
@@ -497,7 +505,12 @@ fn every_right_is_used_and_every_request_has_its_right() {
         policy("rights", "rights", "1s"),
         retries,
         istio("security.istio.io/v1", "AuthorizationPolicy", "rights", &json!({"action": "AUDIT"})),
-        istio("security.istio.io/v1", "PeerAuthentication", "rights", &json!({"mtls": {"mode": "PERMISSIVE"}})),
+        istio(
+            "security.istio.io/v1",
+            "PeerAuthentication",
+            "rights",
+            &json!({"mtls": {"mode": "PERMISSIVE"}}),
+        ),
         istio("security.istio.io/v1", "RequestAuthentication", "rights", &json!({"jwtRules": []})),
         istio("networking.istio.io/v1", "DestinationRule", "rights", &json!({"host": "rights"})),
         istio("networking.istio.io/v1", "ServiceEntry", "rights", &json!({"hosts": ["rights.example.com"]})),
@@ -533,7 +546,8 @@ fn every_right_is_used_and_every_request_has_its_right() {
     })
     .unwrap();
 
-    let renew = ["annotate", "secret", "mesh-agent-ca", "-n", MESH, "--overwrite", "mesh-agent.dev/renew-root=now"];
+    let renew =
+        ["annotate", "secret", "mesh-agent-ca", "-n", MESH, "--overwrite", "mesh-agent.dev/renew-root=now"];
     stage.cluster.kubectl(&renew, "").unwrap();
     eventually(TAKEOVER, || {
         let secret = stage.get("secrets", MESH, "mesh-agent-ca")?;

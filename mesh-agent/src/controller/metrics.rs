@@ -107,7 +107,16 @@ impl Metrics {
         for outcome in OUTCOMES {
             requests.with_label_values(&[*outcome]).reset();
         }
-        Self { registry, requests, expiry, roots, leader, status_writes, bundle_writes, said: RefCell::default() }
+        Self {
+            registry,
+            requests,
+            expiry,
+            roots,
+            leader,
+            status_writes,
+            bundle_writes,
+            said: RefCell::default(),
+        }
     }
 
     /// One request was answered.

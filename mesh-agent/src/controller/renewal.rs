@@ -54,8 +54,12 @@ impl Phase {
     /// For people.
     pub const fn describe(self) -> &'static str {
         match self {
-            Self::Published => "a new root was made and published; the old one signs until everybody has read it",
-            Self::Signs => "the new root signs; the old one is trusted until none of its certificates is left",
+            Self::Published => {
+                "a new root was made and published; the old one signs until everybody has read it"
+            }
+            Self::Signs => {
+                "the new root signs; the old one is trusted until none of its certificates is left"
+            }
             Self::Dropped => "the old root is trusted no longer",
         }
     }

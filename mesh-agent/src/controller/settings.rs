@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Tls;
-use crate::identity::issuer::ROOT_LIFE;
 use crate::model::build::BuildOptions;
 use crate::settings::args::{list, scalar};
 use crate::settings::layers::{Fallback, Flags, Layers};
@@ -241,8 +240,8 @@ impl ControllerSettings {
             root_lifetime: layers.get(
                 "rootLifetime",
                 |a| &a.root_lifetime,
-                || format!("{}s", ROOT_LIFE.as_secs()),
-                value::lifetime,
+                || "87600h".into(),
+                value::root_lifetime,
             ),
             tls,
             metrics_address: layers.get(
@@ -302,6 +301,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::identity::issuer::ROOT_LIFE;
 
     #[derive(Parser)]
     struct Cli {
@@ -327,6 +327,7 @@ mod tests {
         assert_eq!(settings.ca, ControllerCa::Dev);
         assert_eq!(settings.tls, Tls::Own(vec!["ca.mesh".into(), "10.0.0.1".into()]));
         assert_eq!(settings.max_certificate_lifetime, Duration::from_secs(3600));
+        assert_eq!(settings.root_lifetime, ROOT_LIFE);
         let settings = resolve(&format!("{LEAST} --tls-cert /a --tls-key /b --ca files:/ca"), "").unwrap();
         assert_eq!(settings.tls, Tls::Files { certificate: "/a".into(), key: "/b".into() });
         assert_eq!(settings.ca, ControllerCa::Files("/ca".into()));
@@ -340,6 +341,7 @@ mod tests {
             (LEAST, "tlsCert: /a\n", "tlsCert needs the key"),
             (LEAST, "ca: istio:https://ca:1\n", "no key that the controller could sign with"),
             (LEAST, "tlsNames: a b\n", "isn't a host name"),
+            (LEAST, "rootLifetime: 300000h\n", "at most 262800h"),
             (LEAST, "token: a\n", "unknown field `token`"),
         ] {
             let error = resolve(flags, file).unwrap_err();

@@ -31,7 +31,11 @@ fn an_old_root_is_trusted_until_its_last_certificate_is_gone() {
     let half = begin + 500 * DAY;
     let (both, phase) = due(&first, half).unwrap();
     assert_eq!((phase, subjects_of(&both, "ca.crt")), (Phase::Published, 2));
-    assert_eq!(roots(&both, "tls.crt"), roots(&first, "tls.crt"), "the old one signs until all have read both");
+    assert_eq!(
+        roots(&both, "tls.crt"),
+        roots(&first, "tls.crt"),
+        "the old one signs until all have read both"
+    );
     assert!(due(&both, half + DAY - Duration::from_secs(5)).is_none());
     let later = half + DAY + Duration::from_secs(5);
     let (signs, phase) = due(&both, later).unwrap();
@@ -55,7 +59,11 @@ fn a_renewal_waits_its_time_though_it_was_late() {
     let mut unknown = signs.clone();
     unknown.metadata.annotations = None;
     assert!(due(&unknown, begin + 900 * DAY).is_none(), "nobody knows since when");
-    assert_eq!(due(&unknown, begin + 1001 * DAY).unwrap().1, Phase::Dropped, "what has expired is trusted by nobody");
+    assert_eq!(
+        due(&unknown, begin + 1001 * DAY).unwrap().1,
+        Phase::Dropped,
+        "what has expired is trusted by nobody"
+    );
 }
 
 #[test]

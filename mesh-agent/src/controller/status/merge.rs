@@ -3,8 +3,8 @@
 use ::kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
-use super::{ACCEPTED, CONTROLLER};
 use super::conditions::{Entry, Reference, Wanted, is_route};
+use super::{ACCEPTED, CONTROLLER};
 use crate::model::{Condition, ObjectName};
 use crate::objects::ObjectKey;
 

@@ -139,7 +139,11 @@ fn an_object_of_istio_s_has_one_condition_among_others_and_is_written_once() {
     let bad = Wanted::Whole { generation: None, accepted: Condition::bad("Invalid", "why") };
     let second = merge::status(&rule, &of(&first), &bad, "2027-01-01T00:00:00Z").unwrap();
     let ours = &second["conditions"][1];
-    assert_eq!((&ours["status"], &ours["observedGeneration"]), (&json!("False"), &json!(7)), "the newest version");
+    assert_eq!(
+        (&ours["status"], &ours["observedGeneration"]),
+        (&json!("False"), &json!(7)),
+        "the newest version"
+    );
     assert_eq!(ours["lastTransitionTime"], "2027-01-01T00:00:00Z");
 }
 
@@ -160,7 +164,10 @@ fn what_is_wrong_with_an_object_is_in_its_conditions_and_notes_are_not() {
     let told = |message: &&str| message.ends_with("spec.x: odd") && !message.contains("note");
     assert!(messages.len() == 2 && messages.iter().all(told), "{messages:?}");
     let Wanted::Whole { generation: None, accepted } = &all[&rule] else { unreachable!() };
-    assert!(accepted.message.contains("broken; ") && accepted.message.ends_with("denies all"), "{accepted:?}");
+    assert!(
+        accepted.message.contains("broken; ") && accepted.message.ends_with("denies all"),
+        "{accepted:?}"
+    );
 }
 
 #[test]
