@@ -184,7 +184,9 @@ fn two_that_make_a_key_at_once_take_the_one_that_was_first() {
     let before = sent(stage, "POST", path);
     // Neither has seen one when both make one.
     let both = Arc::new(Barrier::new(2));
-    stage.gate.before(&format!("POST {path}"), 2, move || drop(both.wait()));
+    stage.gate.before(&format!("POST {path}"), 2, move || {
+        both.wait();
+    });
     stage.restore().unwrap();
     assert_eq!((stage.gate.left(), sent(stage, "POST", path) - before), (0, 2));
     let token = stage.token("mesh-agent", "mesh-agent", Some("mesh-agent-a")).unwrap();
