@@ -11,6 +11,7 @@ mod identity;
 mod judge;
 mod lease;
 mod metrics;
+mod renewal;
 mod review;
 mod secret;
 mod serve;
@@ -23,6 +24,7 @@ mod tokens;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +43,7 @@ use crate::report;
 use crate::source::{self, Published};
 use cluster::Cluster;
 use identity::ServerIdentity;
-use metrics::Metrics;
+use metrics::{Metrics, Progress};
 use secret::{KeySecret, SecretError};
 use serve::Controller;
 use tokens::{Authenticator, StaticTokens, TokensError};
@@ -97,28 +99,34 @@ pub fn run(settings: &ControllerSettings) -> Result<(), ControllerError> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let listener = listen(settings.listen).await?;
         let scraped = listen(settings.metrics_address).await?;
+        let (metrics, progress) = (Rc::new(Metrics::new()), Rc::new(Progress::default()));
+        progress.waits("the API server's address".to_owned());
+        let mut probed = pin!(metrics::serve(scraped, metrics.clone(), progress.clone()));
         let cluster = if settings.needs_kube() { Some(Cluster::find(settings).await?) } else { None };
         let published = Published::new();
         let _source = source::start(settings.source.clone(), settings.build_options(), published.clone())?;
         let assembled = async {
-            let (authority, key) = authority(settings, cluster.as_ref()).await?;
-            let controller = Rc::new(assemble(settings, published, authority, cluster.as_ref())?);
+            let (authority, key) = authority(settings, cluster.as_ref(), &progress).await?;
+            let controller = Rc::new(assemble(settings, published, authority, cluster.as_ref(), metrics)?);
             Ok::<_, ControllerError>((controller, key))
         };
         let (controller, key) = tokio::select! {
             assembled = assembled => assembled?,
+            () = &mut probed => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
+        progress.begins(controller.clone());
         tracing::info!(address = %settings.listen, ca = %settings.ca, "certificates are signed for agents");
         // Nobody may be reading stderr; that stops nothing.
         let _ = writeln!(io::stderr(), "ready");
         let mut duties = Duties::new(cluster.filter(|_| settings.writes()));
+        let leadership = duties.leadership();
         tokio::select! {
             () = controller.clone().accept(listener) => {}
-            () = metrics::serve(scraped, controller.clone()) => {}
+            () = probed => {}
             () = refresh(&controller) => {}
-            () = follow_key(key.as_ref(), &controller) => {}
+            () = follow_key(key.as_ref(), leadership.as_ref(), &controller) => {}
             () = duties.run(&controller) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -138,6 +146,10 @@ impl Duties {
             let (candidate, leadership) = cluster.candidate();
             (cluster, candidate, leadership)
         }))
+    }
+
+    fn leadership(&self) -> Option<lease::Leadership> {
+        self.0.as_ref().map(|(_, _, leadership)| leadership.clone())
     }
 
     async fn run(&mut self, controller: &Rc<Controller>) {
@@ -168,9 +180,15 @@ async fn refresh(controller: &Controller) {
     }
 }
 
-async fn follow_key(key: Option<&KeySecret>, controller: &Controller) {
+async fn follow_key(
+    key: Option<&KeySecret>,
+    leadership: Option<&lease::Leadership>,
+    controller: &Controller,
+) {
+    // Where nobody leads, versions alone decide which of several renews it.
+    let leads = || leadership.is_none_or(lease::Leadership::leads);
     match key {
-        Some(key) => key.follow(|given| controller.parts.authority.give(given)).await,
+        Some(key) => key.follow(leads, |given| controller.parts.authority.give(given)).await,
         None => std::future::pending().await,
     }
 }
@@ -183,6 +201,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ControllerError> {
 async fn authority(
     settings: &ControllerSettings,
     cluster: Option<&Cluster>,
+    progress: &Progress,
 ) -> Result<(Files, Option<KeySecret>), ControllerError> {
     let issuer = match (&settings.ca, cluster) {
         (ControllerCa::Dev, _) => {
@@ -194,7 +213,7 @@ async fn authority(
         (ControllerCa::Files(dir), _) => Issuer::files(dir.clone()),
         (ControllerCa::Secret(name), Some(cluster)) => {
             let key = cluster.key(name);
-            let given = key.wait().await?;
+            let given = key.wait(|what| progress.waits(what)).await?;
             return Ok((Files::given(&settings.ca.to_string(), given), Some(key)));
         }
         (ControllerCa::Secret(_), None) => {
@@ -212,6 +231,7 @@ fn assemble(
     published: Published,
     authority: Files,
     cluster: Option<&Cluster>,
+    metrics: Rc<Metrics>,
 ) -> Result<Controller, ControllerError> {
     let now = SystemTime::now();
     let roots = authority.refresh(now).roots;
@@ -236,7 +256,7 @@ fn assemble(
             trust_domain: settings.trust_domain.clone(),
             lifetime: settings.max_certificate_lifetime,
             published,
-            metrics: Rc::new(Metrics::new()),
+            metrics,
         },
         roots,
     ))

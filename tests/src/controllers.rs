@@ -10,15 +10,16 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::identity::issuer::{IssueError, Issuer, IstioOptions};
 use mesh_agent::identity::{SpiffeId, x509};
 use mesh_agent::lab::{Running, eventually};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::charts::by_cli;
 use crate::http1::Client;
-use crate::kube::{Cluster, crd, pod};
+use crate::kube::{Cluster, Gate, crd, pod};
 use crate::{PATIENCE, agent_binary};
 
 /// The namespace of controllers and agents.
@@ -28,12 +29,17 @@ const RIGHTS: [&str; 5] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"
 /// A Lease runs out in 15 s; the rest is for a busy machine.
 pub const TAKEOVER: Duration = Duration::from_secs(40);
 
+/// A controller's port may be taken between its choice and its use.
+const TRIES: usize = 3;
+
 /// API server, controllers, and pods on two nodes.
 pub struct Stage {
     /// The API server.
     pub cluster: Arc<Cluster>,
     scratch: tempfile::TempDir,
     proxy: Proxy,
+    /// Before the proxy: every controller's way.
+    pub gate: Gate,
     controllers: Mutex<Vec<Replica>>,
 }
 
@@ -153,7 +159,8 @@ impl Stage {
             pod_of("shop", "cart-1", "node-b", "cart"),
         ])?;
         let proxy = Proxy::start(&cluster, scratch.path())?;
-        Ok(Self { cluster, scratch, proxy, controllers: Mutex::default() })
+        let gate = Gate::new(proxy.port)?;
+        Ok(Self { cluster, scratch, proxy, gate, controllers: Mutex::default() })
     }
 
     /// The controllers, in the order of their start.
@@ -168,13 +175,38 @@ impl Stage {
     pub fn restore(&self) -> Result<()> {
         let mut controllers = self.controllers();
         controllers.retain_mut(|controller| controller.running.try_wait().is_none());
-        while controllers.len() < 2 {
-            controllers.push(self.start_one()?);
+        for _ in 0..TRIES {
+            while controllers.len() < 2 {
+                controllers.push(self.start_one(&self.kubeconfig()?, &[])?);
+            }
+            controllers.iter_mut().try_for_each(Replica::wait)?;
+            // One that ended found its port taken meanwhile.
+            controllers.retain_mut(|controller| controller.running.try_wait().is_none());
+            if controllers.len() == 2 {
+                return Ok(());
+            }
         }
-        controllers.iter().try_for_each(Replica::wait)
+        bail!("controllers end again and again")
     }
 
-    fn start_one(&self) -> Result<Replica> {
+    /// A directory that lasts as long as the stage.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The kubeconfig of every controller of [`Self::restore`].
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.proxy.kubeconfig(self.scratch.path(), self.gate.port)
+    }
+
+    /// Another controller, with more flags. It isn't waited for.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_one(&self, kubeconfig: &Path, flags: &[&str]) -> Result<Replica> {
         let [address, metrics] = [free()?, free()?];
         let mut command = Command::new(agent_binary()?);
         command.args(["controller", "--source", "kube", "--tokens", "kube", "--ca", "secret:mesh-agent-ca"]);
@@ -187,7 +219,7 @@ impl Stage {
             "info,mesh_agent::controller=debug",
         ]);
         command.arg("--listen").arg(address.to_string()).arg("--metrics-address").arg(metrics.to_string());
-        command.env("KUBECONFIG", self.proxy.kubeconfig(self.scratch.path())?);
+        command.args(flags).env("KUBECONFIG", kubeconfig);
         Ok(Replica { running: Running::start(command)?, address, metrics })
     }
 
@@ -297,12 +329,38 @@ impl Stage {
 }
 
 impl Replica {
-    fn wait(&self) -> Result<()> {
+    /// Returns once it is ready, or has ended.
+    ///
+    /// # Errors
+    /// Neither comes.
+    pub fn wait(&mut self) -> Result<()> {
         eventually(PATIENCE * 2, || {
-            let answer = Client::new(TcpStream::connect(self.metrics)?).get("controller", "/readyz")?;
-            ensure!(format!("{answer:?}").contains("200"), "not ready: {answer:?}");
+            if self.running.try_wait().is_some() {
+                return Ok(());
+            }
+            let (status, text) = self.probe("/readyz")?;
+            ensure!(status == 200, "not ready: {text}");
             Ok(())
         })
+    }
+
+    /// Status and text of one of its probes.
+    ///
+    /// # Errors
+    /// It doesn't answer.
+    pub fn probe(&self, path: &str) -> Result<(u16, String)> {
+        let answer = Client::new(TcpStream::connect(self.metrics)?).get("controller", path)?;
+        Ok((answer.status(), answer.text().to_string()))
+    }
+
+    /// Signals it.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// True while it runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.running.try_wait().is_none()
     }
 
     /// A metric's value; 0 without a series.
@@ -321,7 +379,6 @@ impl Replica {
     /// # Errors
     /// It doesn't end.
     pub fn end(&mut self, kindly: bool) -> Result<()> {
-        use nix::sys::signal::Signal;
         self.running.signal(if kindly { Signal::SIGTERM } else { Signal::SIGKILL });
         eventually(PATIENCE, || {
             ensure!(self.running.try_wait().is_some(), "it still runs");
@@ -348,11 +405,11 @@ impl Proxy {
         Ok(Self { port, log, _running: running })
     }
 
-    fn kubeconfig(&self, scratch: &Path) -> Result<PathBuf> {
+    fn kubeconfig(&self, scratch: &Path, port: u16) -> Result<PathBuf> {
         let path = scratch.join("kubeconfig");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
-            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://127.0.0.1:{}", self.port)}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "nobody"}}],
             "users": [{"name": "nobody", "user": {}}],
         });

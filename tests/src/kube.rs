@@ -202,6 +202,18 @@ impl Cluster {
         Ok(gate)
     }
 
+    /// A copy of the admin's kubeconfig that shows the token of a file.
+    ///
+    /// # Errors
+    /// It can't be read or written.
+    pub fn kubeconfig_with_token_of(&self, token: &Path, file: &Path) -> Result<()> {
+        self.edit(file, |config| {
+            let mut user = serde_yaml_ng::Mapping::new();
+            user.insert("tokenFile".into(), token.display().to_string().into());
+            config["users"][0]["user"] = user.into();
+        })
+    }
+
     fn edit(&self, file: &Path, edit: impl FnOnce(&mut serde_yaml_ng::Value)) -> Result<()> {
         let mut config = serde_yaml_ng::from_str(&fs::read_to_string(&self.kubeconfig)?)?;
         edit(&mut config);

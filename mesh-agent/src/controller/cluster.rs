@@ -1,11 +1,14 @@
 //! What the controller does on Kubernetes beside signing: leads or follows, writes status and trust bundles, reads its key.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::kube::Client;
 
 use super::bundle::Publisher;
+use super::identity;
 use super::lease::{Candidate, Leadership};
+use super::renewal::Plan;
 use super::review::Reviewer;
 use super::secret::KeySecret;
 use super::serve::Controller;
@@ -15,12 +18,15 @@ use crate::kube::{self, KubeError};
 
 /// Who leads holds this one.
 const LEASE: &str = "mesh-agent-controller";
+/// How much longer an old root is trusted than any of its certificates lives.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// The API server, and where in it controller and agents are.
 pub struct Cluster {
     client: Client,
     namespace: String,
     account: String,
+    plan: Plan,
 }
 
 impl Cluster {
@@ -32,7 +38,10 @@ impl Cluster {
         let config = kube::config().await?;
         let client = kube::client(&config)?;
         let namespace = settings.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok(Self { client, namespace, account: settings.agent_account.clone() })
+        // The controller's own certificate may outlive the agents'. A minute for the clocks, and for controllers that look late.
+        let hold = settings.max_certificate_lifetime.max(identity::LIFE) + MARGIN;
+        let plan = Plan { life: settings.root_lifetime, hold };
+        Ok(Self { client, namespace, account: settings.agent_account.clone(), plan })
     }
 
     /// Tells agents by their tokens.
@@ -42,7 +51,7 @@ impl Cluster {
 
     /// The key in a Secret.
     pub fn key(&self, name: &str) -> KeySecret {
-        KeySecret::new(&self.client, &self.namespace, name)
+        KeySecret::new(&self.client, &self.namespace, name, self.plan)
     }
 
     /// One that would lead, by a name of its own.

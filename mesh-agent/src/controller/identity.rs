@@ -20,8 +20,8 @@ use crate::identity::x509::{self, San};
 use crate::identity::{Key, NoKey};
 use crate::tls::{self, files};
 
-/// A certificate of its own lives this long.
-const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// A certificate of its own lives this long, or as long as its authority.
+pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Where the certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,20 +93,25 @@ impl ServerIdentity {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let next = match (&self.tls, &*made) {
             (Tls::Own(_), Some(Made::Until(half))) if now < *half => return Ok(()),
-            (Tls::Own(_), _) => Made::Until(now + LIFE / 2),
+            (Tls::Own(_), _) => Made::Until(now),
             (Tls::Files { certificate, key }, _) => {
                 Made::Files(files::Stamp::of(certificate), files::Stamp::of(key))
             }
         };
-        if *made == Some(next.clone()) {
+        if matches!(self.tls, Tls::Files { .. }) && *made == Some(next.clone()) {
             return Ok(());
         }
         let (chain, key) = match &self.tls {
             Tls::Files { certificate, key } => from_files(certificate, key)?,
             Tls::Own(names) => own(authority, names, now)?,
         };
+        let ends = chain.first().and_then(|own| x509::facts(own).ok()).map(|facts| facts.not_after);
+        let half = now + ends.and_then(|ends| ends.duration_since(now).ok()).unwrap_or(LIFE) / 2;
         self.config.store(Some(Arc::new(config(chain, key)?)));
-        *made = Some(next);
+        *made = Some(match next {
+            Made::Until(_) => Made::Until(half),
+            files => files,
+        });
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The controller's metrics and probes: `/metrics`, `/livez`, `/readyz`.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +28,12 @@ const EXPIRY: Row = (
     "When the certificate expires that the controller signs with, in Unix time.",
 );
 
+const ROOTS: Row = (
+    "mesh_agent_controller_roots",
+    "IntGauge",
+    &[],
+    "Roots that the controller publishes: more than one while one takes another's place.",
+);
 const LEADER: Row = (
     "mesh_agent_controller_leader",
     "IntGauge",
@@ -49,7 +55,7 @@ const BUNDLE_WRITES: Row = (
 
 /// Every one, for the documentation.
 #[cfg(test)]
-pub(crate) const TABLE: &[Row] = &[REQUESTS, EXPIRY, LEADER, STATUS_WRITES, BUNDLE_WRITES];
+pub(crate) const TABLE: &[Row] = &[REQUESTS, EXPIRY, ROOTS, LEADER, STATUS_WRITES, BUNDLE_WRITES];
 
 /// What requests come to, in `outcome`.
 const OUTCOMES: &[&str] = &[
@@ -71,6 +77,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     expiry: Gauge,
+    roots: IntGauge,
     leader: IntGauge,
     status_writes: IntCounterVec,
     bundle_writes: IntCounterVec,
@@ -87,6 +94,7 @@ impl Metrics {
         };
         let (requests, status_writes, bundle_writes) =
             (counters(REQUESTS), counters(STATUS_WRITES), counters(BUNDLE_WRITES));
+        let roots = IntGauge::new(ROOTS.0, ROOTS.3).expect("a valid name");
         let leader = IntGauge::new(LEADER.0, LEADER.3).expect("a valid name");
         let expiry = Gauge::new(EXPIRY.0, EXPIRY.3).expect("a valid name");
         let registry = Registry::new();
@@ -94,11 +102,21 @@ impl Metrics {
             registry.register(Box::new(counters.clone())).expect("a unique name");
         }
         registry.register(Box::new(expiry.clone())).expect("a unique name");
+        registry.register(Box::new(roots.clone())).expect("a unique name");
         registry.register(Box::new(leader.clone())).expect("a unique name");
         for outcome in OUTCOMES {
             requests.with_label_values(&[*outcome]).reset();
         }
-        Self { registry, requests, expiry, leader, status_writes, bundle_writes, said: RefCell::default() }
+        Self {
+            registry,
+            requests,
+            expiry,
+            roots,
+            leader,
+            status_writes,
+            bundle_writes,
+            said: RefCell::default(),
+        }
     }
 
     /// One request was answered.
@@ -132,6 +150,11 @@ impl Metrics {
         self.expiry.set(at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
     }
 
+    /// So many roots are published.
+    pub fn trusts(&self, roots: usize) {
+        self.roots.set(i64::try_from(roots).unwrap_or(i64::MAX));
+    }
+
     /// True if this wasn't the last thing that was said to be wrong.
     pub fn problem(&self, problem: &str) -> bool {
         self.said.replace(problem.to_owned()) != problem
@@ -145,25 +168,54 @@ impl Metrics {
     }
 }
 
-/// Serves for as long as it is polled.
-pub async fn serve(listener: TcpListener, controller: Rc<Controller>) {
+/// The controller once there is one, and what there is to wait for until then.
+#[derive(Default)]
+pub struct Progress {
+    controller: OnceCell<Rc<Controller>>,
+    waits_for: RefCell<String>,
+}
+
+impl Progress {
+    /// This has to come first.
+    pub fn waits(&self, what: String) {
+        self.waits_for.replace(what);
+    }
+
+    /// It serves.
+    pub fn begins(&self, controller: Rc<Controller>) {
+        // Called once.
+        let _ = self.controller.set(controller);
+    }
+
+    /// What isn't there yet; none if all is.
+    fn missing(&self) -> Option<String> {
+        match self.controller.get() {
+            Some(controller) if controller.is_ready() => None,
+            Some(_) => Some("waiting for the pods, which aren't known yet".to_owned()),
+            None => Some(format!("waiting for {}", self.waits_for.borrow())),
+        }
+    }
+}
+
+/// Serves for as long as it is polled: metrics and `/livez` from the start.
+pub async fn serve(listener: TcpListener, metrics: Rc<Metrics>, progress: Rc<Progress>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let controller = controller.clone();
+                let both = (metrics.clone(), progress.clone());
                 spawn_local(answers::serve(stream, move |request| {
-                    let controller = controller.clone();
+                    let (metrics, progress) = both.clone();
                     async move {
                         if request.method() != Method::GET {
                             return answers::text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
                         }
                         match request.uri().path() {
-                            "/metrics" => answers::text(StatusCode::OK, controller.parts.metrics.text()),
+                            "/metrics" => answers::text(StatusCode::OK, metrics.text()),
                             "/livez" => answers::text(StatusCode::OK, "ok"),
-                            "/readyz" if controller.is_ready() => answers::text(StatusCode::OK, "ok"),
-                            "/readyz" => {
-                                answers::text(StatusCode::SERVICE_UNAVAILABLE, "the pods aren't known yet")
-                            }
+                            "/readyz" => match progress.missing() {
+                                None => answers::text(StatusCode::OK, "ok"),
+                                Some(why) => answers::text(StatusCode::SERVICE_UNAVAILABLE, why),
+                            },
                             _ => answers::text(StatusCode::NOT_FOUND, "try /metrics, /livez or /readyz"),
                         }
                     }

@@ -1,8 +1,8 @@
 //! The authority's key in a Secret: read, or made once if there is none.
 //!
 //! cert-manager's layout: `tls.crt`, `tls.key`, `ca.crt`. Of several controllers that find none, the one whose Secret is created
-//! first has made it; the others take that. What is there is never replaced. It is looked at again now and then, for
-//! cert-manager's renewals.
+//! first has made it; the others take that. It is looked at again now and then, for cert-manager's renewals; what the controllers
+//! made themselves the one that leads renews (`renewal`), under the version that it read. Nothing else is ever replaced.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -14,23 +14,22 @@ use k8s_openapi::api::core::v1::Secret;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::renewal::{self, KEYS, Plan};
 use crate::identity::authority::AuthorityError;
 use crate::identity::issuer::{self, Given};
 use crate::kube::{DEADLINE, Failure};
 use crate::report;
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_secs(10);
 /// Pauses between tries at the start.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
-const KEYS: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// Where the key is.
 pub struct KeySecret {
     secrets: Api<Secret>,
     namespace: String,
     name: String,
+    plan: Plan,
 }
 
 /// Why there is none.
@@ -65,20 +64,22 @@ pub enum SecretError {
 
 impl KeySecret {
     /// The Secret of this name.
-    pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
+    pub fn new(client: &Client, namespace: &str, name: &str, plan: Plan) -> Self {
         let secrets = Api::namespaced(client.clone(), namespace);
-        Self { secrets, namespace: namespace.to_owned(), name: name.to_owned() }
+        Self { secrets, namespace: namespace.to_owned(), name: name.to_owned(), plan }
     }
 
-    /// What it has; made if there is none. Waits for an API server that doesn't answer.
+    /// What it has; made if there is none. Waits for an API server that doesn't answer, and says so to `waits`.
     ///
     /// # Errors
     /// It is there and of no use.
-    pub async fn wait(&self) -> Result<Given, SecretError> {
+    pub async fn wait(&self, waits: impl Fn(String)) -> Result<Given, SecretError> {
         let mut pauses = PAUSES.iter().chain(std::iter::repeat(&PAUSES[PAUSES.len() - 1]));
+        waits(format!("Secret {}/{}, which has the key that signs", self.namespace, self.name));
         loop {
             match self.ensure().await {
                 Err(error @ SecretError::Server { .. }) => {
+                    waits(format!("the key that signs: {}", report::chain(&error)));
                     tracing::warn!(error = %report::chain(&error), "the key that signs can't be had, trying again");
                 }
                 ended => return ended,
@@ -93,7 +94,7 @@ impl KeySecret {
         if let Some(secret) = self.asked(self.secrets.get_opt(&self.name)).await? {
             return self.read(secret);
         }
-        let made = issuer::root("CN=mesh-agent root", SystemTime::now())?;
+        let made = issuer::root(renewal::SUBJECT, self.plan.life, SystemTime::now())?;
         let texts = [made.certificate.as_bytes(), made.key.as_bytes(), made.certificate.as_bytes()];
         let data = KEYS.into_iter().zip(texts).map(|(key, text)| (key.to_owned(), ByteString(text.to_vec())));
         let secret = Secret {
@@ -125,29 +126,52 @@ impl KeySecret {
         }
     }
 
-    /// Hands on every change, for ever.
-    pub async fn follow(&self, hand_on: impl Fn(Given)) {
+    /// Hands on every change, for ever; renews a root of the controllers' own while `leads` says so.
+    pub async fn follow(&self, leads: impl Fn() -> bool, hand_on: impl Fn(Given)) {
         let mut said = String::new();
         loop {
-            tokio::time::sleep(LOOK).await;
-            let read = match self.asked(self.secrets.get_opt(&self.name)).await {
-                Ok(Some(secret)) => self.read(secret),
+            tokio::time::sleep(renewal::look(self.plan.life)).await;
+            let looked = match self.asked(self.secrets.get_opt(&self.name)).await {
+                Ok(Some(secret)) => self.look(secret, &leads, &hand_on).await,
                 Ok(None) => Err(self.said("it is gone; the key that was read signs on")),
                 Err(error) => Err(error),
             };
-            match read {
-                Ok(given) => {
-                    said.clear();
-                    hand_on(given);
-                }
+            match looked {
+                Ok(()) => said.clear(),
                 Err(error) => {
                     let why = report::chain(&error).to_string();
                     if why != said {
-                        tracing::warn!(why, "the key that signs can't be read again, the former is in force");
+                        tracing::warn!(
+                            why,
+                            "the key that signs can't be read again or renewed, the former is in force"
+                        );
                         said = why;
                     }
                 }
             }
+        }
+    }
+
+    async fn look(
+        &self,
+        secret: Secret,
+        leads: &impl Fn() -> bool,
+        hand_on: &impl Fn(Given),
+    ) -> Result<(), SecretError> {
+        let renewed = if leads() { self.plan.step(&secret, SystemTime::now())? } else { None };
+        hand_on(self.read(secret)?);
+        let Some((renewed, phase)) = renewed else { return Ok(()) };
+        // Under the version that was read: what somebody else wrote meanwhile is looked at again.
+        let params = PostParams::default();
+        match timeout(DEADLINE, self.secrets.replace(&self.name, &params, &renewed)).await {
+            Ok(Ok(secret)) => {
+                tracing::info!(namespace = self.namespace, name = self.name, "{}", phase.describe());
+                hand_on(self.read(secret)?);
+                Ok(())
+            }
+            Ok(Err(Error::Api(status))) if status.code == 409 => Ok(()),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => Err(self.said(Failure::Timeout.describe())),
         }
     }
 

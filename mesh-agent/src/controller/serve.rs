@@ -34,6 +34,8 @@ use crate::tls::TlsStream;
 const CONNECTIONS: usize = 1024;
 /// For TLS to begin.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// It is said that the authority ends when it is within so many of the longest life of a certificate.
+const LIVES_LEFT: u32 = 4;
 /// After accept(2) failed.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -63,13 +65,16 @@ pub struct Controller {
     /// The same as PEM, for the trust bundle.
     bundle: watch::Sender<Rc<str>>,
     connections: Cell<usize>,
+    /// It was said that the authority ends soon.
+    warned: Cell<bool>,
 }
 
 impl Controller {
     /// Signs under these roots.
     pub fn new(parts: Parts, roots: Vec<CertificateDer<'static>>) -> Self {
         let bundle = watch::Sender::new(pem_of(&roots));
-        let controller = Self { parts, roots: RefCell::new(roots), bundle, connections: Cell::new(0) };
+        let (roots, connections, warned) = (RefCell::new(roots), Cell::default(), Cell::default());
+        let controller = Self { parts, roots, bundle, connections, warned };
         controller.show_expiry();
         controller
     }
@@ -96,12 +101,28 @@ impl Controller {
             }
         }
         tokens.refresh();
+        self.warn_of_the_end(now);
+    }
+
+    /// What is signed can't outlive who signed it: certificates get shorter, and agents ask more and more often.
+    fn warn_of_the_end(&self, now: SystemTime) {
+        let Ok(authority) = self.parts.authority.authority() else { return };
+        let left = authority.not_after().duration_since(now).unwrap_or_default();
+        let soon = left < self.parts.lifetime * LIVES_LEFT;
+        if soon && !self.warned.get() {
+            tracing::warn!(
+                hours = left.as_secs() / 3600,
+                "the certificate that signs expires soon, and all that it signs with it: renew it"
+            );
+        }
+        self.warned.set(soon);
     }
 
     fn show_expiry(&self) {
         if let Ok(authority) = self.parts.authority.authority() {
             self.parts.metrics.authority_expires(authority.not_after());
         }
+        self.parts.metrics.trusts(self.roots.borrow().len());
     }
 
     /// The roots that agents trust, as PEM; told when they change.
@@ -223,11 +244,13 @@ impl Drop for Place<'_> {
 }
 
 fn pem_of(roots: &[CertificateDer<'_>]) -> Rc<str> {
+    roots.iter().map(pem).collect::<String>().into()
+}
+
+/// A certificate as text.
+pub fn pem(certificate: &CertificateDer<'_>) -> String {
     // DER of any length can be written.
-    let text = |root: &CertificateDer<'_>| {
-        pem::encode_string("CERTIFICATE", LineEnding::LF, root).unwrap_or_default()
-    };
-    roots.iter().map(text).collect::<String>().into()
+    pem::encode_string("CERTIFICATE", LineEnding::LF, certificate).unwrap_or_default()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

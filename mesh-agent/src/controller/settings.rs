@@ -63,6 +63,11 @@ pub struct ControllerArgs {
     #[serde(deserialize_with = "scalar")]
     pub max_certificate_lifetime: Option<String>,
 
+    /// With secret: how long a root lives that the controller makes; it is renewed at half of it [default: 87600h]
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "scalar")]
+    pub root_lifetime: Option<String>,
+
     /// The controller's own certificate, with --tls-key [default: signed by its own authority]
     #[arg(long, value_name = "FILE")]
     #[serde(deserialize_with = "scalar")]
@@ -160,6 +165,8 @@ pub struct ControllerSettings {
     pub trust_domain: String,
     /// The longest life of a certificate.
     pub max_certificate_lifetime: Duration,
+    /// Life of a root of its own.
+    pub root_lifetime: Duration,
     /// What agents are shown.
     pub tls: Tls,
     /// `/metrics`, `/livez`, `/readyz`.
@@ -230,6 +237,12 @@ impl ControllerSettings {
                 || "24h".into(),
                 value::lifetime,
             ),
+            root_lifetime: layers.get(
+                "rootLifetime",
+                |a| &a.root_lifetime,
+                || "87600h".into(),
+                value::root_lifetime,
+            ),
             tls,
             metrics_address: layers.get(
                 "metricsAddress",
@@ -288,6 +301,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::identity::issuer::ROOT_LIFE;
 
     #[derive(Parser)]
     struct Cli {
@@ -313,6 +327,7 @@ mod tests {
         assert_eq!(settings.ca, ControllerCa::Dev);
         assert_eq!(settings.tls, Tls::Own(vec!["ca.mesh".into(), "10.0.0.1".into()]));
         assert_eq!(settings.max_certificate_lifetime, Duration::from_secs(3600));
+        assert_eq!(settings.root_lifetime, ROOT_LIFE);
         let settings = resolve(&format!("{LEAST} --tls-cert /a --tls-key /b --ca files:/ca"), "").unwrap();
         assert_eq!(settings.tls, Tls::Files { certificate: "/a".into(), key: "/b".into() });
         assert_eq!(settings.ca, ControllerCa::Files("/ca".into()));
@@ -326,6 +341,7 @@ mod tests {
             (LEAST, "tlsCert: /a\n", "tlsCert needs the key"),
             (LEAST, "ca: istio:https://ca:1\n", "no key that the controller could sign with"),
             (LEAST, "tlsNames: a b\n", "isn't a host name"),
+            (LEAST, "rootLifetime: 300000h\n", "at most 262800h"),
             (LEAST, "token: a\n", "unknown field `token`"),
         ] {
             let error = resolve(flags, file).unwrap_err();

@@ -126,6 +126,22 @@ async fn ask_for(issuer: &Issuer, id: &SpiffeId) -> Result<x509::Facts, IssueErr
 }
 
 #[tokio::test]
+async fn a_token_that_changes_is_sent_from_then_on() {
+    Scene::play(async |scene| {
+        fs::write(scene.path("mine"), "token-of-nobody-0123456789").unwrap();
+        let issuer = scene.issuer("mine");
+        let id = SpiffeId::new("cluster.local", "shop", "web");
+        let ask = async || issuer.issue(&id, Duration::from_secs(600), SystemTime::now()).await;
+        assert!(matches!(ask().await, Err(IssueError::Unavailable(why)) if why.contains("UNAUTHENTICATED")));
+        // As kubelets do it: another file in its place.
+        fs::write(scene.path("new"), TOKEN_A).unwrap();
+        fs::rename(scene.path("new"), scene.path("mine")).unwrap();
+        ask().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_gets_its_own_pods_identities_and_a_node_that_is_taken_over_no_others() {
     Scene::play(async |scene| {
         let (a, b) = (scene.issuer("a"), scene.issuer("b"));

@@ -22,7 +22,7 @@ use super::key::{Key, NoKey};
 use super::trust::Trust;
 use super::x509::{self, San};
 
-pub use dev::{DEV_DIR, DevError, Root, root};
+pub use dev::{DEV_DIR, DevError, ROOT_LIFE, Root, root};
 pub use files::{Files, Given};
 pub use istio::Options as IstioOptions;
 

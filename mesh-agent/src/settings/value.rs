@@ -300,6 +300,20 @@ pub fn log_filter(text: &str) -> Parsed<String> {
 /// # Errors
 /// Says what was expected.
 pub fn duration(text: &str) -> Parsed<Duration> {
+    duration_up_to(text, 24)
+}
+
+/// Of a root certificate.
+pub fn root_lifetime(text: &str) -> Parsed<Duration> {
+    // Thirty years.
+    let lifetime = duration_up_to(text, 30 * 365 * 24)?;
+    match lifetime < Duration::from_secs(10) {
+        true => Err(format!("{text:?} is too short for a root: at least 10s")),
+        false => Ok(lifetime),
+    }
+}
+
+fn duration_up_to(text: &str, hours: u32) -> Parsed<Duration> {
     let bad = || format!("{text:?} isn't a duration: expected a number with ms, s, m or h, as in 25s");
     let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
     let (number, unit) = text.split_at(unit);
@@ -310,8 +324,8 @@ pub fn duration(text: &str) -> Parsed<Duration> {
         "h" => 3600.0,
         _ => return Err(bad()),
     } * number.parse::<f64>().map_err(|_| bad())?;
-    if seconds > 86400.0 {
-        return Err(format!("{text:?} is too long: at most 24h"));
+    if seconds > 3600.0 * f64::from(hours) {
+        return Err(format!("{text:?} is too long: at most {hours}h"));
     }
     Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }

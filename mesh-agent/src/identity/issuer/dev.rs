@@ -23,8 +23,8 @@ use crate::tls::files as read;
 pub const DEV_DIR: &str = "/run/mesh-agent/dev-ca";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
-/// Ten years.
-const LIFE: Duration = Duration::from_secs(10 * 365 * 86400);
+/// Life of a root unless something else is asked for: ten years.
+pub const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 86400);
 
 /// Why there is no development root.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub(super) fn ensure(dir: &Path, now: SystemTime) -> Result<(), DevError> {
     if is_valid(&certificate, now) && dir.join(KEY).is_file() {
         return Ok(());
     }
-    let Root { certificate: root, key } = root("CN=mesh-agent development root", now)?;
+    let Root { certificate: root, key } = root("CN=mesh-agent development root", ROOT_LIFE, now)?;
     // The certificate comes last: whoever sees it finds its key.
     write(&dir.join(KEY), key.as_bytes()).map_err(failed(&dir.join(KEY)))?;
     write(&certificate, root.as_bytes()).map_err(failed(&certificate))?;
@@ -97,9 +97,9 @@ pub struct Root {
 ///
 /// # Errors
 /// No key, or it can't sign.
-pub fn root(subject: &str, now: SystemTime) -> Result<Root, AuthorityError> {
+pub fn root(subject: &str, lives: Duration, now: SystemTime) -> Result<Root, AuthorityError> {
     let (key, document) = Key::for_a_file()?;
-    let life = Life { not_before: now - super::BACKDATE, not_after: now + LIFE };
+    let life = Life { not_before: now - super::BACKDATE, not_after: now + lives };
     let (_, root) = Authority::self_signed(subject, &key, life)?;
     let encode = |label, bytes: &[u8]| pem::encode_string(label, LineEnding::LF, bytes);
     let encoding = |_| AuthorityError::NoKey(NoKey);
