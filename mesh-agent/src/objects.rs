@@ -12,6 +12,7 @@ mod field;
 pub mod gateway;
 mod grpc_route;
 mod http_route;
+mod labels;
 mod metadata;
 mod namespace;
 mod node;
@@ -53,6 +54,7 @@ pub use http_route::{
     DefaultGateways, HttpMatch, HttpMethod, HttpRetry, HttpRoute, HttpRouteSpec, HttpRule, HttpTimeouts,
     RetryCode,
 };
+pub use labels::Labels;
 pub use metadata::{Metadata, OwnerReference};
 pub use namespace::Namespace;
 pub use node::Node;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::PortProbe;
+use crate::objects::Labels;
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -123,7 +124,7 @@ pub struct Workload {
     /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`, else `latest`.
     pub canonical_revision: String,
     /// All labels, for selectors.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: Labels,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
     /// Where its network namespace is; None for another node's pod of an API server.

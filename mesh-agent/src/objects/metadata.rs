@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::FieldError;
 use super::field::nullable;
+use super::{FieldError, Labels};
 
 /// What is read of `metadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Metadata {
     pub generation: i64,
     /// Labels.
     #[serde(default, deserialize_with = "nullable")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations.
     #[serde(default, deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,

@@ -4,13 +4,13 @@
 //! never asked by a policy: it only names, in metrics and logs, a client whose address nothing knows, and no more of it than fits to the
 //! identity that the client has proven.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::identity::SpiffeId;
 use crate::model::{Enrolment, FailMode, ObjectName, Workload};
+use crate::objects::Labels;
 use crate::policy::Locality;
 
 /// The header.
@@ -97,7 +97,7 @@ impl Baggage {
             canonical_name: service,
             canonical_revision: version,
             workload_name: workload,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             addresses: Vec::new(),
             netns: None,
             enrolment: Enrolment::NotRequested,

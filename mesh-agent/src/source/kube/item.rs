@@ -163,6 +163,7 @@ fn trim(object: &mut Object, here: bool) {
     match object {
         Object::Pod(pod) => {
             pod.metadata.annotations.remove(NETNS);
+            pod.metadata.labels.share();
             pod.trim(here);
         }
         Object::EndpointSlice(slice) => {
@@ -170,7 +171,7 @@ fn trim(object: &mut Object, here: bool) {
             // Controllers count in its annotations.
             annotations.clear();
             *owner_references = Vec::new();
-            labels.retain(|key, _| key == "kubernetes.io/service-name");
+            labels.retain(|key| key == "kubernetes.io/service-name");
             *uid = None;
         }
         Object::Node(node) => {
