@@ -8,7 +8,7 @@ use super::*;
 const DAY: Duration = Duration::from_secs(86_400);
 const PLAN: Plan = Plan { life: Duration::from_secs(1000 * 86_400), hold: Duration::from_secs(2 * 86_400) };
 
-fn made(subject: &str, now: SystemTime) -> Secret {
+fn secret_of(subject: &str, now: SystemTime) -> Secret {
     let root = issuer::root(subject, PLAN.life, now).unwrap();
     let texts = [root.certificate.as_bytes(), root.key.as_bytes(), root.certificate.as_bytes()];
     let data = KEYS.into_iter().zip(texts).map(|(key, text)| (key.to_owned(), ByteString(text.to_vec())));
@@ -26,7 +26,7 @@ fn subjects_of(secret: &Secret, key: &str) -> usize {
 #[test]
 fn an_old_root_is_trusted_until_its_last_certificate_is_gone() {
     let begin = SystemTime::now();
-    let first = made(SUBJECT, begin);
+    let first = secret_of(SUBJECT, begin);
     assert!(due(&first, begin + 499 * DAY).is_none());
     let half = begin + 500 * DAY;
     let (both, phase) = due(&first, half).unwrap();
@@ -52,7 +52,7 @@ fn an_old_root_is_trusted_until_its_last_certificate_is_gone() {
 #[test]
 fn a_renewal_waits_its_time_though_it_was_late() {
     let begin = SystemTime::now();
-    let (both, _) = due(&made(SUBJECT, begin), begin + 500 * DAY).unwrap();
+    let (both, _) = due(&secret_of(SUBJECT, begin), begin + 500 * DAY).unwrap();
     // No controller ran for a month: certificates of the old root were signed until now.
     let (signs, _) = due(&both, begin + 530 * DAY).unwrap();
     assert!(due(&signs, begin + 531 * DAY).is_none());
@@ -69,7 +69,7 @@ fn a_renewal_waits_its_time_though_it_was_late() {
 #[test]
 fn an_operators_wish_is_followed_once() {
     let begin = SystemTime::now();
-    let mut first = made(SUBJECT, begin);
+    let mut first = secret_of(SUBJECT, begin);
     first.metadata.annotations = Some(BTreeMap::from([(RENEW.to_owned(), "now".to_owned())]));
     let (both, phase) = due(&first, begin).unwrap();
     assert_eq!(phase, Phase::Published);
@@ -80,11 +80,11 @@ fn an_operators_wish_is_followed_once() {
 fn roots_of_others_are_left_alone() {
     let begin = SystemTime::now();
     let late = begin + 900 * DAY;
-    assert!(due(&made("CN=somebody", begin), late).is_none());
+    assert!(due(&secret_of("CN=somebody", begin), late).is_none());
     assert!(due(&Secret::default(), late).is_none());
     // One that an operator trusts besides stays through a renewal.
-    let mut first = made(SUBJECT, begin);
-    let other = made("CN=somebody", begin).data.unwrap().remove("ca.crt").unwrap();
+    let mut first = secret_of(SUBJECT, begin);
+    let other = secret_of("CN=somebody", begin).data.unwrap().remove("ca.crt").unwrap();
     first.data.as_mut().unwrap().get_mut("ca.crt").unwrap().0.extend_from_slice(&other.0);
     let (both, _) = due(&first, begin + 500 * DAY).unwrap();
     let (signs, _) = due(&both, begin + 502 * DAY).unwrap();
