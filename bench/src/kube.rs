@@ -215,6 +215,8 @@ fn removals(nodes: &Nodes, api: &Api, samples: usize) -> Result<(Times, usize, u
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
