@@ -6,6 +6,7 @@
 mod authorization;
 mod changes;
 mod cpu;
+mod kube;
 mod load;
 mod memory;
 mod mtls;

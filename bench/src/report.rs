@@ -1,7 +1,7 @@
 //! Tables for people, the bars that the project sets itself, and the files under docs/benchmarks.
 
 mod bars;
-mod machine;
+pub mod machine;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::authorization::{self, Judged};
 use crate::changes::{self, Changes, LARGE, USUAL};
 use crate::cpu;
+use crate::kube;
 use crate::memory::{self, Memory};
 use crate::mtls;
 use crate::others;
@@ -31,7 +32,8 @@ pub struct Args {
     /// Seconds of load for each row in each round
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes, services; nothing is written
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes, services, kube; nothing is written but
+    /// the page of the last
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only rows whose name contains this; nothing is written
@@ -43,6 +45,9 @@ pub struct Args {
     /// Configuration changes to make
     #[arg(long, default_value_t = 100)]
     changes: usize,
+    /// Pods to make, and endpoints to take away, on Kubernetes
+    #[arg(long, default_value_t = 60)]
+    samples: usize,
 }
 
 /// Everything that was measured.
@@ -62,7 +67,7 @@ pub struct Results {
     pub background: f64,
 }
 
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "http1",
     "http2",
     "tcp",
@@ -75,11 +80,20 @@ const PARTS: [&str; 12] = [
     "memory",
     "changes",
     "services",
+    "kube",
 ];
 
 pub fn run(args: &Args) -> Result<()> {
     if let Some(unknown) = args.only.iter().find(|part| !PARTS.contains(&part.as_str())) {
         bail!("no part is called {unknown}: there are {}", PARTS.join(", "));
+    }
+    let wants_kube =
+        args.row.is_none() && (args.only.is_empty() || args.only.iter().any(|part| part == "kube"));
+    if wants_kube {
+        on_kubernetes(args)?;
+    }
+    if args.only == ["kube"] {
+        return Ok(());
     }
     let results = measure(args)?;
     let text = report::tables(&results);
@@ -87,6 +101,23 @@ pub fn run(args: &Args) -> Result<()> {
     let partial = args.quick || !args.only.is_empty() || args.row.is_some() || args.agent.is_none();
     match &args.out {
         Some(out) if !partial => report::write(out, &results, &text),
+        _ => Ok(()),
+    }
+}
+
+/// Has a page of its own, which stays as it is where there is no cluster.
+fn on_kubernetes(args: &Args) -> Result<()> {
+    let (agent, missing) = (args.agent.as_deref(), kube::missing());
+    let (Some(agent), None) = (agent, missing) else {
+        say(&format!("Kubernetes is not measured: {}", missing.unwrap_or("there is no agent's binary")));
+        return Ok(());
+    };
+    let background = cpu::background()?;
+    say("on Kubernetes");
+    let measured = kube::measure(agent, if args.quick { 3 } else { args.samples })?;
+    println!("{}", kube::table(&measured));
+    match &args.out {
+        Some(out) if !args.quick => kube::write(out, &measured, background),
         _ => Ok(()),
     }
 }

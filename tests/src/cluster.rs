@@ -116,7 +116,11 @@ impl Nodes {
         Some(nodes)
     }
 
-    fn start(options: &AgentOptions) -> Result<Self> {
+    /// Some of their own, for whoever isn't a test.
+    ///
+    /// # Errors
+    /// They don't come up.
+    pub fn start(options: &AgentOptions) -> Result<Self> {
         let turn = take_turn()?;
         let pid = std::process::id();
         let names = ["a", "b"].map(|name| format!("node-{name}-{pid}"));

@@ -20,7 +20,8 @@ pub fn run(args: &Args) -> Result<()> {
         sh::progress(format!("set-up is not complete: {error:#}"));
     }
     let agent = build::agent(true)?;
-    build::packages(&["mesh-bench"], true)?;
+    // The second for what runs in the pods of a Kubernetes.
+    build::packages(&["mesh-bench", "mesh-tests"], true)?;
     if !setup::is_root() {
         bail!("the bench makes network namespaces and loads kernel programs: run it as root");
     }

@@ -60,6 +60,8 @@ fn file(stream: &impl AsFd) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
     use std::sync::mpsc;

@@ -75,6 +75,8 @@ impl Serialize for Labels {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn one(value: String) -> Arc<Map> {

@@ -127,14 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn every_suite_is_run_and_those_with_nodes_are_there() {
-        let Suites { alone, beside: [nodes, others] } = Suites::find().unwrap();
+    fn every_suite_is_run_and_those_with_nodes_are_there() -> Result<()> {
+        let Suites { alone, beside: [nodes, others] } = Suites::find()?;
         assert_eq!(nodes, WITH_NODES);
         assert!(alone.contains(&"mtls".to_owned()) && others.contains(&"kube_source".to_owned()));
+        Ok(())
     }
 
     #[test]
-    fn rows_are_counted_together_and_one_that_fails_is_a_failure() {
+    fn rows_are_counted_together_and_one_that_fails_is_a_failure() -> Result<()> {
         let says = |text: &str, code: u8| {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", &format!("echo '{text}'; exit {code}")]);
@@ -142,8 +143,9 @@ mod tests {
         };
         let result = |passed, failed| format!("test result: ok. {passed} passed; {failed} failed; 0 ignored");
         let mut count = Count::default();
-        assert!(beside(vec![says(&result(2, 0), 0), says(&result(3, 0), 0)], &mut count).unwrap());
-        assert!(!beside(vec![says(&result(1, 0), 0), says(&result(0, 1), 1)], &mut count).unwrap());
+        assert!(beside(vec![says(&result(2, 0), 0), says(&result(3, 0), 0)], &mut count)?);
+        assert!(!beside(vec![says(&result(1, 0), 0), says(&result(0, 1), 1)], &mut count)?);
         assert_eq!((count.passed, count.failed), (6, 1));
+        Ok(())
     }
 }
