@@ -77,8 +77,8 @@ fn workloads() {
 fn services() {
     let fixture = Fixture::start();
     insta::assert_snapshot!(good(&fixture, "get svc -o wide"), @r#"
-    NAMESPACE   NAME   ADDRESS      PORTS     ENDPOINTS   LB          AFFINITY   HOST
-    shop        cart   10.96.0.10   80/http   1/2         peak-ewma   -          cart.shop.svc.cluster.local
+    NAMESPACE   NAME   ADDRESS      PORTS     ENDPOINTS   LB          AFFINITY   PATH           HOST
+    shop        cart   10.96.0.10   80/http   1/2         peak-ewma   -          agent: route   cart.shop.svc.cluster.local
     "#);
     insta::assert_snapshot!(good(&fixture, "get services -o yaml"), @r#"
     - namespace: shop

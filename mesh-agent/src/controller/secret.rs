@@ -24,6 +24,17 @@ use crate::report;
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
 
+/// What somebody else wrote meanwhile is looked at at once, so often; then at the next look.
+const AGAIN: u32 = 5;
+
+/// What came of a look.
+enum Looked {
+    /// Nothing was due, or it is written.
+    Settled,
+    /// Somebody else has written since it was read.
+    Lost,
+}
+
 /// Where the key is.
 pub struct KeySecret {
     secrets: Api<Secret>,
@@ -131,13 +142,14 @@ impl KeySecret {
         let mut said = String::new();
         loop {
             tokio::time::sleep(renewal::look(self.plan.life)).await;
-            let looked = match self.asked(self.secrets.get_opt(&self.name)).await {
-                Ok(Some(secret)) => self.look(secret, &leads, &hand_on).await,
-                Ok(None) => Err(self.said("it is gone; the key that was read signs on")),
-                Err(error) => Err(error),
-            };
+            let mut looked = self.look(&leads, &hand_on).await;
+            for _ in 0..AGAIN {
+                if matches!(looked, Ok(Looked::Lost)) {
+                    looked = self.look(&leads, &hand_on).await;
+                }
+            }
             match looked {
-                Ok(()) => said.clear(),
+                Ok(Looked::Settled | Looked::Lost) => said.clear(),
                 Err(error) => {
                     let why = report::chain(&error).to_string();
                     if why != said {
@@ -152,24 +164,22 @@ impl KeySecret {
         }
     }
 
-    async fn look(
-        &self,
-        secret: Secret,
-        leads: &impl Fn() -> bool,
-        hand_on: &impl Fn(Given),
-    ) -> Result<(), SecretError> {
+    async fn look(&self, leads: &impl Fn() -> bool, hand_on: &impl Fn(Given)) -> Result<Looked, SecretError> {
+        let Some(secret) = self.asked(self.secrets.get_opt(&self.name)).await? else {
+            return Err(self.said("it is gone; the key that was read signs on"));
+        };
         let renewed = if leads() { self.plan.step(&secret, SystemTime::now())? } else { None };
         hand_on(self.read(secret)?);
-        let Some((renewed, phase)) = renewed else { return Ok(()) };
-        // Under the version that was read: what somebody else wrote meanwhile is looked at again.
+        let Some((renewed, phase)) = renewed else { return Ok(Looked::Settled) };
+        // Under the version that was read.
         let params = PostParams::default();
         match timeout(DEADLINE, self.secrets.replace(&self.name, &params, &renewed)).await {
             Ok(Ok(secret)) => {
                 tracing::info!(namespace = self.namespace, name = self.name, "{}", phase.describe());
                 hand_on(self.read(secret)?);
-                Ok(())
+                Ok(Looked::Settled)
             }
-            Ok(Err(Error::Api(status))) if status.code == 409 => Ok(()),
+            Ok(Err(Error::Api(status))) if status.code == 409 => Ok(Looked::Lost),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(self.said(Failure::Timeout.describe())),
         }
