@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
         harness(&mut cargo, args);
         cargo
     });
-    passed &= suites::beside(rows.collect(), &mut count)?;
+    passed &= suites::beside(rows.collect(), &mut count, |line| println!("{line}"))?;
     sum_up(&count, passed, required)
 }
 
