@@ -170,8 +170,10 @@ impl Services {
             return;
         }
         stats.written += 1;
+        let kept: HashSet<_> = slots.iter().map(|slot| (slot.addr, slot.port)).collect();
         let written = Written { port: Some(port.clone()), attached, entry, slots };
-        if let Some(old) = self.ports.insert(key, written) {
+        if let Some(mut old) = self.ports.insert(key, written) {
+            old.slots.retain(|slot| !kept.contains(&(slot.addr, slot.port)));
             self.miss(&old.slots);
             remove_slots(maps, old.entry);
         }
