@@ -282,7 +282,7 @@ fn upgrade_makes_a_tunnel_with_half_close() {
     });
 }
 
-/// Resolves once `count` has stood still for a while; under a paused clock that takes no time.
+/// Resolves once `count` has stood still for a while. Under a paused clock it would be one that only seems to.
 async fn stands_still(count: &std::cell::Cell<usize>) {
     let mut seen = None;
     while seen != Some(count.get()) {
@@ -294,7 +294,7 @@ async fn stands_still(count: &std::cell::Cell<usize>) {
 
 #[test]
 fn a_switch_within_the_requests_body_sends_no_byte_twice() {
-    limits::run_paused(async {
+    run(async {
         let mut lab = lab().await;
         // More than the sockets hold, so that the server's 101 comes while a write to it is half done.
         let body: Vec<u8> = (0..4_000_000_u32).flat_map(u32::to_be_bytes).collect();
