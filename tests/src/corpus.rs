@@ -168,8 +168,9 @@ fn shape(object: &Value) -> String {
             Value::String(text) => plain_text(text).into(),
             Value::Number(number) if number.as_u64().is_some_and(|number| number >= 10_000) => 10_000.into(),
             Value::Array(all) => all.iter().map(plain).collect(),
+            // Ports stand as keys, too.
             Value::Object(all) => {
-                Value::Object(all.iter().map(|(key, value)| (key.clone(), plain(value))).collect())
+                Value::Object(all.iter().map(|(key, value)| (plain_text(key), plain(value))).collect())
             }
             other => other.clone(),
         }
@@ -213,6 +214,9 @@ mod tests {
         assert_ne!(object("cart-r7", 20_001, "100ms"), object("cart-r7", 20_001, "250ms"));
         assert_ne!(object("cart-v1", 80, "1s"), object("cart-v2", 80, "1s"));
         assert_ne!(object("cart", 80, "1s"), object("cart", 8080, "1s"));
+        let ports = |port: &str| shape(&json!({"portLevelMtls": {port: {"mode": "STRICT"}}}));
+        assert_eq!(ports("20010"), ports("20144"));
+        assert_ne!(ports("8080"), ports("20144"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use mesh_tests::lab::eventually;
 use serde_json::{Value, json};
 
 /// Longer than a change takes to be seen, built and written.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 macro_rules! need_stage {
     () => {

@@ -72,6 +72,7 @@ fn helm_and_the_command_line_refuse_the_same_values() {
         (json!({"controller": {"enabled": false}}), "agent.ca"),
         (json!({"controller": {"replicas": 0}}), "replicas"),
         (json!({"controller": {"maxCertificateLifetime": "long"}}), "maxCertificateLifetime"),
+        (json!({"controller": {"rootLifetime": "ever"}}), "rootLifetime"),
         (json!({"image": {"digest": "latest"}}), "digest"),
     ] {
         for refusal in [by_helm("mesh-agent", &values), by_cli("mesh-agent", &values)] {

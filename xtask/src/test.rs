@@ -1,15 +1,17 @@
-//! `cargo xtask test`: unit tests, then the suites on a real kernel, and one line that sums them up.
+//! `cargo xtask test`: unit tests, then the suites on a real kernel, what failed once more, and one line that sums it up.
 
+mod again;
 mod count;
 mod suites;
 
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{build, setup, sh};
+use again::Verdict;
 use count::Count;
 use suites::Suites;
 
@@ -23,12 +25,20 @@ pub struct Args {
     /// A test that is skipped for lack of root or kernel features fails; the default where CI is set
     #[arg(long)]
     require_kernel: bool,
+    /// A test that fails isn't run once more, alone, to see whether it is unsteady
+    #[arg(long)]
+    once: bool,
 }
 
 impl Args {
     /// Everything, and nothing may be skipped.
     pub fn all_required() -> Self {
         Self { require_kernel: true, ..Self::default() }
+    }
+
+    /// Nothing may be skipped.
+    fn kernel_is_required(&self) -> bool {
+        !self.unit && (self.require_kernel || env::var_os("CI").is_some())
     }
 }
 
@@ -37,32 +47,32 @@ pub fn run(args: &Args) -> Result<()> {
     let mut count = Count::default();
     if args.unit {
         let passed = cargo_test(&mut unit_tests(), args, &mut count)?;
-        return sum_up(&count, passed, false);
+        return sum_up(count, passed, args, |_| ());
     }
-    let required = args.require_kernel || env::var_os("CI").is_some();
     setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests])?;
     let agent = build::agent(false)?;
     let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
     // The harness's helper programs run inside pods; a test looks for them beside the agent.
     build::packages(&["mesh-tests"], false)?;
     sh::run(sh::cargo().args(["test", "--package", "mesh-tests", "--no-run"]))?;
-    let ready = |mut cargo: Command| {
-        cargo.env("MESH_AGENT_BIN", &agent);
-        if required {
-            cargo.env("MESH_TESTS_REQUIRE_KERNEL", "1");
+    let prepare = |test: &mut Command| {
+        test.env("MESH_AGENT_BIN", &agent);
+        if args.kernel_is_required() {
+            test.env("MESH_TESTS_REQUIRE_KERNEL", "1");
         }
-        cargo
     };
     let Suites { alone, beside } = Suites::find()?;
-    let mut first = ready(suites::cargo(&alone));
+    let mut first = suites::cargo(&alone);
+    prepare(&mut first);
     passed &= cargo_test(first.args(["--lib", "--bins"]), args, &mut count)?;
     let rows = beside.iter().map(|row| {
-        let mut cargo = ready(suites::cargo(row));
+        let mut cargo = suites::cargo(row);
+        prepare(&mut cargo);
         harness(&mut cargo, args);
         cargo
     });
     passed &= suites::beside(rows.collect(), &mut count, |line| println!("{line}"))?;
-    sum_up(&count, passed, required)
+    sum_up(count, passed, args, prepare)
 }
 
 /// The workspace's default members: what tests itself without root.
@@ -75,16 +85,15 @@ fn unit_tests() -> Command {
 /// Runs cargo, shows its output as it comes and counts results. False when a test failed.
 fn cargo_test(cargo: &mut Command, args: &Args, count: &mut Count) -> Result<bool> {
     harness(cargo, args);
-    cargo.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = cargo.spawn().context("could not start cargo")?;
-    let stdout = child.stdout.take().context("cargo's output is piped")?;
+    let (mut child, output) = suites::start(cargo)?;
     let mut filter = count::Filter::default();
-    for line in BufReader::new(stdout).split(b'\n') {
+    for line in BufReader::new(output).split(b'\n') {
         let line = line?;
         if let Some(shown) = filter.line(&String::from_utf8_lossy(&line), count) {
             println!("{shown}");
         }
     }
+    filter.end(count);
     Ok(child.wait()?.success())
 }
 
@@ -97,13 +106,26 @@ fn harness(cargo: &mut Command, args: &Args) {
     cargo.args(["--", "--show-output"]);
 }
 
-fn sum_up(count: &Count, passed: bool, required: bool) -> Result<()> {
-    println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
-    if !passed || count.failed > 0 {
+/// Failed tests are judged with `prepare` giving them what the suites had.
+fn sum_up(mut count: Count, passed: bool, args: &Args, prepare: impl Fn(&mut Command)) -> Result<()> {
+    // What cargo calls a failure without a test that failed (it didn't build, a binary was killed) is one.
+    let untold = !passed && count.failures.is_empty();
+    let verdict =
+        if args.once { Verdict::all_failed(&mut count) } else { again::judge(&mut count, prepare)? };
+    verdict.show();
+    let Count { passed, failed, skipped, wanting, broken, .. } = count;
+    println!(
+        "{passed} passed ({} of them unsteady), {failed} failed, {skipped} skipped",
+        verdict.unsteady.len()
+    );
+    if !broken.is_empty() {
+        bail!("without a result: {}", broken.join(", "));
+    }
+    if untold || failed > 0 || !verdict.failed.is_empty() {
         bail!("not every test passed");
     }
-    if required && count.wanting > 0 {
-        bail!("{} tests were skipped for want of something, and none may be here", count.wanting);
+    if args.kernel_is_required() && wanting > 0 {
+        bail!("{wanting} tests were skipped for want of something, and none may be here");
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ const NEXT: [&str; 2] = ["next.crt", "next.key"];
 /// Until every agent has read a new root: kubelets take minutes, a node that is away until it is back.
 const SPREAD: Duration = Duration::from_secs(24 * 3600);
 /// A short life leaves less: one of its so many parts.
-const SPREAD_PARTS: u32 = 20;
+const SPREAD_PARTS: u32 = 10;
 
 /// What renewal goes by.
 #[derive(Clone, Copy, Debug)]

@@ -68,13 +68,13 @@ pub fn beside(commands: Vec<Command>, count: &mut Count, show: impl Fn(&str) + S
     for counted in counts {
         let (passed, counted) = counted?;
         all &= passed;
-        count.add(&counted);
+        count.add(counted);
     }
     Ok(all)
 }
 
-fn row(command: Command, shown: &Mutex<()>, show: &impl Fn(&str)) -> Result<(bool, Count)> {
-    let (mut child, output) = start(command)?;
+fn row(mut command: Command, shown: &Mutex<()>, show: &impl Fn(&str)) -> Result<(bool, Count)> {
+    let (mut child, output) = start(&mut command)?;
     let (mut count, mut filter, mut block) = (Count::default(), Filter::default(), Vec::new());
     let show_block = |block: &mut Vec<String>| {
         let _whole = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,17 +87,18 @@ fn row(command: Command, shown: &Mutex<()>, show: &impl Fn(&str)) -> Result<(boo
             show_block(&mut block);
         }
     }
+    filter.end(&mut count);
     show_block(&mut block);
     Ok((child.wait()?.success(), count))
 }
 
 /// Both outputs in one, as cargo tells on the one which suite the other is of.
-fn start(mut command: Command) -> Result<(Child, PipeReader)> {
+pub fn start(command: &mut Command) -> Result<(Child, PipeReader)> {
     let (output, input) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     let child = command.spawn().context("could not start cargo")?;
-    // With the command its ends of the pipe go: there is an end to what is read.
-    drop(command);
+    // The command's own ends of the pipe go: there is an end to what is read.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     Ok((child, output))
 }
 
