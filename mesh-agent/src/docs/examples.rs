@@ -135,6 +135,10 @@ fn every_example_file_of_routes_and_rules_is_in_force() {
                 let ports = &snapshot.services.get(&ObjectName::new("shop", host)).unwrap().ports;
                 assert_eq!(ports[0].policy.tls.is_some(), name != "egress-plain", "{name}");
             }
+            "backendtlspolicy" => {
+                let cart = &snapshot.services.get(&ObjectName::new("shop", "cart")).unwrap().ports;
+                assert_eq!(cart.iter().filter(|port| port.policy.tls.is_some()).count(), 1, "{name}");
+            }
             "peerauthentication" => {
                 let mode = |port| snapshot.mtls_mode(&ObjectName::new("shop", "cart-0"), port);
                 assert_eq!((mode(80), mode(9090)), (MtlsMode::Strict, MtlsMode::Permissive));
