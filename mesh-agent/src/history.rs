@@ -31,7 +31,7 @@ pub type Objects = BTreeMap<Text, Text>;
 /// False for kinds that say what is there: they change all the time, and an old version of them would send traffic to
 /// pods that are gone.
 pub const fn is_kept(kind: Kind) -> bool {
-    !matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Node)
+    !matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::ConfigMap)
 }
 
 /// What happened to an object.

@@ -4,7 +4,9 @@
 //! by itself; whether objects fit together is the builder's question.
 
 mod authorization_policy;
+mod backend_tls_policy;
 mod backend_traffic_policy;
+mod config_map;
 mod destination_rule;
 mod duration;
 mod endpoint_slice;
@@ -38,9 +40,13 @@ pub use authorization_policy::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, ConditionKey, FromSpec, OperationSpec, Provider,
     RuleSpec, SourceSpec, ToSpec, WhenSpec,
 };
+pub use backend_tls_policy::{
+    BackendTlsPolicy, BackendTlsPolicySpec, SubjectAltName, TlsTarget, TlsValidation,
+};
 pub use backend_traffic_policy::{
     BackendTrafficPolicy, BackendTrafficPolicySpec, BudgetSpec, RequestRate, RetryConstraint,
 };
+pub use config_map::ConfigMap;
 pub use destination_rule::{
     ClientTls, ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpCookie,
     LoadBalancerSettings, LocalityLbSetting, OutlierDetection, Settings, SimpleLb, Subset, TlsMode, Warmup,
@@ -84,6 +90,8 @@ pub enum Kind {
     Node,
     /// v1 ServiceAccount.
     ServiceAccount,
+    /// v1 ConfigMap.
+    ConfigMap,
     /// v1 Pod.
     Pod,
     /// v1 Service.
@@ -102,6 +110,8 @@ pub enum Kind {
     ReferenceGrant,
     /// gateway.networking.x-k8s.io/v1alpha1 XBackendTrafficPolicy.
     BackendTrafficPolicy,
+    /// gateway.networking.k8s.io/v1 BackendTLSPolicy.
+    BackendTlsPolicy,
     /// mesh-agent.dev/v1alpha1 TrafficPolicy.
     TrafficPolicy,
     /// networking.istio.io DestinationRule.
@@ -118,10 +128,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
+        Self::ConfigMap,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
@@ -131,6 +142,7 @@ impl Kind {
         Self::TcpRoute,
         Self::ReferenceGrant,
         Self::BackendTrafficPolicy,
+        Self::BackendTlsPolicy,
         Self::TrafficPolicy,
         Self::DestinationRule,
         Self::ServiceEntry,
@@ -145,6 +157,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::ServiceAccount => "ServiceAccount",
+            Self::ConfigMap => "ConfigMap",
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -154,6 +167,7 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
@@ -170,6 +184,7 @@ impl Kind {
             Self::Namespace
                 | Self::Node
                 | Self::ServiceAccount
+                | Self::ConfigMap
                 | Self::Pod
                 | Self::Service
                 | Self::EndpointSlice
@@ -218,6 +233,8 @@ pub enum Object {
     Node(Node),
     /// Known by name.
     ServiceAccount(ServiceAccount),
+    /// Certificates of authorities.
+    ConfigMap(ConfigMap),
     /// A workload.
     Pod(Box<Pod>),
     /// Virtual addresses and ports.
@@ -236,6 +253,8 @@ pub enum Object {
     ReferenceGrant(Box<ReferenceGrant>),
     /// Retry budget and stickiness of services.
     BackendTrafficPolicy(Box<BackendTrafficPolicy>),
+    /// TLS to endpoints.
+    BackendTlsPolicy(Box<BackendTlsPolicy>),
     /// What is done to the traffic of services and routes.
     TrafficPolicy(Box<traffic_policy::TrafficPolicy>),
     /// How clients of a host use it.
@@ -257,6 +276,7 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::ConfigMap(_) => Kind::ConfigMap,
             Self::Pod(_) => Kind::Pod,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
@@ -266,6 +286,7 @@ impl Object {
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
+            Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
@@ -281,6 +302,7 @@ impl Object {
             Self::Namespace(o) => &o.metadata,
             Self::Node(o) => &o.metadata,
             Self::ServiceAccount(o) => &o.metadata,
+            Self::ConfigMap(o) => &o.metadata,
             Self::Pod(o) => &o.metadata,
             Self::Service(o) => &o.metadata,
             Self::EndpointSlice(o) => &o.metadata,
@@ -290,6 +312,7 @@ impl Object {
             Self::TcpRoute(o) => &o.metadata,
             Self::ReferenceGrant(o) => &o.metadata,
             Self::BackendTrafficPolicy(o) => &o.metadata,
+            Self::BackendTlsPolicy(o) => &o.metadata,
             Self::TrafficPolicy(o) => &o.metadata,
             Self::DestinationRule(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
@@ -317,7 +340,12 @@ impl Object {
             Self::TlsRoute(o) => o.validate(),
             Self::TcpRoute(o) => o.validate(),
             Self::BackendTrafficPolicy(o) => o.validate(),
-            Self::Namespace(_) | Self::Node(_) | Self::ServiceAccount(_) | Self::ReferenceGrant(_) => Ok(()),
+            Self::BackendTlsPolicy(o) => o.validate(),
+            Self::Namespace(_)
+            | Self::Node(_)
+            | Self::ServiceAccount(_)
+            | Self::ConfigMap(_)
+            | Self::ReferenceGrant(_) => Ok(()),
             Self::TrafficPolicy(o) => o.validate(),
             Self::DestinationRule(o) => o.validate(),
             Self::ServiceEntry(o) => o.validate(),

@@ -24,7 +24,7 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use compile::{Defaults, asked_at, compile, origination, warnings};
+pub use compile::{Defaults, asked_at, compile, origination, speaks_of_tls, warnings};
 pub use locality::{Localities, Locality, Pattern};
 
 use crate::model::{LoadBalancer, ObjectName};
@@ -58,6 +58,8 @@ pub struct ClusterPolicy {
     pub limits: PoolLimits,
     /// What connections are wrapped in.
     pub tls: Option<Arc<Origination>>,
+    /// The BackendTLSPolicy that says so, if it is one.
+    pub tls_policy: Option<ObjectName>,
     /// Whether the mesh's own mutual TLS is used, where `tls` isn't given.
     pub mesh_tls: MeshTls,
     /// Requests of HTTP/1 go to endpoints over HTTP/2.

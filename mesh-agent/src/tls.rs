@@ -20,9 +20,21 @@ pub use spec::{Identity, Spec, Trust};
 pub use store::{FileProblem, Store};
 pub use stream::{TlsError, TlsStream};
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+use crate::report;
+
+/// Whether these are authorities' certificates in PEM, at least one.
+///
+/// # Errors
+/// Says what is wrong with them.
+pub fn check_authorities(pem: &str) -> Result<(), String> {
+    let roots = files::roots_in(Path::new("it"), pem.as_bytes(), false);
+    roots.map(|_| ()).map_err(|error| report::chain(&error).to_string())
+}
 
 /// The cryptography that everything here uses. Never installed as the process's default, so that nothing depends on who
 /// came first.

@@ -128,6 +128,7 @@ impl Stage {
             with_status(gateway, &["v1"], "grpcroutes", "GRPCRoute"),
             with_status(gateway, &["v1alpha2"], "tlsroutes", "TLSRoute"),
             with_status(gateway, &["v1alpha2"], "tcproutes", "TCPRoute"),
+            with_status(gateway, &["v1"], "backendtlspolicies", "BackendTLSPolicy"),
             crd(gateway, &["v1beta1"], "referencegrants", "ReferenceGrant"),
             with_status(
                 "gateway.networking.x-k8s.io",

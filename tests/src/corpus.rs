@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// How the suites' names begin.
-const SUITES: [&str; 11] = [
+const SUITES: [&str; 12] = [
     "authorization",
+    "backend_tls",
     "balancing",
     "destinationrule",
     "egress",
@@ -36,7 +37,7 @@ const GROUPS: [&str; 5] = [
     "networking.istio.io/",
     "security.istio.io/",
 ];
-const CONTEXT: [&str; 2] = ["Namespace", "Service"];
+const CONTEXT: [&str; 3] = ["ConfigMap", "Namespace", "Service"];
 /// A text of this length is a key or a certificate, and another one in each run.
 const LONG: usize = 100;
 

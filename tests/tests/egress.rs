@@ -192,8 +192,8 @@ fn a_certificate_that_does_not_verify_is_refused_and_the_rule_is_named() {
             (&"UF".into(), &"certificate_refused".into()),
             "{line}"
         );
-        let rule = format!("shop/untrusted{place}");
-        let named = |line: &str| line.contains("as the DestinationRule asks for it") && line.contains(&rule);
+        let rule = format!("DestinationRule shop/untrusted{place}");
+        let named = |line: &str| line.contains("as the rule asks for it") && line.contains(&rule);
         assert!(world.shop.agent.log().lines().any(named), "{}", world.shop.log_tail());
     }
     assert!(world.handshakes("certificate_refused") >= 2.0);

@@ -18,13 +18,14 @@ use serde_json::{Value, json};
 /// For all of them to be seen, built and written on a busy machine.
 const ALL: Duration = Duration::from_secs(180);
 /// Resources with a status of ours.
-const JUDGED: [&str; 11] = [
+const JUDGED: [&str; 12] = [
     "httproutes",
     "grpcroutes",
     "tlsroutes",
     "tcproutes",
     "trafficpolicies",
     "xbackendtrafficpolicies",
+    "backendtlspolicies",
     "authorizationpolicies",
     "peerauthentications",
     "requestauthentications",
@@ -32,7 +33,8 @@ const JUDGED: [&str; 11] = [
     "serviceentries",
 ];
 /// What these refer to.
-const CONTEXT: [&str; 5] = ["namespaces", "services", "pods", "serviceaccounts", "referencegrants"];
+const CONTEXT: [&str; 6] =
+    ["namespaces", "services", "pods", "serviceaccounts", "referencegrants", "configmaps"];
 
 /// What there is after each write to a file, as worlds of their own: every namespace under another name, so that all can be there at
 /// once. Services are in each world, since nothing of a suite takes them away.

@@ -504,8 +504,12 @@ fn every_right_is_used_and_every_request_has_its_right() {
     retries["kind"] = "XBackendTrafficPolicy".into();
     retries["spec"] = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "rights"}],
         "retryConstraint": {"budget": {"percent": 20}}});
+    let mut encrypted = other("v1", "BackendTLSPolicy");
+    encrypted["spec"] = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "rights"}],
+        "validation": {"hostname": "rights", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "rights"}]}});
     let objects = [
         service("shop", "rights", 80),
+        encrypted,
         other("v1", "HTTPRoute"),
         other("v1", "GRPCRoute"),
         other("v1alpha2", "TLSRoute"),
@@ -531,6 +535,7 @@ fn every_right_is_used_and_every_request_has_its_right() {
         "tcproutes",
         "trafficpolicies",
         "xbackendtrafficpolicies",
+        "backendtlspolicies",
         "authorizationpolicies",
         "peerauthentications",
         "requestauthentications",

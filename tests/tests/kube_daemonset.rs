@@ -125,12 +125,13 @@ fn tried_out(daemons: &Daemons) {
 }
 
 /// Kinds that the rest of the test does without, so that agents ask for every one that they read.
-const OTHER_KINDS: [(&str, &str, &str, &str); 8] = [
+const OTHER_KINDS: [(&str, &str, &str, &str); 9] = [
     ("gateway.networking.k8s.io", "v1", "grpcroutes", "GRPCRoute"),
     ("gateway.networking.k8s.io", "v1alpha2", "tlsroutes", "TLSRoute"),
     ("gateway.networking.k8s.io", "v1alpha2", "tcproutes", "TCPRoute"),
     ("gateway.networking.k8s.io", "v1beta1", "referencegrants", "ReferenceGrant"),
     ("gateway.networking.x-k8s.io", "v1alpha1", "xbackendtrafficpolicies", "XBackendTrafficPolicy"),
+    ("gateway.networking.k8s.io", "v1", "backendtlspolicies", "BackendTLSPolicy"),
     ("security.istio.io", "v1", "requestauthentications", "RequestAuthentication"),
     ("networking.istio.io", "v1", "destinationrules", "DestinationRule"),
     ("networking.istio.io", "v1", "serviceentries", "ServiceEntry"),
@@ -141,6 +142,14 @@ fn every_right_is_used_and_every_request_has_its_right(daemons: &Daemons) {
     cluster
         .apply(&OTHER_KINDS.map(|(group, version, plural, kind)| crd(group, &[version], plural, kind)))
         .unwrap();
+    // One that names a ConfigMap: none is asked for without.
+    let encrypted = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"name": "encrypted", "namespace": "shop"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "nobody"}], "validation": {
+            "hostname": "nobody", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "nobody"}]}},
+    });
+    cluster.apply(&[encrypted]).unwrap();
     // Out of the mesh and in again, by the same agent: counted in the Event that there is.
     let mode = |label: &str| cluster.kubectl(&["label", "pod", "batch", "-n", "shop", label], "").unwrap();
     for (label, says) in

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mesh_tests::kube::{Cluster, crd, pod, service, slice};
 use mesh_tests::lab::{Agent, AgentOptions, Node, Topology, eventually};
+use mesh_tests::pki::Authority;
 use mesh_tests::{SOON, need_agent, need_kube};
 use serde_json::{Value, json};
 
@@ -321,6 +322,49 @@ fn a_restored_backup_of_etcd_is_followed() {
     world.expect_within(SILENCE, "services", ns, &["early"]);
     cluster.apply(&[service(ns, "after", 80)]).unwrap();
     world.expect("services", ns, &["after", "early"]);
+}
+
+#[test]
+fn config_maps_are_watched_that_a_policy_of_tls_names_and_no_others() {
+    let (options, cluster) = (need_agent!(), need_kube!(shared));
+    let policies = crd("gateway.networking.k8s.io", &["v1"], "backendtlspolicies", "BackendTLSPolicy");
+    cluster.apply(&[policies]).unwrap();
+    cluster.namespace("tls", &enabled()).unwrap();
+    let policy = |map: &str| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+            "metadata": {"name": "cart", "namespace": "tls"},
+            "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "cart"}], "validation": {
+                "hostname": "cart.test", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": map}]}},
+        })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let authority = fs::read_to_string(Authority::new(dir.path(), "ca").unwrap().file()).unwrap();
+    let map = |name: &str, pem: &str| {
+        let metadata = json!({"name": name, "namespace": "tls"});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"ca.crt": pem}})
+    };
+    cluster.apply(&[service("tls", "cart", 80), policy("one"), map("one", &authority)]).unwrap();
+    let mut world = World::start("kube-tls", options, &cluster);
+    let known = |world: &World| world.metric("mesh_agent_source_objects", &[("resource", "configmaps")]);
+    // It was there before the agent, and is in force with the first that is.
+    assert_eq!(known(&world), 1.0);
+    assert!(!world.warnings().contains("MESH0157"), "{}", world.warnings());
+    cluster.apply(&[map("one", "nothing")]).unwrap();
+    world.expect_warning("ca.crt of ConfigMap tls/one", true);
+    cluster.apply(&[policy("two")]).unwrap();
+    world.expect_warning("there is no ConfigMap tls/two", true);
+    cluster.apply(&[map("two", &authority)]).unwrap();
+    world.expect_warning("MESH0157", false);
+    assert_eq!(known(&world), 1.0, "the one that nobody names any more isn't known");
+    world.agent.restart().unwrap();
+    world.agent.wait_ready().unwrap();
+    assert!(!world.warnings().contains("MESH0157"), "{}", world.warnings());
+    cluster.delete(&[map("two", "")]).unwrap();
+    world.expect_warning("there is no ConfigMap tls/two", true);
+    cluster.delete(&[policy("two")]).unwrap();
+    world.expect_warning("MESH0157", false);
+    assert_eq!(known(&world), 0.0);
 }
 
 #[test]

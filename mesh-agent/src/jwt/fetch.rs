@@ -26,7 +26,7 @@ use super::keys::{KeySet, KeySetError};
 use super::reach::{Reach, ReachError};
 use super::remote::{Source, Spec};
 use super::schedule;
-use crate::model::ObjectName;
+use crate::objects::{Kind, ObjectKey};
 use crate::proxy::Stream;
 use crate::report;
 use crate::tls::{self, Alpn, TlsError};
@@ -195,7 +195,7 @@ async fn connect(uri: &Uri, authority: &Authority, reach: &Reach) -> Result<Stre
     // Made anew for each fetch, so that the system's authorities are those of today.
     let store = tls::Store::default();
     let origination = store.get(tls::Spec {
-        rule: ObjectName::new("", "jwks"),
+        rule: ObjectKey::new(Kind::RequestAuthentication, Some("jwks"), host),
         server_name: name,
         names: Vec::new(),
         trust: reach.trust(),

@@ -5,6 +5,7 @@
 
 mod authentication;
 mod authorization;
+mod backend_tls;
 mod endpoints;
 mod enrolment;
 mod entries;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::authorization::{Authorizations, DirtyAuthorization};
+use self::backend_tls::BackendTls;
 use self::index::Index;
 use self::policies::PolicyIndex;
 use self::routes::{DirtyRoutes, RouteIndex};
@@ -44,6 +46,7 @@ use crate::objects::{Kind, Network, Object, ObjectKey};
 use crate::source::Changes;
 use crate::tls;
 
+pub use self::backend_tls::authorities;
 pub use self::enrolment::REDIRECTION;
 
 /// Last part of service host names.
@@ -113,9 +116,10 @@ pub struct Builder {
     /// DestinationRules.
     hosts: rules::Hosts,
     policies: PolicyIndex,
+    backend_tls: BackendTls,
     /// ServiceEntries.
     entries: entries::Entries,
-    /// What DestinationRules wrap connections in.
+    /// What DestinationRules and BackendTLSPolicies wrap connections in.
     originations: Arc<tls::Store>,
     /// Where keys for tokens are fetched.
     key_sources: Arc<jwt::Store>,
@@ -168,6 +172,7 @@ impl Builder {
             traffic: Traffic::default(),
             hosts: rules::Hosts::new(),
             policies: PolicyIndex::default(),
+            backend_tls: BackendTls::default(),
             entries: entries::Entries::default(),
             originations: Arc::default(),
             key_sources: Arc::default(),
@@ -258,7 +263,7 @@ impl Builder {
         &self.options
     }
 
-    /// What DestinationRules wrap connections in: made here, loaded by whoever publishes the snapshots.
+    /// What DestinationRules and BackendTLSPolicies wrap connections in: made here, loaded by whoever publishes the snapshots.
     pub fn originations(&self) -> &Arc<tls::Store> {
         &self.originations
     }
@@ -303,6 +308,7 @@ impl Builder {
         self.authorization_warnings(&mut add);
         self.authentication_warnings(&mut add);
         self.provider_warnings(&mut add);
+        self.backend_tls_warnings(&mut add);
         self.rule_warnings(add);
         warnings
     }
@@ -331,6 +337,8 @@ impl Builder {
             }
             Kind::ReferenceGrant => self.touch_grant(&key.name.namespace, &mut dirty.routes),
             Kind::BackendTrafficPolicy => self.touch_policy(key, object.as_deref(), dirty),
+            Kind::BackendTlsPolicy => self.touch_backend_tls(key, object.as_deref(), dirty),
+            Kind::ConfigMap => self.touch_config_map(&key.name, dirty),
             Kind::DestinationRule => self.touch_rule(key, object.as_deref(), dirty),
             Kind::ServiceEntry => {
                 self.touch_entry(key, object.as_deref(), dirty);
@@ -409,6 +417,7 @@ const fn is_policy(kind: Kind) -> bool {
         kind,
         Kind::TrafficPolicy
             | Kind::BackendTrafficPolicy
+            | Kind::BackendTlsPolicy
             | Kind::DestinationRule
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication

@@ -20,6 +20,8 @@ pub enum Need {
     DestinationRule,
     /// An XBackendTrafficPolicy is for it.
     BackendPolicy,
+    /// A BackendTLSPolicy is for it.
+    BackendTls,
     /// It is a ServiceEntry's.
     ServiceEntry,
     /// The Service asks for a load balancer that the kernel hasn't.
@@ -36,6 +38,7 @@ impl Need {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::DestinationRule => "DestinationRule",
             Self::BackendPolicy => "XBackendTrafficPolicy",
+            Self::BackendTls => "BackendTLSPolicy",
             Self::ServiceEntry => "ServiceEntry",
             Self::LoadBalancer => "load balancer",
         }
@@ -55,6 +58,7 @@ impl ServicePort {
             (self.external.is_some(), Need::ServiceEntry),
             (rules, Need::DestinationRule),
             (self.backend_policy.is_some() || self.session.is_some(), Need::BackendPolicy),
+            (self.policy.tls_policy.is_some(), Need::BackendTls),
             (balancer, Need::LoadBalancer),
         ]
         .into_iter()

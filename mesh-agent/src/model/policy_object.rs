@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{ObjectName, ServiceMeta, Workload};
-use crate::objects::{DestinationRule, Kind, Object, PeerAuthentication, TlsModeSpec};
+use crate::objects::{DestinationRule, Kind, Object, PeerAuthentication, TlsModeSpec, TlsTarget};
 
 /// A policy in force: of traffic, of connections between pods, of tokens, or of who may call what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +71,12 @@ impl PolicyObject {
                     ("sessionPersistence", policy.spec.session_persistence.is_some()),
                 ];
                 (targets.collect(), given(&groups))
+            }
+            Object::BackendTlsPolicy(policy) => {
+                let targets = policy.spec.target_refs.iter();
+                let section = |it: &TlsTarget| it.section_name.as_deref().map(str::to_owned);
+                let targets = targets.map(|it| target(&it.kind, &it.name, section(it).as_ref()));
+                (targets.collect(), vec!["validation"])
             }
             Object::DestinationRule(rule) => {
                 (vec![PolicyTarget::Host(rule.host(cluster_domain))], rule_groups(rule))

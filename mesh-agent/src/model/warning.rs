@@ -84,6 +84,7 @@ codes! {
     ProvidersConflict = "MESH0154", "AuthorizationPolicies with action CUSTOM that select one pod name different providers; what their rules match is refused there.";
     ApiServerUnavailable = "MESH0155", "The API server can't be watched; what it said last stays in force, and it is tried again until it answers.";
     ResourceUnavailable = "MESH0156", "The API server doesn't let the agent read a resource, or doesn't serve one that every Kubernetes has; what was read of it stays in force, and an agent that has read nothing of it doesn't get ready.";
+    AuthorityUnusable = "MESH0157", "A BackendTLSPolicy names a ConfigMap that isn't there or has no authority's certificate in ca.crt, or has no valid version; without any authority connections to its target are refused.";
     IssuerUnusable = "MESH0201", "The issuer of certificates can't be used as the settings have it: a file, a root or a socket is missing or wrong; certificates that were issued serve until they expire.";
     CertificateNotRenewed = "MESH0202", "Half of a certificate's remaining life is over and its renewal fails; it serves until it expires, then connections are refused.";
     NoCertificate = "MESH0203", "A service account with pods on this node has no certificate, or an expired one; its connections between nodes are refused, never sent in plain text.";
@@ -144,6 +145,7 @@ impl WarningCode {
             | Self::RouteKindConflict
             | Self::SessionAffinity
             | Self::TlsFileUnusable
+            | Self::AuthorityUnusable
             | Self::RuleClosed
             | Self::PolicyClosed
             | Self::NoKeySource

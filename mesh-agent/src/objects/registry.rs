@@ -31,11 +31,16 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
         ("", "Namespace") => read(version, Kind::Namespace),
         ("", "Node") => read(version, Kind::Node),
         ("", "ServiceAccount") => read(version, Kind::ServiceAccount),
+        ("", "ConfigMap") => read(version, Kind::ConfigMap),
         ("", "Pod") => read(version, Kind::Pod),
         ("", "Service") => read(version, Kind::Service),
         ("discovery.k8s.io", "EndpointSlice") if version == "v1" => Known::Read(Kind::EndpointSlice),
         ("discovery.k8s.io", "EndpointSlice") => Known::OtherVersion("discovery.k8s.io/v1"),
-        ("", "List" | "NamespaceList" | "NodeList" | "ServiceAccountList" | "PodList" | "ServiceList")
+        (
+            "",
+            "List" | "NamespaceList" | "NodeList" | "ServiceAccountList" | "ConfigMapList" | "PodList"
+            | "ServiceList",
+        )
         | ("discovery.k8s.io", "EndpointSliceList") => Known::List,
         ("security.istio.io", "AuthorizationPolicy") => match version {
             "v1" | "v1beta1" => Known::Read(Kind::AuthorizationPolicy),
@@ -59,13 +64,16 @@ pub fn kind_of(api_version: &str, kind: &str) -> Known {
         (GATEWAY, "UDPRoute") => Known::NotYet(ROUTING),
         (
             GATEWAY,
-            "HTTPRouteList" | "GRPCRouteList" | "TLSRouteList" | "TCPRouteList" | "ReferenceGrantList",
+            "HTTPRouteList"
+            | "GRPCRouteList"
+            | "TLSRouteList"
+            | "TCPRouteList"
+            | "ReferenceGrantList"
+            | "BackendTLSPolicyList",
         )
         | ("gateway.networking.x-k8s.io", "XBackendTrafficPolicyList") => Known::List,
         (GATEWAY, "Gateway" | "GatewayClass") => Known::Foreign("a Gateway's own controller"),
-        (GATEWAY, "BackendTLSPolicy") => Known::NotYet(
-            "NO TLS is originated: traffic that it would encrypt goes as the application sent it",
-        ),
+        (GATEWAY, "BackendTLSPolicy") => read_of(version, &["v1", "v1alpha3"], Kind::BackendTlsPolicy),
         ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy") if version == "v1alpha1" => {
             Known::Read(Kind::BackendTrafficPolicy)
         }
@@ -124,7 +132,14 @@ mod tests {
         }
         check("networking.istio.io/v2", "DestinationRule", Known::OtherVersion("networking.istio.io/v1"));
         check("v1", "List", Known::List);
-        check("v1", "ConfigMap", Known::Unknown);
+        check("v1", "ConfigMap", Known::Read(Kind::ConfigMap));
+        check("v1", "Secret", Known::Unknown);
+        check("gateway.networking.k8s.io/v1alpha3", "BackendTLSPolicy", Known::Read(Kind::BackendTlsPolicy));
+        check(
+            "gateway.networking.k8s.io/v1alpha2",
+            "BackendTLSPolicy",
+            Known::OtherVersion("gateway.networking.k8s.io/v1"),
+        );
         check("gateway.networking.k8s.io/v1beta1", "HTTPRoute", Known::Read(Kind::HttpRoute));
         check("gateway.networking.k8s.io/v1alpha2", "TCPRoute", Known::Read(Kind::TcpRoute));
         check(

@@ -13,7 +13,8 @@ use super::{
 use crate::model::{LoadBalancer, ObjectName, Warning, WarningCode};
 use crate::objects::{
     self, ClientTls, ConnectionPool, ConsistentHash, DestinationRule, GoDuration, H2UpgradePolicy,
-    HttpCookie, LoadBalancerSettings, LocalityLbSetting, Settings, SimpleLb, Subset, TlsMode,
+    HttpCookie, Kind, LoadBalancerSettings, LocalityLbSetting, ObjectKey, Settings, SimpleLb, Subset,
+    TlsMode,
 };
 use crate::tls::{Identity, Spec, Trust};
 
@@ -103,12 +104,17 @@ pub fn origination(
     let server_name = if tls.sni.is_empty() { host } else { &tls.sni };
     let server_name = ServerName::try_from(server_name.to_owned()).map_err(|_| Unusable::TlsNotOriginated)?;
     Ok(Some(Spec {
-        rule: ObjectName::new(rule.namespace(), &rule.metadata.name),
+        rule: ObjectKey::new(Kind::DestinationRule, Some(rule.namespace()), &rule.metadata.name),
         server_name,
         names: if tls.subject_alt_names.is_empty() { names } else { &tls.subject_alt_names }.to_vec(),
         trust: trust(tls),
         identity: identity(tls),
     }))
+}
+
+/// True if `rule` says whether and how connections to `port` are wrapped, if only that they aren't.
+pub fn speaks_of_tls(rule: Option<&DestinationRule>, subset: Option<&Subset>, port: u16) -> bool {
+    rule.and_then(|rule| settings(rule, subset, port)).is_some_and(|settings| settings.tls.is_some())
 }
 
 /// The path of the settings in `rule` that ask for the files of `spec`, if any still do.

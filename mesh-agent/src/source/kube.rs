@@ -10,6 +10,7 @@ mod follow;
 mod health;
 mod item;
 mod link;
+mod named;
 mod pace;
 mod resource;
 mod served;
@@ -27,6 +28,7 @@ use tokio::time::sleep_until;
 use self::follow::{Follower, Out, Told, What};
 pub use self::health::{Health, ResourceHealth};
 use self::link::Link;
+use self::named::Named;
 use self::pace::Pace;
 use self::resource::{Feed, feeds};
 use self::served::Discovery;
@@ -38,7 +40,7 @@ use crate::kube::{self, Failure, KubeError};
 use crate::model::Warning;
 use crate::model::build::Builder;
 use crate::names::Answer;
-use crate::objects::ObjectKey;
+use crate::objects::{Kind, ObjectKey};
 
 /// In a storm snapshots are so far apart: or as one takes to make, if that is more, but never more than twice this.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -147,7 +149,7 @@ impl Main {
 
     async fn run(mut self, client: Client, mut orders: UnboundedReceiver<Order>) {
         // Its end is that of every watch.
-        let (mut told, _watches) = self.watch(&client);
+        let (mut told, mut watches, mut named) = self.watch(&client);
         loop {
             let due = [self.due(), self.course.due()].into_iter().flatten().min();
             tokio::select! {
@@ -157,12 +159,13 @@ impl Main {
                     Some(Order::Stop) | None => return self.course.finish(),
                 },
                 Some(first) = told.recv() => {
-                    self.take(first);
+                    self.take(first, &mut named);
                     // No more than there is room for: the rest waits for the next round.
                     for _ in 0..AHEAD {
                         let Ok(next) = told.try_recv() else { break };
-                        self.take(next);
+                        self.take(next, &mut named);
                     }
+                    self.follow(&mut named, &mut watches);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
             }
@@ -175,14 +178,16 @@ impl Main {
     }
 
     /// Starts every watch.
-    fn watch(&self, client: &Client) -> (Receiver<Told>, JoinSet<()>) {
+    fn watch(&self, client: &Client) -> (Receiver<Told>, JoinSet<()>, Named) {
         let (send, told) = mpsc::channel(AHEAD);
-        let out = |at| Out { at, told: send.clone(), health: self.health.clone() };
+        let out = |at| Out { at, part: None, told: send.clone(), health: self.health.clone() };
         let feeds = &self.state.feeds;
         let mut tasks = JoinSet::new();
         let (discovery, look) = Discovery::new(client.clone(), feeds.clone(), out(feeds.len()));
         tasks.spawn(discovery.run());
-        for (at, feed) in feeds.iter().enumerate() {
+        let place = feeds.iter().position(Feed::is_named).unwrap_or(feeds.len());
+        let named = Named::new(client.clone(), look.clone(), out(place));
+        for (at, feed) in feeds.iter().enumerate().filter(|(_, feed)| !feed.is_named()) {
             let follower = Follower {
                 feed: feed.clone(),
                 client: client.clone(),
@@ -193,7 +198,17 @@ impl Main {
             };
             tasks.spawn(follower.run());
         }
-        (told, tasks)
+        (told, tasks, named)
+    }
+
+    /// Once the policies are known, and what they name was read, that is all there is of it.
+    fn follow(&mut self, named: &mut Named, watches: &mut JoinSet<()>) {
+        for name in named.follow(watches) {
+            self.state.store.forget(named.at(), &name);
+        }
+        if named.is_read() {
+            self.state.store.complete(named.at());
+        }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -201,10 +216,21 @@ impl Main {
     }
 
     /// Notes what a watch tells.
-    fn take(&mut self, told: Told) {
-        let Told { at, seen, what } = told;
+    fn take(&mut self, told: Told, named: &mut Named) {
+        let Told { at, part, seen, what } = told;
         let State { store, link, feeds, .. } = &mut self.state;
+        if part.as_ref().is_some_and(|part| !named.follows(part)) {
+            // It comes late, of a watch that was ended.
+            return;
+        }
+        if feeds.get(at).is_some_and(|feed| feed.resource.reads == Some(Kind::BackendTlsPolicy)) {
+            named.policies(&what);
+        }
         match what {
+            What::All(items) if let Some(part) = part => {
+                named.read(&part);
+                store.replace_one(at, &part, items.into_iter().next());
+            }
             What::All(items) => {
                 tracing::debug!(resource = feeds[at].name, objects = items.len(), "read from the API server");
                 store.replace(at, items);

@@ -19,9 +19,10 @@ use crate::history::{self, Text};
 use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::traffic_policy::TrafficPolicy;
 use crate::objects::{
-    AuthorizationPolicy, BackendTrafficPolicy, DestinationRule, EndpointSlice, GrpcRoute, HttpRoute, Kind,
-    Known, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, ReferenceGrant,
-    RequestAuthentication, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute, kind_of,
+    AuthorizationPolicy, BackendTlsPolicy, BackendTrafficPolicy, ConfigMap, DestinationRule, EndpointSlice,
+    GrpcRoute, HttpRoute, Kind, Known, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod,
+    ReferenceGrant, RequestAuthentication, Service, ServiceAccount, ServiceEntry, TcpRoute, TlsRoute,
+    kind_of,
 };
 
 /// How a file is written.
@@ -207,7 +208,7 @@ impl Parsed {
         self.report(warning, failure.line.unwrap_or(line));
     }
 
-    /// A policy that isn't valid allows nothing, and lets no token hold, unless a valid version of it is in force.
+    /// A policy that isn't valid allows nothing, lets no token hold and lets nothing be sent where it asks for TLS, unless a valid version of it is in force.
     fn stand_in(&mut self, kind: Kind, document: &Value, line: u32) {
         let stand_in = match kind {
             Kind::AuthorizationPolicy => {
@@ -215,6 +216,9 @@ impl Parsed {
             }
             Kind::RequestAuthentication => {
                 RequestAuthentication::stand_in(document).map(Box::new).map(Object::RequestAuthentication)
+            }
+            Kind::BackendTlsPolicy => {
+                BackendTlsPolicy::stand_in(document).map(Box::new).map(Object::BackendTlsPolicy)
             }
             _ => None,
         };
@@ -300,6 +304,7 @@ impl Input<'_> {
             Kind::Namespace => Object::Namespace(self.read::<Namespace>()?),
             Kind::Node => Object::Node(self.read::<Node>()?),
             Kind::ServiceAccount => Object::ServiceAccount(self.read::<ServiceAccount>()?),
+            Kind::ConfigMap => Object::ConfigMap(self.read::<ConfigMap>()?),
             Kind::Pod => Object::Pod(Box::new(self.read::<Pod>()?)),
             Kind::Service => Object::Service(Box::new(self.read::<Service>()?)),
             Kind::EndpointSlice => Object::EndpointSlice(self.read::<EndpointSlice>()?),
@@ -312,6 +317,9 @@ impl Input<'_> {
             }
             Kind::BackendTrafficPolicy => {
                 Object::BackendTrafficPolicy(Box::new(self.read_all::<BackendTrafficPolicy>(fields)?))
+            }
+            Kind::BackendTlsPolicy => {
+                Object::BackendTlsPolicy(Box::new(self.read_all::<BackendTlsPolicy>(fields)?))
             }
             Kind::TrafficPolicy => Object::TrafficPolicy(Box::new(self.read_all::<TrafficPolicy>(fields)?)),
             Kind::DestinationRule => {

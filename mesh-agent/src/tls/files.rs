@@ -51,8 +51,13 @@ pub(crate) fn system_roots() -> Option<PathBuf> {
 
 /// Authorities. In a bundle of the system's, what can't be read is passed over: it is none of the rule's doing.
 pub(crate) fn roots(path: &Path, lenient: bool) -> Result<RootCertStore, FileError> {
+    roots_in(path, &read(path)?, lenient)
+}
+
+/// [`roots`] of what was read already, at `path`.
+pub(crate) fn roots_in(path: &Path, bytes: &[u8], lenient: bool) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates_in(path, bytes)? {
         match roots.add(certificate) {
             Ok(()) => {}
             Err(_) if lenient => {}

@@ -5,7 +5,7 @@
 //! those that are open go on.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl Origination {
                 server_name = %self.spec.server_name.to_str(),
                 %endpoint,
                 error = %report::chain(error),
-                "no TLS connection as the DestinationRule asks for it"
+                "no TLS connection as the rule asks for it"
             );
         }
     }
@@ -181,12 +181,13 @@ impl Origination {
     fn verifier(&self) -> Result<Arc<dyn ServerCertVerifier>, LoadError> {
         let provider = provider();
         let algorithms = provider.signature_verification_algorithms;
-        let (path, lenient) = match &self.spec.trust {
+        let roots = match &self.spec.trust {
             Trust::Anybody => return Ok(Arc::new(verify::Anybody { algorithms })),
-            Trust::File(path) => (path.clone(), false),
-            Trust::System => (files::system_roots().ok_or(LoadError::NoSystemRoots)?, true),
+            Trust::File(path) => files::roots(path, false)?,
+            Trust::System => files::roots(&files::system_roots().ok_or(LoadError::NoSystemRoots)?, true)?,
+            Trust::Given(pem) => files::roots_in(Path::new("ca.crt"), pem.as_bytes(), false)?,
         };
-        let roots = Arc::new(files::roots(&path, lenient)?);
+        let roots = Arc::new(roots);
         if !self.spec.names.is_empty() {
             let names = self.spec.names.clone();
             return Ok(Arc::new(verify::OneOf { roots, names, algorithms }));

@@ -1,18 +1,19 @@
 //! What a rule asks of TLS to a host: pure data, compared and hashed, so that equal wishes share one [`super::Origination`].
 //!
-//! Made by `policy` from a DestinationRule; `originate` makes a configuration of it. No file is read here.
+//! Made by `policy` from a DestinationRule, or by `model::build` from a BackendTLSPolicy; `originate` makes a configuration of it. No file is read here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use crate::model::ObjectName;
+use crate::objects::ObjectKey;
 
 /// TLS to one host, as one rule wants it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spec {
     /// The rule, for log and warnings.
-    pub rule: ObjectName,
+    pub rule: ObjectKey,
     /// Name for SNI, and the one that the certificate must have where `names` is empty.
     pub server_name: ServerName<'static>,
     /// Names of which the certificate must have one.
@@ -30,6 +31,8 @@ pub enum Trust {
     System,
     /// Those of this file.
     File(PathBuf),
+    /// These, in PEM.
+    Given(Arc<str>),
     /// Anybody's: `insecureSkipVerify`.
     Anybody,
 }
@@ -50,7 +53,7 @@ impl Spec {
         match &self.trust {
             Trust::File(path) => files.push(("caCertificates", path.clone())),
             Trust::System => files.extend(super::files::system_roots().map(|path| ("caCertificates", path))),
-            Trust::Anybody => {}
+            Trust::Given(_) | Trust::Anybody => {}
         }
         if let Some(identity) = &self.identity {
             files.push(("clientCertificate", identity.certificate.clone()));

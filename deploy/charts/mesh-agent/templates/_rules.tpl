@@ -1,13 +1,14 @@
-{{/* What the source reads (docs/kubernetes.md): lists and watches, nothing by name. No Secret and no ConfigMap is among it. */}}
+{{/* What the source reads (docs/kubernetes.md): lists and watches. No Secret is among it. ConfigMaps are
+asked for by name, those alone that BackendTLSPolicies name, but RBAC can't know these. */}}
 {{- define "mesh-agent.rules.read" -}}
 - apiGroups: [""]
-  resources: [namespaces, nodes, pods, services]
+  resources: [namespaces, nodes, pods, services, configmaps]
   verbs: [list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants]
+  resources: [httproutes, grpcroutes, tlsroutes, tcproutes, referencegrants, backendtlspolicies]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.x-k8s.io]
   resources: [xbackendtrafficpolicies]

@@ -9,7 +9,7 @@ views! {
         namespace: String,
         /// Policy.
         name: String,
-        /// `DestinationRule`, `PeerAuthentication`, `TrafficPolicy` or `XBackendTrafficPolicy`.
+        /// `BackendTLSPolicy`, `DestinationRule`, `PeerAuthentication`, `TrafficPolicy` or `XBackendTrafficPolicy`.
         kind: String,
         /// `KIND NAMESPACE/NAME`, with `:SECTION` where a part of it is named; `host HOST` of a DestinationRule; `pods of
         /// NAMESPACE with LABELS`.

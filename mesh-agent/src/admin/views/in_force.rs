@@ -356,14 +356,33 @@ fn authorization(snapshot: &Snapshot, port: &ServicePort) -> Vec<InForce> {
     lines
 }
 
-/// What a DestinationRule says of a port.
+/// What a BackendTLSPolicy or a DestinationRule says of TLS to a port.
+fn tls(policy: &ClusterPolicy) -> Option<InForce> {
+    let from = match (&policy.tls_policy, &policy.rule) {
+        (Some(by), _) => format!("BackendTLSPolicy {by}"),
+        (None, Some(rule)) => format!("DestinationRule {rule}"),
+        (None, None) => return None,
+    };
+    let how = match (&policy.tls, policy.unusable) {
+        (_, Some(Unusable::TlsNotOriginated)) => "connections are refused: TLS isn't originated".to_owned(),
+        (Some(tls), _) => {
+            let spec = tls.spec();
+            let name = spec.server_name.to_str();
+            match spec.names.as_slice() {
+                [] => format!("originated, for {name}"),
+                names => format!("originated, for {name}, to who is {}", names.join(" or ")),
+            }
+        }
+        (None, _) => return None,
+    };
+    Some(line("TLS", how, from))
+}
+
+/// What a DestinationRule says of a port, and what wraps its connections.
 fn cluster(policy: &ClusterPolicy) -> Vec<InForce> {
-    let Some(rule) = &policy.rule else { return Vec::new() };
+    let mut lines: Vec<_> = tls(policy).into_iter().collect();
+    let Some(rule) = &policy.rule else { return lines };
     let from = || format!("DestinationRule {rule}");
-    let mut lines = Vec::new();
-    if let Some(Unusable::TlsNotOriginated) = policy.unusable {
-        lines.push(line("TLS", "connections are refused: TLS isn't originated".to_owned(), from()));
-    }
     if policy.rule_balances {
         let by = policy.hash.as_ref().map(|key| format!(" by {}", hash_key(key))).unwrap_or_default();
         lines.push(line("balancer", format!("{}{by}", super::load_balancer(policy.load_balancer)), from()));

@@ -98,6 +98,11 @@ impl Found {
                         None => Self::missing(format!("there is no Service {name}")),
                     },
                     (Kind::TrafficPolicy, kind) => of_route(snapshot, policy, kind, name, section.as_deref()),
+                    (Kind::BackendTlsPolicy, "Service") => match service() {
+                        Some((_, ports)) if ports.is_empty() => no_section(target),
+                        Some((_, ports)) => backend_tls(policy, &ports),
+                        None => Self::missing(format!("there is no Service {name}")),
+                    },
                     (_, "Service") => match service() {
                         Some((_, ports)) => backend_policy(policy, &ports),
                         None => Self::missing(format!("there is no Service {name}")),
@@ -230,6 +235,21 @@ fn backend_policy(policy: &PolicyObject, ports: &[&ServicePort]) -> Found {
         } else {
             found.group(group, &policy.name, policy.kind, &winners);
         }
+    }
+    found
+}
+
+/// A BackendTLSPolicy holds, as a whole, if it does for a port, for all clients or some.
+fn backend_tls(policy: &PolicyObject, ports: &[&ServicePort]) -> Found {
+    let all = || ports.iter().flat_map(|port| port.variants.iter().map(|it| &*it.port).chain([*port]));
+    let winners: BTreeSet<_> = all().filter_map(|port| port.policy.tls_policy.as_ref()).collect();
+    let mut found = Found::default();
+    for group in &policy.groups {
+        found.group(group, &policy.name, policy.kind, &winners);
+    }
+    if winners.is_empty() {
+        let rules = all().filter_map(|port| port.policy.rule.as_ref());
+        found.by.extend(rules.map(|rule| format!("{} {rule}", Kind::DestinationRule.name())));
     }
     found
 }

@@ -64,13 +64,14 @@ pub struct Reference {
 }
 
 /// Every kind with a status of ours, and its API group.
-const KINDS: [(Kind, &str); 11] = [
+const KINDS: [(Kind, &str); 12] = [
     (Kind::HttpRoute, GATEWAY),
     (Kind::GrpcRoute, GATEWAY),
     (Kind::TlsRoute, GATEWAY),
     (Kind::TcpRoute, GATEWAY),
     (Kind::TrafficPolicy, "mesh-agent.dev"),
     (Kind::BackendTrafficPolicy, "gateway.networking.x-k8s.io"),
+    (Kind::BackendTlsPolicy, GATEWAY),
     (Kind::AuthorizationPolicy, "security.istio.io"),
     (Kind::PeerAuthentication, "security.istio.io"),
     (Kind::RequestAuthentication, "security.istio.io"),

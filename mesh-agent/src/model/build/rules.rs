@@ -123,19 +123,22 @@ impl Builder {
     /// About rules without a service, and rules that are at odds.
     pub(super) fn rule_warnings(&self, mut add: impl FnMut(&ObjectKey, Warning)) {
         for problem in self.originations.problems() {
-            let name = &problem.spec.rule;
+            let key = problem.spec.rule.clone();
             // What connections hold on to may be of a rule that says something else by now.
-            let Some(path) = self.rule(name).and_then(|rule| policy::asked_at(rule, &problem.spec)) else {
-                continue;
+            let asked = self.rule(&key.name).filter(|_| key.kind == Kind::DestinationRule);
+            let field = match asked.and_then(|rule| policy::asked_at(rule, &problem.spec)) {
+                Some(path) => format!("{path}.tls.{}", problem.field),
+                None if key.kind == Kind::BackendTlsPolicy && self.objects.contains_key(&key) => {
+                    "spec.validation".to_owned()
+                }
+                None => continue,
             };
-            let key = ObjectKey { kind: Kind::DestinationRule, name: name.clone() };
             let consequence = match problem.former {
                 true => "what was read before stays in force",
                 false => "connections to the host are REFUSED until it can be used",
             };
             let message =
                 format!("{}: {consequence}; it is looked at again every few seconds", problem.message);
-            let field = format!("{path}.tls.{}", problem.field);
             add(&key, Warning::new(WarningCode::TlsFileUnusable, &key, field, message));
         }
         for (host, names) in &self.hosts {

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod authorization;
+mod backend_tls;
 mod entries;
 mod needs;
 mod peers;

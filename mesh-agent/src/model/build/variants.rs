@@ -135,7 +135,7 @@ impl<'a> Source<'a> {
             None => Part::All,
             Some(name) => rules.and_then(|rules| rules.subset(name)).map_or(Part::Absent, Part::Of),
         };
-        let policy = self.policy(rules.map(|rules| rules.policy), part, port.number, old);
+        let policy = self.policy(rules.map(|rules| rules.policy), part, port, old);
         let (retries, session) = self.builder.retries_and_session(&self.meta.name, old);
         let endpoints = self.endpoints(port, part, &policy, old);
         let limits = &policy.limits;
@@ -164,14 +164,26 @@ impl<'a> Source<'a> {
         &self,
         rule: Option<&objects::DestinationRule>,
         part: Part<'_>,
-        port: u16,
+        port: &Spec<'_>,
         old: Option<&Arc<ServicePort>>,
     ) -> Arc<ClusterPolicy> {
         let subset = if let Part::Of(subset) = part { Some(subset) } else { None };
-        let mut policy = policy::compile(rule, subset, port, &self.defaults);
+        let mut policy = policy::compile(rule, subset, port.number, &self.defaults);
         // Nothing is chosen among the endpoints of a ServiceEntry that has none.
         policy.passthrough |= self.external.as_ref().is_some_and(|external| external.original);
-        match policy::origination(rule, subset, port, &self.meta.host, self.names) {
+        let attached = || self.builder.backend_tls(&self.meta.name, port.name);
+        let asked = match policy::speaks_of_tls(rule, subset, port.number) {
+            false if self.external.is_none() => attached(),
+            _ => None,
+        };
+        let asked = match asked {
+            Some((by, asked)) => {
+                policy.tls_policy = Some(by);
+                asked.map(Some)
+            }
+            None => policy::origination(rule, subset, port.number, &self.meta.host, self.names),
+        };
+        match asked {
             Ok(spec) => policy.tls = spec.map(|spec| self.builder.originations.get(spec)),
             Err(unusable) => policy.unusable = Some(unusable),
         }

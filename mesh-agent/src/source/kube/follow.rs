@@ -47,6 +47,8 @@ pub struct Ended;
 pub struct Told {
     /// Which watch.
     pub at: usize,
+    /// Of which object, where each has a watch of its own.
+    pub part: Option<ObjectName>,
     /// When it was seen.
     pub seen: Instant,
     /// What.
@@ -73,6 +75,8 @@ pub enum What {
 pub struct Out {
     /// Its place.
     pub at: usize,
+    /// The object that it is for, where each has a watch of its own.
+    pub part: Option<ObjectName>,
     /// To whom.
     pub told: mpsc::Sender<Told>,
     /// For metrics.
@@ -81,7 +85,7 @@ pub struct Out {
 
 impl Out {
     async fn tell(&self, what: What) -> Result<(), Ended> {
-        let told = Told { at: self.at, seen: Instant::now(), what };
+        let told = Told { at: self.at, part: self.part.clone(), seen: Instant::now(), what };
         self.told.send(told).await.map_err(|_| Ended)
     }
 
@@ -264,7 +268,7 @@ impl Follower {
         parameters.field_selector.clone_from(&self.feed.fields);
         let mut items = Vec::new();
         loop {
-            let request = ApiRequest::new(self.feed.resource.path(version)).list(&parameters);
+            let request = ApiRequest::new(self.feed.path(version)).list(&parameters);
             let body = ask::whole(&self.client, request.map_err(|_| Failure::Broken)?).await?;
             self.out.health.heard(self.out.at);
             let page: Page<'_> = serde_json::from_slice(&body).map_err(|_| Failure::Broken)?;
@@ -325,7 +329,7 @@ impl Follower {
         let mut parameters =
             WatchParams { timeout: Some(timeout), bookmarks: true, ..WatchParams::default() };
         parameters.field_selector.clone_from(&self.feed.fields);
-        let request = ApiRequest::new(self.feed.resource.path(version)).watch(&parameters, mark);
+        let request = ApiRequest::new(self.feed.path(version)).watch(&parameters, mark);
         request.map_err(|_| Failure::Broken)
     }
 

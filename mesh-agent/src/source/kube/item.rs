@@ -178,6 +178,12 @@ fn trim(object: &mut Object, here: bool) {
             node.metadata.annotations.clear();
             node.metadata.uid = None;
         }
+        Object::ConfigMap(map) => {
+            let Metadata { annotations, labels, uid, .. } = &mut map.metadata;
+            annotations.clear();
+            labels.retain(|_| false);
+            *uid = None;
+        }
         _ => {}
     }
 }
@@ -191,6 +197,7 @@ fn count(object: &mut Object, generation: i64) {
         Object::TcpRoute(route) => &mut route.metadata,
         Object::TrafficPolicy(policy) => &mut policy.metadata,
         Object::BackendTrafficPolicy(policy) => &mut policy.metadata,
+        Object::BackendTlsPolicy(policy) => &mut policy.metadata,
         Object::DestinationRule(rule) => &mut rule.metadata,
         Object::ServiceEntry(entry) => &mut entry.metadata,
         Object::AuthorizationPolicy(policy) => &mut policy.metadata,

@@ -49,6 +49,9 @@ const fn without_effect(
 /// Pods, which are watched in two parts.
 static PODS: Resource = built_in("", "pods", Kind::Pod);
 
+/// ConfigMaps, which are watched by name.
+static CONFIG_MAPS: Resource = built_in("", "configmaps", Kind::ConfigMap);
+
 /// Every other. No ServiceAccounts: nothing depends on their objects.
 static OTHERS: [Resource; 18] = [
     built_in("", "namespaces", Kind::Namespace),
@@ -61,7 +64,7 @@ static OTHERS: [Resource; 18] = [
     custom(GATEWAY, &["v1", "v1alpha2"], "tcproutes", Kind::TcpRoute),
     custom(GATEWAY, &["v1", "v1beta1"], "referencegrants", Kind::ReferenceGrant),
     without_effect(GATEWAY, &["v1", "v1alpha2"], "udproutes", "UDPRoute"),
-    without_effect(GATEWAY, &["v1", "v1alpha3", "v1alpha2"], "backendtlspolicies", "BackendTLSPolicy"),
+    custom(GATEWAY, &["v1", "v1alpha3"], "backendtlspolicies", Kind::BackendTlsPolicy),
     custom(
         "gateway.networking.x-k8s.io",
         &["v1alpha1"],
@@ -87,10 +90,11 @@ impl Resource {
         if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
 
-    /// Of its collection over all namespaces.
-    pub fn path(&self, version: &str) -> String {
+    /// Of its collection in a namespace, or over all of them.
+    pub fn path(&self, version: &str, namespace: Option<&str>) -> String {
         let root = if self.group.is_empty() { "api" } else { "apis" };
-        format!("/{root}/{}/{}", self.api_version(version), self.plural)
+        let namespace = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
+        format!("/{root}/{}{namespace}/{}", self.api_version(version), self.plural)
     }
 }
 
@@ -101,6 +105,8 @@ pub struct Feed {
     pub resource: &'static Resource,
     /// Which part of it; all if none.
     pub fields: Option<String>,
+    /// In which namespace; in all if none.
+    pub namespace: Option<String>,
     /// The pods in it are those of the agent's own node.
     pub here: bool,
     /// Label of metrics: the plural, or what part of it.
@@ -112,6 +118,7 @@ pub fn feeds(node: &str) -> Vec<Feed> {
     let pods = |fields: String, here: bool, name: &'static str| Feed {
         resource: &PODS,
         fields: Some(fields),
+        namespace: None,
         here,
         name,
     };
@@ -123,10 +130,30 @@ pub fn feeds(node: &str) -> Vec<Feed> {
             pods(format!("spec.nodeName!={node},spec.nodeName!="), false, "pods_elsewhere"),
         ],
     };
-    let whole =
-        |resource: &'static Resource| Feed { resource, fields: None, here: false, name: resource.plural };
     feeds.extend(OTHERS.iter().map(whole));
+    feeds.push(config_maps());
     feeds
+}
+
+/// The place of the ConfigMaps; each of them is a part of it.
+pub fn config_maps() -> Feed {
+    whole(&CONFIG_MAPS)
+}
+
+fn whole(resource: &'static Resource) -> Feed {
+    Feed { resource, fields: None, namespace: None, here: false, name: resource.plural }
+}
+
+impl Feed {
+    /// True for what is watched by name, by a watch for each.
+    pub fn is_named(&self) -> bool {
+        self.resource.reads == Some(Kind::ConfigMap)
+    }
+
+    /// Path of what is watched.
+    pub fn path(&self, version: &str) -> String {
+        self.resource.path(version, self.namespace.as_deref())
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +162,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::ObjectName;
     use crate::objects::{Known, kind_of};
 
     #[test]
@@ -162,7 +190,7 @@ mod tests {
         fn check(plural: &str, version: &str, path: &str, name: &str) {
             let found = feeds("n").into_iter().find(|feed| feed.resource.plural == plural);
             let Some(feed) = found else { panic!("{plural} isn't watched") };
-            assert_eq!((feed.resource.path(version).as_str(), feed.resource.name().as_str()), (path, name));
+            assert_eq!((feed.path(version).as_str(), feed.resource.name().as_str()), (path, name));
         }
         check("pods", "v1", "/api/v1/pods", "pods");
         check(
@@ -171,6 +199,9 @@ mod tests {
             "/apis/gateway.networking.k8s.io/v1beta1/httproutes",
             "httproutes.gateway.networking.k8s.io",
         );
+        let one = Feed::config_map(&ObjectName::new("shop", "ca"));
+        assert_eq!(one.path("v1"), "/api/v1/namespaces/shop/configmaps");
+        assert_eq!(one.fields.as_deref(), Some("metadata.name=ca"));
     }
 
     #[test]

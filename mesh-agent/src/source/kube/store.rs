@@ -80,6 +80,21 @@ impl Store {
         self.parts[at].read = true;
     }
 
+    /// One of the watches of `at` has read the only object that it is for.
+    pub fn replace_one(&mut self, at: usize, name: &ObjectName, item: Option<Item>) {
+        match item {
+            Some(item) => self.put(at, item),
+            None => self.forget(at, name),
+        }
+    }
+
+    /// All watches of `at` have read what they are for.
+    pub fn complete(&mut self, at: usize) {
+        if let Some(part) = self.parts.get_mut(at) {
+            part.read = true;
+        }
+    }
+
     /// Watch `at` has seen an object that is new or changed.
     pub fn put(&mut self, at: usize, item: Item) {
         self.remember(at, &item.name);
@@ -169,7 +184,8 @@ impl Store {
         changes
     }
 
-    fn forget(&mut self, at: usize, name: &ObjectName) {
+    /// An object of watch `at` is of no interest any more, or gone.
+    pub fn forget(&mut self, at: usize, name: &ObjectName) {
         self.remember(at, name);
         self.parts[at].entries.remove(name);
         self.restated |= self.parts[at].troubled.remove(name);

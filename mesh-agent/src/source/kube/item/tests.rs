@@ -141,13 +141,37 @@ fn a_field_that_the_kind_does_not_have_is_told_of() {
 #[test]
 fn an_object_without_effect_is_told_of() {
     let item = read(
-        "backendtlspolicies",
+        "udproutes",
         "v1",
-        serde_json::json!({"metadata": {"name": "tls", "namespace": "shop"}, "spec": {}}),
+        serde_json::json!({"metadata": {"name": "dns", "namespace": "shop"}, "spec": {}}),
     );
     assert!(item.object.is_none() && item.stand_in.is_none());
     let text = item.problems[0].to_string();
-    assert!(text.contains("MESH0108") && text.contains("shop/tls") && text.contains("NO TLS"), "{text}");
+    assert!(text.contains("MESH0108") && text.contains("shop/dns"), "{text}");
+}
+
+#[test]
+fn a_policy_of_tls_that_cannot_be_read_closes_what_it_names() {
+    let target = serde_json::json!({"group": "", "kind": "Service", "name": "cart"});
+    let item = read(
+        "backendtlspolicies",
+        "v1",
+        serde_json::json!({"metadata": {"name": "tls", "namespace": "shop"}, "spec": {"targetRefs": [target]}}),
+    );
+    assert!(item.object.is_none() && item.stand_in.is_some());
+    assert!(item.problems[0].to_string().contains("MESH0109"), "{:?}", item.problems);
+}
+
+#[test]
+fn of_a_config_map_only_its_authorities_are_kept() {
+    let data = serde_json::json!({"ca.crt": "PEM", "other": "x"});
+    let item = read(
+        "configmaps",
+        "v1",
+        serde_json::json!({"metadata": {"name": "ca", "namespace": "shop"}, "data": data}),
+    );
+    let Some(Object::ConfigMap(map)) = item.object.as_deref() else { panic!("{item:?}") };
+    assert_eq!((map.authorities(), item.text), (Some("PEM"), None));
 }
 
 #[test]
