@@ -125,7 +125,6 @@ fn run(dir: &Path, address: SocketAddr) -> Result<Running> {
         .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
         .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
         .arg(format!("--web.listen-address={address}"))
-        .arg("--storage.tsdb.no-lockfile")
         .arg("--log.level=warn");
     let mut running = Running::start(command).context(SETUP)?;
     eventually(PATIENCE, || {

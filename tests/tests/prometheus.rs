@@ -70,7 +70,9 @@ fn requests(reporter: &str, service: &str, more: &str) -> String {
 fn totals(sent: &Sent) -> Vec<(String, f64)> {
     let mut totals: Vec<(String, u64)> = vec![
         (requests("source", "lost", "response_code=\"404\",response_flags=\"NR\""), sent.lost),
-        (requests("source", "closed", "response_code=\"503\",response_flags=\"UF\""), sent.closed),
+        // The server's agent is the one that can't connect; to the client's it is an answer like any other, as with sidecars.
+        (requests("source", "closed", "response_code=\"503\",response_flags=\"-\""), sent.closed),
+        (requests("destination", "closed", "response_code=\"503\",response_flags=\"UF\""), sent.closed),
     ];
     let fine = "response_flags=\"-\",destination_workload_namespace=\"shop\",source_workload=\"web\"";
     for side in ["source", "destination"] {

@@ -58,7 +58,7 @@ impl Query {
                 "not within {low} and {high}"
             );
         }
-        ensure!(!self.positive || series.iter().any(|one| one.value > 0.0), "nothing above 0");
+        ensure!(self.empty || !self.positive || series.iter().any(|one| one.value > 0.0), "nothing above 0");
         let has = || self.has.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         ensure!(self.empty || series.iter().any(|one| one.has(has())), "nothing has {:?}", self.has);
         ensure!(!self.edges || series.iter().all(takes), "Kiali would leave some out");

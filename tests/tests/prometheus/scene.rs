@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -25,6 +26,8 @@ use serde_json::json;
 pub const BODY: usize = 1000;
 /// How long the slow service takes at least.
 pub const SLOW_MS: u64 = 60;
+
+const PAUSE: Duration = Duration::from_millis(150);
 
 /// What the client has sent so far, by what came of it. One client, so one number for each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +65,7 @@ pub struct Scene {
     /// Everything stands on it.
     pub topology: Topology,
     client: Host,
+    _hosts: [Host; 3],
     _servers: (Vec<(Server, Seen)>, Vec<Server>, H2Server),
 }
 
@@ -99,12 +103,14 @@ impl Scene {
             let service = ServiceObject::new("shop", name).vip(vip(name).ip()).port(protocol, 80);
             [service.into(), slice.pods("shop", [&**of]).into()]
         };
-        let never = json!({"matches": [{"path": {"value": "/never"}}]});
+        let never = json!({
+            "matches": [{"path": {"value": "/never"}}], "backendRefs": [{"name": "lost", "port": 80}],
+        });
         let services = [
             service("cart", "http", 8080, &cart),
             service("shelf", "http", 8080, &shelf),
-            service("slow", "http", 8080, &till),
-            service("lost", "http", 8080, &till),
+            service("slow", "http", 8083, &till),
+            service("lost", "http", 8098, &till),
             service("closed", "http", 8099, &till),
             service("rpc", "grpc", 8081, &till),
             service("till", "tcp", 8082, &till),
@@ -114,7 +120,9 @@ impl Scene {
         topology
             .mesh()
             .write("routes.yaml", [HttpRouteObject::new("shop", "lost", "lost").rule(never).into()])?;
-        let echo = [&cart, &shelf, &till].map(|host| Ok(echo_server(host.listen(8080)?, host.name())));
+        // A port for each: a server's agent knows a service by it.
+        let echo = [(&cart, 8080), (&shelf, 8080), (&till, 8083)]
+            .map(|(host, port)| Ok(echo_server(host.listen(port)?, host.name())));
         let bytes = [&shelf, &till]
             .map(|host| Ok(Server::new(host.listen(8082)?, |stream, _| drop(echo_bytes(stream)))));
         let servers = (
@@ -131,7 +139,7 @@ impl Scene {
                 Ok(())
             })?;
         }
-        Ok(Self { near, far, topology, client: web, _servers: servers })
+        Ok(Self { near, far, topology, client: web, _hosts: [shelf, cart, till], _servers: servers })
     }
 
     /// Every kind of request once, or a few times. What isn't as it should be is an error.
@@ -157,7 +165,7 @@ impl Scene {
             expect(&mut self.client(service)?, &get, status)?;
             *count += 1;
         }
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         expect(
             &mut self.client("slow")?,
             &format!("GET /slow/{SLOW_MS} HTTP/1.1\r\nHost: slow\r\n\r\n"),
@@ -196,7 +204,12 @@ impl Scene {
         let thread = std::thread::spawn(move || {
             let mut sent = Sent::default();
             while !stopped.load(Ordering::Relaxed) {
-                self.round(&mut sent)?;
+                if let Err(error) = self.round(&mut sent) {
+                    eprintln!("the client gives up: {error:#}");
+                    return Err(error);
+                }
+                // A few rounds between two scrapes are enough, and leave the machine to others.
+                std::thread::sleep(PAUSE);
             }
             Ok(sent)
         });
