@@ -106,6 +106,11 @@ impl Manager {
         self.enrolled.values().map(|pod| Ok((pod.cookie(), pod.listeners()?))).collect()
     }
 
+    /// Each captured pod by name, with the connections that it has and how many it was refused.
+    pub fn connections(&self) -> impl Iterator<Item = (String, usize, u64)> {
+        self.enrolled.iter().map(|(name, pod)| (name.to_string(), pod.share().taken(), pod.share().refused()))
+    }
+
     /// Lets go of what was handed over and belongs to no pod that is wanted.
     pub fn forget_handed(&mut self) {
         self.handed.clear();

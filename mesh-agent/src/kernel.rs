@@ -22,6 +22,7 @@ mod sys;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -173,6 +174,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     services: Services,
+    counts: Mutex<status::Counts>,
     /// sockops on the agent's own cgroup, where that lies outside [`Options::cgroup`]; goes with the process.
     _own_cgroup: Option<aya::programs::links::FdLink>,
 }
@@ -199,7 +201,9 @@ impl Kernel {
         link::attach_cgroup(&mut ebpf, options)?;
         let own_cgroup = link::attach_own_cgroup(&mut ebpf, options)?;
         let services = Services::adopt(&maps, options.services)?;
-        let mut kernel = Self { options: options.clone(), ebpf, maps, services, _own_cgroup: own_cgroup };
+        let counts = Mutex::default();
+        let mut kernel =
+            Self { options: options.clone(), ebpf, maps, services, counts, _own_cgroup: own_cgroup };
         kernel.adopt_pods()?;
         // No link runs the programs that used them any more.
         bpffs::remove_unknown_maps(&options.bpffs_dir, &maps::NAMES);
@@ -251,9 +255,13 @@ impl Kernel {
         Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect()
     }
 
-    /// What is loaded, attached, pinned and in the maps.
+    /// What is loaded, attached, pinned and in the maps. How full those are may be known from a while ago, where they are so
+    /// full that counting takes long.
     pub fn status(&self) -> KernelStatus {
-        status::status(&self.ebpf, &self.maps, &self.services, &self.options.bpffs_dir)
+        let Self { ebpf, maps, services, counts, options, .. } = self;
+        // What is counted anew is put in as a whole: a panic elsewhere can't leave it half done.
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        status::status(ebpf, maps, services, &mut counts, &options.bpffs_dir)
     }
 
     /// Entries of a map as the kernel has them, by walking its keys. For tests: [`Kernel::status`] trusts its own books

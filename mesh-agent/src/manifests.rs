@@ -123,6 +123,7 @@ pub fn render(chart: &Chart, values: Value, release: &Release) -> Result<String,
     let root = json!({
         "Values": all,
         "Chart": {"Name": about["name"], "Version": about["version"], "AppVersion": about["appVersion"]},
+        "Files": chart.shown(),
         "Release": {"Name": release.name, "Namespace": release.namespace, "Service": release.service},
     });
     let templates = chart.templates()?;

@@ -11,11 +11,13 @@ fn cases() -> Vec<Value> {
         json!({}),
         json!({"image": {"digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always"}, "imagePullSecrets": ["a", "b"]}),
         json!({"image": {"tag": "1.2.3"}, "podMonitor": {"enabled": true, "labels": {"release": "off"}},
-            "resourceQuota": {"enabled": true}, "kubernetesService": {"host": "10.0.0.1", "port": 6443}}),
+            "resourceQuota": {"enabled": true}, "prometheusRule": {"enabled": true, "labels": {"release": "p"}},
+            "grafanaDashboards": {"enabled": true}, "kubernetesService": {"host": "10.0.0.1", "port": 6443}}),
         json!({"controller": {"enabled": false}, "agent": {"ca": "spiffe:/run/spire/agent.sock",
             "extraVolumes": [{"name": "spire", "hostPath": {"path": "/run/spire"}}],
             "extraVolumeMounts": [{"name": "spire", "mountPath": "/run/spire", "readOnly": true}]},
-            "podMonitor": {"enabled": true}}),
+            "podMonitor": {"enabled": true}, "prometheusRule": {"enabled": true},
+            "grafanaDashboards": {"enabled": true, "labels": {"a": "1"}, "annotations": {"folder": "mesh"}}}),
         json!({"agent": {"config": {"accessLog": "json", "workers": 2, "drainTime": "5s",
             "extensionProviders": [{"name": "opa", "envoyExtAuthzHttp": {"service": "opa.shop.svc", "port": 80}}]},
             "metricsPort": 25020, "podLabels": {"a": "yes"}, "podAnnotations": {"b": "1"}, "priorityClassName": "",
@@ -74,6 +76,8 @@ fn helm_and_the_command_line_refuse_the_same_values() {
         (json!({"controller": {"maxCertificateLifetime": "long"}}), "maxCertificateLifetime"),
         (json!({"controller": {"rootLifetime": "ever"}}), "rootLifetime"),
         (json!({"image": {"digest": "latest"}}), "digest"),
+        (json!({"prometheusRule": {"labels": {"a": 1}}}), "labels"),
+        (json!({"grafanaDashboards": {"folder": "a"}}), "folder"),
     ] {
         for refusal in [by_helm("mesh-agent", &values), by_cli("mesh-agent", &values)] {
             let refusal = refusal.unwrap().expect_err(&values.to_string());
@@ -90,7 +94,7 @@ fn every_object_is_valid_in_every_version_of_kubernetes() {
     }
     all.extend(by_helm("mesh-crds", &json!({})).unwrap().unwrap().into_values());
     // Not of Kubernetes, so none of its schemas has it.
-    all.retain(|object| object["kind"] != "PodMonitor");
+    all.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
     assert_eq!(ask("validate", &all.into()).unwrap(), json!([]));
     // Strict is meant: an unknown field is found.
     let odd =

@@ -5,6 +5,7 @@
 
 mod linker;
 mod packages;
+mod unpacked;
 
 use std::process::Command;
 
@@ -76,6 +77,7 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         packages::install(missing_bpf_clippy().as_slice())?;
     }
     for &part in parts {
+        unpacked::ensure(part)?;
         packages::ensure_python(part)?;
     }
     if parts.contains(&Part::Gates) {
@@ -95,6 +97,7 @@ pub fn is_root() -> bool {
 fn missing(part: Part) -> Vec<String> {
     let mut missing: Vec<String> =
         packages::missing(part).into_iter().map(|name| format!("package {name}")).collect();
+    missing.extend(unpacked::missing(part).into_iter().map(|name| format!("program {name}")));
     missing.extend(packages::missing_python(part).into_iter().map(|name| format!("Python package {name}")));
     match part {
         Part::Bpf => missing.extend(linker::missing()),

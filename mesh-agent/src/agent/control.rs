@@ -260,7 +260,7 @@ impl Control {
         gauge.set(i64::try_from(ejected).unwrap_or(i64::MAX));
     }
 
-    /// Programs, maps and reasons for the admin API; brings their metrics up to date on the way.
+    /// Programs, maps and reasons for the admin API; brings their metrics, and pods', up to date on the way.
     fn kernel_view(&self) -> api::Kernel {
         let status = self.kernel.status();
         let reasons = self.kernel.reasons();
@@ -273,6 +273,11 @@ impl Control {
                 .set(i64::try_from(map.entries).unwrap_or(i64::MAX));
             metrics.bpf_map_max_entries.with_label_values(&[map.name]).set(i64::from(map.max_entries));
         }
+        for program in &status.programs {
+            let time = Duration::from_nanos(program.run_time_ns);
+            metrics.set_program(&program.name, program.run_count, time);
+        }
+        metrics.set_pods(self.manager.connections());
         view::kernel(status, &reasons)
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Enrolled {
     /// Every listener: one of each family stands for all on its port in the kernel's maps, and all go to an agent that takes
     /// over.
     listeners: Set,
+    /// What its connections take of what all pods share.
+    share: Arc<PodShare>,
 }
 
 impl Enrolled {
@@ -58,6 +60,7 @@ impl Enrolled {
             absent: None,
             entry: entry_for(workload, capture.refuse_unknown),
             listeners: Set::of_all(&sets).map_err(EnrolError::Enter)?,
+            share: Arc::default(),
         };
         if let Err(error) = pod.tell_kernel(pod.addresses(workload), kernel) {
             // Its listeners go with this function: a lookup link left behind would refuse whoever dials the pod.
@@ -66,9 +69,8 @@ impl Enrolled {
             }
             return Err(error.into());
         }
-        let share = Arc::<PodShare>::default();
         for (worker, listeners) in workers.iter().zip(sets) {
-            let (workload, netns, share) = (workload.clone(), pod.netns.share(), share.clone());
+            let (workload, netns, share) = (workload.clone(), pod.netns.share(), pod.share.clone());
             worker.tell(Command::Add(PodSpec { cookie, workload, netns, share, listeners }));
         }
         Ok(pod)
@@ -89,6 +91,11 @@ impl Enrolled {
     /// The kernel's name for its network namespace.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// What it has of the places that all pods share.
+    pub fn share(&self) -> &PodShare {
+        &self.share
     }
 
     /// Its listeners, for an agent that takes over.

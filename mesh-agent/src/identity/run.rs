@@ -148,8 +148,10 @@ impl<C: Fn() -> SystemTime> Run<C> {
                 self.slots.retain(|id, slot| {
                     let used = slot.strong_count() > 0;
                     if !used {
-                        // There is none if nothing was ever issued.
-                        let _ = metrics.certificate_expiry.remove_label_values(&[id.as_str()]);
+                        for life in [&metrics.certificate_issued, &metrics.certificate_expiry] {
+                            // There is none if nothing was ever issued.
+                            let _ = life.remove_label_values(&[id.as_str()]);
+                        }
                     }
                     used
                 });
@@ -230,9 +232,14 @@ impl<C: Fn() -> SystemTime> Run<C> {
                 let life = Life { not_before: svid.facts.not_before, not_after: svid.facts.not_after };
                 self.renewals.issued(id, life, now, fastrand::f64());
                 self.metrics.certificate_requests.with_label_values(&["issued"]).inc();
-                let expiry = self.metrics.certificate_expiry.with_label_values(&[id.as_str()]);
-                expiry
-                    .set(life.not_after.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+                let metrics = &self.metrics;
+                for (gauge, at) in [
+                    (&metrics.certificate_issued, life.not_before),
+                    (&metrics.certificate_expiry, life.not_after),
+                ] {
+                    let at = at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+                    gauge.with_label_values(&[id.as_str()]).set(at);
+                }
                 (self.health.last_issued, self.health.failure) = (Some(now), None);
                 tracing::debug!(%id, serial = svid.facts.serial, "a certificate was issued");
                 slot.stand(Standing::With(Box::new(svid)));

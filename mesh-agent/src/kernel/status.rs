@@ -1,11 +1,13 @@
 //! What is loaded, attached, pinned and in the maps, for `status`, `bpf` and the metrics.
 //!
-//! Cheap enough for every scrape: services and endpoints are counted by what was written; the maps that are walked hold
-//! pods, and connections in their handshake.
+//! Cheap enough for every scrape: services and endpoints are counted by what was written, and the other maps aren't walked
+//! again before a pause that is much longer than the walk took.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
@@ -14,6 +16,9 @@ use aya::programs::Program;
 use super::maps::Maps;
 use super::services::Services;
 use super::{bpffs, maps, sys};
+
+/// Maps are walked again after so many times as long as it took: a twentieth of the control thread's time at most.
+const WALK_PAUSE: u32 = 20;
 
 /// The kernel side as it is now.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -83,12 +88,49 @@ pub struct LinkStatus {
     pub pin: String,
 }
 
-pub(super) fn status(ebpf: &Ebpf, maps: &Maps, services: &Services, bpffs_dir: &Path) -> KernelStatus {
+/// Entries of maps that are counted by walking their keys, and when that was done.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    entries: HashMap<&'static str, usize>,
+    /// When the last walk ended, and how long it took.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Counts {
+    /// Walking is never more than a small share of the time, however full maps are and however often somebody asks.
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|(ended, took)| now.duration_since(ended) >= took * WALK_PAUSE)
+    }
+
+    fn refresh(&mut self, maps: &Maps) {
+        let begun = Instant::now();
+        if self.is_due(begun) {
+            let walked = maps::NAMES.into_iter().filter(|name| !by_the_books(name));
+            self.entries = walked.map(|name| (name, walk(maps, name))).collect();
+            let ended = Instant::now();
+            self.last = Some((ended, ended.duration_since(begun)));
+        }
+    }
+}
+
+/// At their size, nobody wants to walk them.
+fn by_the_books(name: &str) -> bool {
+    matches!(name, maps::SERVICES | maps::ENDPOINTS)
+}
+
+pub(super) fn status(
+    ebpf: &Ebpf,
+    maps: &Maps,
+    services: &Services,
+    counts: &mut Counts,
+    bpffs_dir: &Path,
+) -> KernelStatus {
+    counts.refresh(maps);
     let mut links = links_in(&bpffs::links_dir(bpffs_dir));
     links.extend(links_in(&bpffs::netns_dir(bpffs_dir)));
     KernelStatus {
         programs: programs(ebpf, &links),
-        maps: map_status(maps, services, bpffs_dir),
+        maps: map_status(counts, services, bpffs_dir),
         links,
         heartbeat_age_ms: heartbeat_age_ms(bpffs_dir),
     }
@@ -132,7 +174,7 @@ fn hook(name: &str, program: &Program) -> String {
     }
 }
 
-fn map_status(maps: &Maps, services: &Services, bpffs_dir: &Path) -> Vec<MapStatus> {
+fn map_status(counts: &Counts, services: &Services, bpffs_dir: &Path) -> Vec<MapStatus> {
     maps::NAMES
         .into_iter()
         .filter_map(|name| {
@@ -145,7 +187,7 @@ fn map_status(maps: &Maps, services: &Services, bpffs_dir: &Path) -> Vec<MapStat
                 entries: match name {
                     maps::SERVICES => services.entries().0,
                     maps::ENDPOINTS => services.entries().1,
-                    _ => walk(maps, name),
+                    _ => counts.entries.get(name).copied().unwrap_or_default(),
                 },
                 max_entries: info.max_entries(),
                 pin: path.display().to_string(),
@@ -191,4 +233,22 @@ fn link_status(pin: &Path) -> Option<LinkStatus> {
         sys::LinkTarget::Netns(inode) => format!("netns {inode}"),
     };
     Some(LinkStatus { id: info.id, program_id: info.program_id, target, pin: pin.display().to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_maps_are_counted_less_often() {
+        let now = Instant::now();
+        let after = |took, pause| {
+            let counts = Counts { last: Some((now, took)), ..Counts::default() };
+            counts.is_due(now + pause)
+        };
+        assert!(Counts::default().is_due(now), "never counted so far");
+        assert!(after(Duration::from_micros(50), Duration::from_millis(1)));
+        assert!(!after(Duration::from_millis(50), Duration::from_millis(999)));
+        assert!(after(Duration::from_millis(50), Duration::from_secs(1)));
+    }
 }

@@ -44,7 +44,12 @@ pub const AGENT: Chart = chart!(
     "templates/controller.yaml",
     "templates/daemonset.yaml",
     "templates/podmonitor.yaml",
+    "templates/monitoring.yaml",
     "templates/NOTES.txt",
+    "dashboards/mesh.json",
+    "dashboards/service.json",
+    "dashboards/agent.json",
+    "alerts/mesh-agent.rules.yaml",
 );
 
 impl Chart {
@@ -64,6 +69,16 @@ impl Chart {
 
     pub(super) fn schema(&self) -> Result<Value, ManifestsError> {
         yaml("values.schema.json", self.file("values.schema.json"))
+    }
+
+    /// What templates may show as it is, by name: `.Files`.
+    pub(super) fn shown(&self) -> Value {
+        let files =
+            self.files.iter().filter(|(file, _)| file.contains('/') && !file.starts_with("templates/"));
+        files
+            .map(|(file, text)| ((*file).to_owned(), Value::from(*text)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     pub(super) fn templates(&self) -> Result<Templates, ManifestsError> {

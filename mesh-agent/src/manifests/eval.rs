@@ -13,6 +13,11 @@ pub fn render(templates: &Templates, file: &File, root: &Value) -> Result<String
     Scope { templates, file: &file.name, root, variables: Vec::new(), depth: 0 }.text(&file.body, root)
 }
 
+/// `.Files.Get`, the one field that takes an argument.
+fn is_get(fields: &[String]) -> bool {
+    fields == ["Files", "Get"]
+}
+
 /// What a template sees.
 struct Scope<'a> {
     templates: &'a Templates,
@@ -127,6 +132,11 @@ impl Scope<'_> {
                         functions::Failed::Refused(why) => ManifestsError::Refused(why),
                     }),
                 }
+            }
+            [Operand::Field(fields), name] if passed.is_none() && is_get(fields) => {
+                let name = self.operand(name, line, dot)?;
+                let file = name.as_str().and_then(|name| dot.get("Files")?.get(name)).cloned();
+                file.ok_or_else(|| self.failed(line, format!("the chart has no file {name}")))
             }
             [operand] if passed.is_none() => self.operand(operand, line, dot),
             _ => Err(self.failed(line, "only functions take arguments")),

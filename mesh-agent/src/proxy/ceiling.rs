@@ -5,7 +5,7 @@
 //! for the admin servers, the source and other pods.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Left to everything but connections: listeners and sockets made ahead in pods (some 50 a pod with four workers), kernel
 /// maps, the source's files, admin and metrics connections.
@@ -21,7 +21,10 @@ pub struct Ceiling {
 
 /// What one pod has of it, over all workers and both directions.
 #[derive(Debug, Default)]
-pub struct PodShare(AtomicUsize);
+pub struct PodShare {
+    taken: AtomicUsize,
+    refused: AtomicU64,
+}
 
 /// A place among a pod's connections, given back on drop.
 #[derive(Debug)]
@@ -47,10 +50,14 @@ impl Ceiling {
     /// all they can get, as much as each has stays for the next one.
     pub fn admit(self: &Arc<Self>, share: &Arc<PodShare>, most_of_pod: usize) -> Option<Admitted> {
         let taken = self.taken.fetch_add(1, Relaxed);
-        let of_pod = share.0.fetch_add(1, Relaxed);
+        let of_pod = share.taken.fetch_add(1, Relaxed);
         // Given back by its drop where there is no room.
         let place = Admitted { ceiling: self.clone(), share: share.clone() };
-        (of_pod < most_of_pod.min(self.most.saturating_sub(taken))).then_some(place)
+        if of_pod < most_of_pod.min(self.most.saturating_sub(taken)) {
+            return Some(place);
+        }
+        share.refused.fetch_add(1, Relaxed);
+        None
     }
 
     /// A place for one more connection that nothing is on.
@@ -61,9 +68,21 @@ impl Ceiling {
     }
 }
 
+impl PodShare {
+    /// Places that the pod has now.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
+    /// How often it got none.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.share.0.fetch_sub(1, Relaxed);
+        self.share.taken.fetch_sub(1, Relaxed);
         self.ceiling.taken.fetch_sub(1, Relaxed);
     }
 }
@@ -100,6 +119,7 @@ mod tests {
         let (ceiling, share) = (Ceiling::for_descriptors(1 << 20), Arc::new(PodShare::default()));
         let all: Vec<_> = std::iter::from_fn(|| ceiling.admit(&share, 7)).collect();
         assert_eq!(all.len(), 7);
+        assert_eq!((share.taken(), share.refused()), (7, 1), "and what it was refused is counted");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! worker it is on; a connection that a request of the same pod left at the same endpoint is passed on with its place, else
 //! one is made. Idle connections of others are closed for it. Envoy's pending requests (`max_pending_requests`).
 
+use std::time::Instant;
+
+use prometheus::{Histogram, IntGauge};
 use tokio::time::timeout;
 
 use super::backend::Picked;
@@ -25,6 +28,27 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A wait as metrics show it, however it ends.
+struct Counted<'m> {
+    waiting: &'m IntGauge,
+    took: &'m Histogram,
+    since: Instant,
+}
+
+impl<'m> Counted<'m> {
+    fn new(waiting: &'m IntGauge, took: &'m Histogram) -> Self {
+        waiting.inc();
+        Self { waiting, took, since: Instant::now() }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.waiting.dec();
+        self.took.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
 impl Connection {
     /// Waits for a place among the connections to where `picked` is, no longer than connecting to it may take.
     ///
@@ -37,6 +61,8 @@ impl Connection {
     ) -> Result<(Place, Option<http1::Conn>), ErrorKind> {
         let mut turn = Turn { waiting, upstream: &picked.upstream };
         self.ask_for_idle(picked);
+        let metrics = self.pod.worker.telemetry.metrics.agent();
+        let _counted = Counted::new(&metrics.queue_waiting, &metrics.queue_wait);
         let limit = picked.limits().connect_timeout.unwrap_or(self.limits().connect_timeout);
         let place = timeout(limit, &mut turn.waiting).await.map_err(|_| ErrorKind::Overflow)?;
         let handed = picked.upstream.take_handed(turn.waiting.ticket());

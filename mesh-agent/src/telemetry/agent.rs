@@ -87,6 +87,12 @@ agent_metrics! {
     bpf_map_entries: IntGaugeVec = "mesh_agent_bpf_map_entries" ["map"], "Entries in a kernel map.";
     /// Set at start.
     bpf_map_max_entries: IntGaugeVec = "mesh_agent_bpf_map_max_entries" ["map"], "Capacity of a kernel map.";
+    /// Taken over at every scrape; only where the kernel counts (sysctl kernel.bpf_stats_enabled).
+    bpf_program_runs: IntCounterVec = "mesh_agent_bpf_program_runs_total" ["program"],
+        "Runs of a kernel program; only while the kernel counts them.";
+    /// See [`AgentMetrics::set_program`].
+    bpf_program_seconds: CounterVec = "mesh_agent_bpf_program_run_seconds_total" ["program"],
+        "Time spent in a kernel program; only while the kernel counts it.";
     /// Kept by [`super::Connections`].
     connections_active: IntGaugeVec = "mesh_agent_connections_active" ["direction"], "Captured connections open.";
     /// Kept by [`super::Connections`].
@@ -94,6 +100,12 @@ agent_metrics! {
     /// Closed by the agent before a byte was carried.
     connections_refused: IntCounterVec = "mesh_agent_connections_refused_total" ["reason"],
         "Captured connections that the agent closed at once.";
+    /// See [`AgentMetrics::set_pods`].
+    pod_connections: IntGaugeVec = "mesh_agent_pod_connections_active" ["captured_pod"],
+        "Places that a pod has of those that all pods share, one for each of its connections.";
+    /// See [`AgentMetrics::set_pods`].
+    pod_connections_refused: IntCounterVec = "mesh_agent_pod_connections_refused_total" ["captured_pod"],
+        "Connections of a pod refused because it had as many as one pod may have.";
     /// Hostile or broken input, by what was wrong with it.
     protocol_errors: IntCounterVec = "mesh_agent_protocol_errors_total" ["reason"],
         "Messages refused for what they are, by what is wrong with them.";
@@ -114,6 +126,9 @@ agent_metrics! {
     /// Kept by [`crate::identity`].
     certificate_expiry: GaugeVec = "mesh_agent_certificate_expiry_timestamp_seconds" ["identity"],
         "When the certificate of an identity expires, in Unix time.";
+    /// Kept by [`crate::identity`].
+    certificate_issued: GaugeVec = "mesh_agent_certificate_issued_timestamp_seconds" ["identity"],
+        "Since when the certificate of an identity is valid, in Unix time.";
     /// `issued`, `unavailable`, `refused`, `invalid`.
     certificate_requests: IntCounterVec = "mesh_agent_certificate_requests_total" ["outcome"],
         "Requests for certificates, by what came of them.";
@@ -124,6 +139,12 @@ agent_metrics! {
     certificate_roots: IntGauge = "mesh_agent_certificate_roots", "Roots in the trust bundle.";
     /// Idle connections kept for the next request.
     upstream_pool_idle: IntGauge = "mesh_agent_upstream_pool_idle", "Idle upstream connections kept for reuse.";
+    /// Counted by those that wait.
+    queue_waiting: IntGauge = "mesh_agent_upstream_queue_waiting_requests",
+        "Requests that wait for a connection, their number being limited.";
+    /// However the wait ended.
+    queue_wait: Histogram = "mesh_agent_upstream_queue_wait_seconds",
+        "How long requests waited for a connection, their number being limited.";
     /// Requests tried again on another connection or endpoint.
     upstream_retries: IntCounterVec = "mesh_agent_upstream_retries_total" ["reason"],
         "Requests or connections tried again on another connection or endpoint.";
@@ -240,6 +261,27 @@ impl AgentMetrics {
         for (reason, count) in counts {
             let counter = self.kernel_decisions.with_label_values(&[reason.label()]);
             counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over what the kernel has counted of a program. Does nothing where it doesn't count.
+    pub fn set_program(&self, program: &str, runs: u64, time: std::time::Duration) {
+        if runs > 0 {
+            let counter = self.bpf_program_runs.with_label_values(&[program]);
+            counter.inc_by(runs.saturating_sub(counter.get()));
+            let seconds = self.bpf_program_seconds.with_label_values(&[program]);
+            seconds.inc_by((time.as_secs_f64() - seconds.get()).max(0.0));
+        }
+    }
+
+    /// Takes over how many connections each captured pod has, and how many it was refused; pods that are gone go.
+    pub fn set_pods(&self, pods: impl IntoIterator<Item = (String, usize, u64)>) {
+        self.pod_connections.reset();
+        self.pod_connections_refused.reset();
+        for (pod, connections, refused) in pods {
+            let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+            self.pod_connections.with_label_values(&[&pod]).set(connections);
+            self.pod_connections_refused.with_label_values(&[&pod]).inc_by(refused);
         }
     }
 
@@ -383,3 +425,6 @@ impl Make for Histogram {
         Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds))
     }
 }
+
+#[cfg(test)]
+mod tests;

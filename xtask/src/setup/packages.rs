@@ -82,7 +82,8 @@ fn has_candidate(package: &str) -> bool {
     policy.lines().any(|line| line.trim().strip_prefix("Candidate: ").is_some_and(|found| found != "(none)"))
 }
 
-fn update() -> Result<()> {
+/// Reads the package lists anew.
+pub fn update() -> Result<()> {
     sh::progress("refreshing the package lists");
     sh::logged("apt-update", Command::new("apt-get").arg("update"))
 }

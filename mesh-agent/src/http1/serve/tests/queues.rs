@@ -87,6 +87,8 @@ fn requests_of_one_pod_wait_their_turn_for_the_same_connection() {
         pool.waits_for(1).await;
         ask(&mut three, "/3").await;
         pool.waits_for(2).await;
+        let metrics = one.conn.pod.worker.telemetry.metrics.agent().clone();
+        assert_eq!(metrics.queue_waiting.get(), 2);
         answered(&mut server, &mut one).await;
         // One that comes back comes behind those that wait.
         ask(&mut one, "/4").await;
@@ -96,6 +98,7 @@ fn requests_of_one_pod_wait_their_turn_for_the_same_connection() {
         }
         assert!(pool.nobody_dials(), "a second connection");
         assert_eq!(pool.port.endpoints.usage.connections.taken(), 1);
+        assert_eq!((metrics.queue_waiting.get(), metrics.queue_wait.get_sample_count()), (0, 3));
     });
 }
 
