@@ -26,6 +26,9 @@ pub(super) enum Format {
 const COLUMNS: [(&str, usize); 6] =
     [("TIMESTAMP", 24), ("SOURCE", 32), ("DESTINATION", 32), ("TYPE", 9), ("VERDICT", 9), ("SUMMARY", 0)];
 
+/// Room for a node's name behind the time.
+const NODE: usize = 16;
+
 /// Prints one after the other.
 pub(super) struct Printer {
     format: Format,
@@ -43,7 +46,7 @@ impl Printer {
         let text = match self.format {
             Format::Json => serde_json::to_string(flow)? + "\n",
             Format::Compact => self.compact(flow, out.style),
-            Format::Table if first => row(COLUMNS.map(|(name, _)| name.to_owned())) + &self.table(flow),
+            Format::Table if first => self.row(COLUMNS.map(|(name, _)| name.to_owned())) + &self.table(flow),
             Format::Table => self.table(flow),
             Format::Dict if first => dict(flow),
             Format::Dict => format!("------------\n{}", dict(flow)),
@@ -68,7 +71,7 @@ impl Printer {
 
     fn table(&self, flow: &Flow) -> String {
         let time = if self.with_node { format!("{} {}", flow.time, flow.node) } else { flow.time.clone() };
-        let mut text = row([
+        let mut text = self.row([
             printable(&time),
             end(&flow.source),
             end(&flow.destination),
@@ -79,13 +82,18 @@ impl Printer {
         headers(flow, &mut text);
         text
     }
-}
 
-/// Wide enough for most: whoever prints the first row knows nothing of the last.
-fn row(cells: [String; 6]) -> String {
-    let padded = cells.iter().zip(COLUMNS).map(|(cell, (_, width))| format!("{cell:<width$}"));
-    let line = padded.collect::<Vec<_>>().join("   ");
-    line.trim_end().to_owned() + "\n"
+    /// Wide enough for most: whoever prints the first row knows nothing of the last.
+    fn row(&self, cells: [String; 6]) -> String {
+        let node = if self.with_node { NODE } else { 0 };
+        let mut line = String::new();
+        for (i, (cell, (_, width))) in cells.iter().zip(COLUMNS).enumerate() {
+            let width = if i == 0 { width + node } else { width };
+            // Writing to a String can't fail.
+            let _ = write!(line, "{cell:<width$}   ");
+        }
+        line.trim_end().to_owned() + "\n"
+    }
 }
 
 fn dict(flow: &Flow) -> String {
@@ -181,4 +189,78 @@ pub(in crate::cli) fn summary(flow: &Flow) -> String {
         parts.push("mTLS".to_owned());
     }
     printable(&parts.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::admin::api::flow::FlowL7;
+
+    fn printed(format: Format, flow: &Flow, times: usize) -> String {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut out = Out::new(&mut stdout, &mut stderr, Style::default());
+        let mut printer = Printer::new(format, true);
+        for _ in 0..times {
+            printer.print(flow, &mut out).unwrap();
+        }
+        String::from_utf8(stdout).unwrap()
+    }
+
+    fn flow() -> Flow {
+        let peer = |pod: &str, ip: &str, port| FlowPeer {
+            namespace: if pod.is_empty() { String::new() } else { "shop".into() },
+            pod: pod.into(),
+            ip: ip.parse().ok(),
+            port,
+            ..FlowPeer::default()
+        };
+        let l7 = FlowL7 {
+            version: "HTTP/1.1".into(),
+            method: "GET".into(),
+            path: "/private\u{1b}[2J".into(),
+            authority: "cart".into(),
+            status: 403,
+            request_headers: [("x-a".to_owned(), vec!["1".to_owned(), "2".to_owned()])].into(),
+            response_headers: [("server".to_owned(), vec!["s".to_owned()])].into(),
+            ..FlowL7::default()
+        };
+        Flow {
+            time: "2026-11-21T05:46:40.123Z".into(),
+            node: "node-a".into(),
+            verdict: Verdict::Dropped,
+            reporter: Some(Reporter::Source),
+            protocol: "http".into(),
+            source: peer("web-1", "10.1.0.1", 4242),
+            destination: peer("", "fd00::2", 8080),
+            l7: Some(l7),
+            flag: "DENY".into(),
+            details: "rbac".into(),
+            policy: "shop/deny".into(),
+            duration_ms: 1.26,
+            security: "mutual_tls".into(),
+            ..Flow::default()
+        }
+    }
+
+    #[test]
+    fn a_flow_is_shown_in_every_format_and_steers_no_terminal() {
+        insta::assert_snapshot!(printed(Format::Compact, &flow(), 1), @r"
+        2026-11-21T05:46:40.123Z [node-a]: shop/web-1:4242 -> [fd00::2]:8080 http DROPPED (HTTP/1.1 GET http://cart/private?[2J => 403 1.3ms DENY rbac mTLS)
+            > x-a: 1
+            > x-a: 2
+            < server: s
+        ");
+        let connection = Flow { l7: None, protocol: "tls".into(), server_name: "db".into(), ..flow() };
+        insta::assert_snapshot!(printed(Format::Table, &connection, 2), @r"
+        TIMESTAMP                                  SOURCE                             DESTINATION                        TYPE        VERDICT     SUMMARY
+        2026-11-21T05:46:40.123Z node-a            shop/web-1:4242                    [fd00::2]:8080                     tls         DROPPED     db 0B in, 0B out 1.3ms DENY rbac mTLS
+        2026-11-21T05:46:40.123Z node-a            shop/web-1:4242                    [fd00::2]:8080                     tls         DROPPED     db 0B in, 0B out 1.3ms DENY rbac mTLS
+        ");
+        let dict = printed(Format::Dict, &flow(), 2);
+        assert_eq!(dict.matches("------------\n").count(), 1);
+        assert!(dict.contains("      POLICY: shop/deny\n") && !dict.contains('\u{1b}'), "{dict}");
+        let json: Flow = serde_json::from_str(printed(Format::Json, &flow(), 1).trim()).unwrap();
+        assert_eq!(json, flow());
+    }
 }
