@@ -37,7 +37,7 @@ pub(super) struct Args {
 pub(super) struct TapArgs {
     #[command(flatten)]
     agent: AgentArgs,
-    /// pod/[NAMESPACE/]NAME or svc/[NAMESPACE/]NAME; without one, everything
+    /// pod/[NAMESPACE/]PREFIX or svc/[NAMESPACE/]PREFIX; without one, everything
     #[arg(value_name = "WHAT")]
     what: Option<String>,
     #[command(flatten)]
@@ -146,6 +146,11 @@ fn show(agents: &AgentArgs, question: Question, out: &mut Out<'_>) -> Outcome {
             Said::Lost(node, lost) => {
                 let of = if node.is_empty() { String::new() } else { format!(" of {node}") };
                 out.note(&format!("{lost} flows{of} were lost: this reader is too slow for them"))?;
+            }
+            Said::Ended(node, Ok(())) if question.follow => {
+                let of = if node.is_empty() { String::new() } else { format!(" of {node}") };
+                out.note(&format!("the agent{of} has ended"))?;
+                exit = Exit::Unreachable;
             }
             Said::Ended(_, Ok(())) => {}
             Said::Ended(node, Err(failure)) if node.is_empty() => return Err(failure),

@@ -61,12 +61,12 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
     assert_eq!(settings.same_node, SameNode::Direct);
     assert_eq!(settings.forward_client_cert_details, ForwardClientCert::Sanitize);
+    assert_eq!(settings.log_options(), LogOptions::default());
+    assert_eq!(settings.redact_headers, Vec::<String>::new());
     assert_eq!((settings.trust_domain.as_str(), settings.ca), ("cluster.local", Ca::Dev));
     assert_eq!(settings.trust_domain_aliases, Vec::<String>::new());
     assert_eq!(settings.certificate_lifetime, Duration::from_secs(86400));
     assert_eq!(settings.access_log, AccessLogMode::On(Format::Text, Output::Stdout));
-    assert_eq!(settings.log_options(), LogOptions::default());
-    assert_eq!(settings.redact_headers, Vec::<String>::new());
     assert_eq!(settings.drain_time, Duration::from_secs(25));
     assert_eq!(settings.log, "info");
     assert_eq!((settings.outbound_port, settings.inbound_port, settings.hbone_port), (15001, 15006, 15008));

@@ -85,6 +85,8 @@ pub(super) struct LogFile {
     size: u64,
     rotation: Option<Rotation>,
     looked: Instant,
+    /// It was said that the file can't be moved away.
+    complained: bool,
 }
 
 impl LogFile {
@@ -100,11 +102,12 @@ impl LogFile {
             size: metadata.len(),
             rotation,
             looked: Instant::now(),
+            complained: false,
         })
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        *self = Self::open(&self.path, self.rotation)?;
+        *self = Self { complained: self.complained, ..Self::open(&self.path, self.rotation)? };
         Ok(())
     }
 
@@ -140,8 +143,8 @@ impl LogFile {
     }
 
     /// How much of `lines`, which are whole, goes into this file; some always does.
-    fn portion(&mut self, lines: &[u8]) -> io::Result<usize> {
-        let Some(rotation) = self.rotation else { return Ok(lines.len()) };
+    fn portion(&mut self, lines: &[u8]) -> usize {
+        let Some(rotation) = self.rotation else { return lines.len() };
         let end_within = |room: u64| {
             let room = usize::try_from(room).unwrap_or(usize::MAX).min(lines.len());
             if room == lines.len() {
@@ -151,13 +154,19 @@ impl LogFile {
             }
         };
         if let Some(end) = end_within(rotation.size.saturating_sub(self.size)) {
-            return Ok(end);
+            return end;
         }
-        if self.size > 0 {
-            self.rotate(rotation.keep)?;
+        if self.size > 0
+            && let Err(error) = self.rotate(rotation.keep)
+        {
+            // Too large a file is better than none; the next look at it brings the next try.
+            self.size = 0;
+            if !std::mem::replace(&mut self.complained, true) {
+                tracing::error!(%error, file = %self.path.display(), "the access log can't be moved away and grows on");
+            }
         }
         let first = || lines.iter().position(|b| *b == b'\n').map_or(lines.len(), |at| at + 1);
-        Ok(end_within(rotation.size).unwrap_or_else(first))
+        end_within(rotation.size).unwrap_or_else(first)
     }
 }
 
@@ -166,7 +175,7 @@ impl Write for LogFile {
         let mut end = lines.len();
         if self.is_regular {
             self.look()?;
-            end = self.portion(lines)?;
+            end = self.portion(lines);
         }
         let written = self.file.write(&lines[..end])?;
         self.size += written as u64;
@@ -224,6 +233,18 @@ mod tests {
         assert_eq!(read("access.log.2"), "short\n");
         assert_eq!(read("access.log.1"), long + "\n");
         assert_eq!(read("access.log"), "end\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_moved_grows_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        // What is in the way can't be replaced by a file.
+        fs::create_dir(dir.path().join("access.log.1")).unwrap();
+        let mut file = LogFile::open(&path, Some(Rotation { size: LEAST, keep: 1 })).unwrap();
+        let lines = "a line of the log\n".repeat(1000);
+        file.write_all(lines.as_bytes()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), lines);
     }
 
     #[test]

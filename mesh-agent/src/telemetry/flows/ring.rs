@@ -59,13 +59,13 @@ impl Ring {
     }
 
     pub(super) fn list(&self, filter: &Filter, since: Option<SystemTime>, last: usize) -> Vec<Arc<Flow>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Judged when the lock is free again: a data path may be about to put something in.
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let wanted = kept
-            .iter()
+            .into_iter()
             .rev()
             .filter(|(start, flow)| since.is_none_or(|since| *start >= since) && filter.matches(flow));
-        let mut flows: Vec<_> = wanted.take(last).map(|(_, flow)| flow.clone()).collect();
-        drop(kept);
+        let mut flows: Vec<_> = wanted.take(last).map(|(_, flow)| flow).collect();
         flows.reverse();
         flows
     }

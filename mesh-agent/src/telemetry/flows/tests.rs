@@ -104,6 +104,17 @@ fn who_does_not_read_loses_flows_is_told_how_many_and_holds_nobody_up() {
 }
 
 #[test]
+fn what_waits_is_bounded_in_memory_too() {
+    static PATH: [u8; 4096] = [b'a'; 4096];
+    let telemetry = Telemetry::quiet();
+    let slow = telemetry.flows.observe(Filter::default(), false).unwrap();
+    (0..4096).for_each(|_| telemetry.request(&RequestEntry { path: &PATH, ..entry(200, Flag::None) }));
+    let batch = take(&slow);
+    assert!(batch.lost > 0 && batch.flows.len() as u64 + batch.lost == 4096, "{} lost", batch.lost);
+    assert_eq!(batch.flows[0].l7.as_ref().unwrap().path.len(), 2048, "a path is cut");
+}
+
+#[test]
 fn only_so_many_observe() {
     let telemetry = Telemetry::quiet();
     let mut all: Vec<_> =
