@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod authz_check;
+mod flows;
 pub(crate) mod http;
 mod log;
 mod metrics;

@@ -21,6 +21,7 @@ mod exit;
 mod get;
 mod log;
 mod manifests;
+mod observe;
 mod output;
 mod pipe;
 mod probe;
@@ -92,6 +93,10 @@ enum Command {
     /// Show one thing on one page
     #[command(subcommand)]
     Describe(describe::Command),
+    /// Show requests and connections as they end, and the last that failed
+    Observe(observe::Args),
+    /// Show requests of a pod or service as they end, with their headers
+    Tap(observe::TapArgs),
     /// Ask what routes do
     #[command(subcommand)]
     Route(route::Command),
@@ -141,7 +146,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
         };
     let style = Style::detect(cli.color);
     let mut out = Out::new(stdout, stderr, style);
-    let outcome = if all_nodes::is_wanted(&args) {
+    // Flows of all nodes are one stream.
+    let merges = matches!(cli.command, Command::Observe(_) | Command::Tap(_));
+    let outcome = if all_nodes::is_wanted(&args) && !merges {
         all_nodes::run(&args, &all_nodes::cluster_of(&matches), &mut out, |args, said, out| {
             run(args, said, out.notes())
         })
@@ -169,6 +176,8 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Status(args) => status::run(&args, out),
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),
+        Command::Observe(args) => observe::run(&args, out),
+        Command::Tap(args) => observe::tap(&args, out),
         Command::Route(command) => route::run(&command, out),
         Command::Authz(command) => authz::run(&command, out),
         Command::Analyze(args) => analyze::run(&args, out),

@@ -23,7 +23,9 @@ use crate::model::FailMode;
 use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
-use crate::telemetry::AccessLogMode;
+use crate::telemetry::{
+    AccessLogMode, Filter, Format, LogOptions, Output, Redact, Rotation, Share, Template,
+};
 
 /// Read if it is there and `--config` names no other.
 pub const DEFAULT_CONFIG: &str = "/etc/mesh-agent/config.yaml";
@@ -93,6 +95,16 @@ pub struct Settings {
     pub istio_cluster_id: String,
     /// Access log.
     pub access_log: AccessLogMode,
+    /// What its lines look like, for `template`.
+    pub access_log_template: Option<Template>,
+    /// What it has lines for.
+    pub access_log_filter: Option<Filter>,
+    /// How much of what went well.
+    pub access_log_sample: Share,
+    /// When its file is moved away.
+    pub access_log_rotate: Option<Rotation>,
+    /// Headers that are secrets, beside those that are built in.
+    pub redact_headers: Vec<String>,
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
@@ -276,6 +288,25 @@ impl Settings {
                 value::cluster_id,
             ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
+            access_log_template: layers.optional(
+                "accessLogTemplate",
+                |a| &a.access_log_template,
+                value::from_text,
+            ),
+            access_log_filter: layers.optional("accessLogFilter", |a| &a.access_log_filter, value::from_text),
+            access_log_sample: layers.get(
+                "accessLogSample",
+                |a| &a.access_log_sample,
+                || "1".into(),
+                value::from_text,
+            ),
+            access_log_rotate: layers.optional("accessLogRotate", |a| &a.access_log_rotate, value::from_text),
+            redact_headers: layers.get(
+                "redactHeaders",
+                |a| &a.redact_headers,
+                String::new,
+                value::header_names,
+            ),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             when_replaced: layers.get(
                 "whenReplaced",
@@ -304,6 +335,7 @@ impl Settings {
             ),
         };
         settings.check_ports(&mut layers);
+        settings.check_access_log(&mut layers);
         layers.finish(settings)
     }
 
@@ -327,6 +359,51 @@ impl Settings {
             },
             providers: Some(self.extension_providers.iter().map(|provider| provider.name.clone()).collect()),
             ..BuildOptions::default()
+        }
+    }
+
+    /// What the access log is told beside its format and place.
+    pub fn log_options(&self) -> LogOptions {
+        LogOptions {
+            template: self.access_log_template.clone(),
+            filter: self.access_log_filter.clone().unwrap_or_default(),
+            share: self.access_log_sample,
+            rotation: self.access_log_rotate,
+        }
+    }
+
+    /// Which headers are secrets.
+    pub fn redact(&self) -> Redact {
+        // What is no name was said when the settings were read.
+        Redact::new(self.redact_headers.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn check_access_log(&self, layers: &mut Layers) {
+        let format = match &self.access_log {
+            AccessLogMode::On(format, _) => Some(*format),
+            AccessLogMode::Off => None,
+        };
+        let template: fn(&RunArgs) -> &Option<String> = |a| &a.access_log_template;
+        match (format, &self.access_log_template) {
+            (Some(Format::Template), None) => {
+                let message = "is needed with accessLog: template".to_owned();
+                layers.complain("accessLogTemplate", template, message);
+            }
+            (Some(Format::Text | Format::Json), Some(_)) => {
+                let message = "is for accessLog: template alone".to_owned();
+                layers.complain("accessLogTemplate", template, message);
+            }
+            (_, Some(it)) => {
+                if let Err(error) = it.check(&self.redact()) {
+                    layers.complain("accessLogTemplate", template, error.to_string());
+                }
+            }
+            _ => {}
+        }
+        let to_file = matches!(self.access_log, AccessLogMode::On(_, Output::File(_)));
+        if self.access_log_rotate.is_some() && !to_file && format.is_some() {
+            let message = "is for an access log in a file: accessLog: FORMAT:FILE".to_owned();
+            layers.complain("accessLogRotate", |a| &a.access_log_rotate, message);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the agent tells about the traffic it carries: metrics, access log, live connections.
+//! What the agent tells about the traffic it carries: metrics, access log, flows, live connections.
 //!
 //! The last step of a connection's way: `proxy` fetches its handles once per connection or upstream and settles every
 //! request and connection through them. Nothing here decides about traffic, and nothing on the hot path takes a lock,
@@ -11,25 +11,38 @@ mod connections;
 mod edge;
 mod endpoint_cell;
 mod exposition;
+pub mod flows;
+pub mod grpc_code;
+mod headers;
 mod histogram;
 mod labels;
 mod metrics;
 mod process;
+pub mod redact;
 mod tcp;
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 pub use access_log::{
-    AccessLog, AccessLogMode, ConnectionEntry, Format, Output, ParseModeError, Peers, RequestEntry, redact,
-    utc,
+    AccessLog, AccessLogMode, ConnectionEntry, Filter, Format, LogOptions, Output, ParseFilterError,
+    ParseModeError, ParseRotationError, ParseShareError, Peers, RequestEntry, Rotation, Share, Template,
+    TemplateError, utc, utc_millis,
 };
 pub use agent::AgentMetrics;
 pub use capped::Capped;
 pub use connections::{ConnectionGuard, ConnectionInfo, ConnectionView, Connections, L7};
 pub use edge::{Edge, EdgeKey, Protocol, RequestReport};
 pub use exposition::Exposition;
+pub use flows::Flows;
+use headers::Keeper;
+pub use headers::Kept;
 pub use metrics::{Limits, Metrics};
+pub use redact::Redact;
 pub use tcp::TcpSeries;
+
+use crate::flags::Flag;
 
 /// Everything the data path reports to. One per agent, shared by all workers.
 #[derive(Debug)]
@@ -38,8 +51,11 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// One line a request or connection.
     pub access_log: AccessLog,
+    /// The same for whoever observes, and the last failures.
+    pub flows: Arc<Flows>,
     /// What is open right now.
     pub connections: Connections,
+    keeper: Keeper,
 }
 
 /// What [`Telemetry::new`] has to know.
@@ -47,6 +63,12 @@ pub struct Telemetry {
 pub struct Options {
     /// Where the access log goes, and how.
     pub access_log: AccessLogMode,
+    /// What else there is to say of it.
+    pub log: LogOptions,
+    /// Which headers are secrets.
+    pub redact: Redact,
+    /// Whose agent this is.
+    pub node: String,
     /// Trust domain of the `*_principal` labels.
     pub trust_domain: String,
     /// Value of the `*_cluster` labels for known workloads.
@@ -60,6 +82,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             access_log: AccessLogMode::default(),
+            log: LogOptions::default(),
+            redact: Redact::default(),
+            node: String::new(),
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
             limits: Limits::default(),
@@ -74,16 +99,53 @@ impl Telemetry {
     /// When the log's file can't be opened or its thread can't be started.
     pub fn new(options: Options) -> std::io::Result<Arc<Self>> {
         let metrics = Metrics::new(&options);
-        let access_log = AccessLog::open(&options.access_log, metrics.agent().access_log_dropped.clone())?;
+        let dropped = metrics.agent().access_log_dropped.clone();
+        let access_log = AccessLog::open(&options.access_log, &options.log, dropped)?;
+        let template = options.log.template.as_ref().filter(|_| access_log.enabled());
+        let keeper = Keeper {
+            redact: options.redact,
+            request: template.map(Template::request_headers).unwrap_or_default(),
+            response: template.map(Template::response_headers).unwrap_or_default(),
+        };
+        let flows = Arc::new(Flows::new(&options.node, metrics.agent()));
         let connections = Connections::new(metrics.agent());
-        Ok(Arc::new(Self { metrics, access_log, connections }))
+        Ok(Arc::new(Self { metrics, access_log, flows, connections, keeper }))
     }
 
     /// For tests and tools: no access log, default limits.
     pub fn quiet() -> Arc<Self> {
         let metrics = Metrics::new(&Options::default());
+        let flows = Arc::new(Flows::new("", metrics.agent()));
         let connections = Connections::new(metrics.agent());
-        Arc::new(Self { metrics, access_log: AccessLog::off(), connections })
+        let access_log = AccessLog::off();
+        Arc::new(Self { metrics, access_log, flows, connections, keeper: Keeper::default() })
+    }
+
+    /// Keeps what somebody wants to see of a request's headers when it has ended; None for most.
+    pub fn keep_headers(&self, headers: &HeaderMap) -> Option<Box<Kept>> {
+        self.keeper.begin(self.flows.is_tapped(), headers)
+    }
+
+    /// The same of its response's.
+    pub fn keep_response_headers(&self, kept: &mut Kept, headers: &HeaderMap) {
+        self.keeper.answered(kept, headers);
+    }
+
+    /// False where the record of a request or connection that ended so would be for nobody.
+    pub fn wants_record(&self, flag: Flag, status: u16, grpc_status: Option<u16>) -> bool {
+        self.access_log.enabled() || self.flows.is_observed() || flows::has_failed(flag, status, grpc_status)
+    }
+
+    /// A request has ended: tells all who want to know.
+    pub fn request(&self, entry: &RequestEntry<'_>) {
+        self.access_log.request(entry);
+        self.flows.request(entry);
+    }
+
+    /// The same of an opaque connection, or one that was refused.
+    pub fn connection(&self, entry: &ConnectionEntry<'_>) {
+        self.access_log.connection(entry);
+        self.flows.connection(entry);
     }
 }
 

@@ -503,6 +503,7 @@ views! {
 }
 
 mod authz;
+pub mod flow;
 mod policies;
 mod routes;
 

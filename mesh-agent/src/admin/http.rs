@@ -5,7 +5,8 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::api;
+use super::flows::FlowStream;
 use crate::telemetry::Exposition;
 
 /// To send a request's head, also after idling between two requests.
@@ -32,6 +34,8 @@ pub(crate) enum Answer {
     Whole(Option<Bytes>),
     /// Metrics, piece by piece.
     Metrics(Box<Exposition>),
+    /// Flows, a line each, as long as somebody reads.
+    Flows(Box<FlowStream>),
 }
 
 impl Body for Answer {
@@ -40,11 +44,12 @@ impl Body for Answer {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = match self.get_mut() {
             Self::Whole(bytes) => bytes.take(),
             Self::Metrics(exposition) => exposition.next().map(Bytes::from),
+            Self::Flows(stream) => ready!(stream.poll_lines(cx)),
         };
         Poll::Ready(piece.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -56,9 +61,16 @@ where
     F: Fn(Request<Incoming>) -> Fut,
     Fut: Future<Output = Response<Answer>>,
 {
+    // Flows are read for as long as their reader likes: how many do is bounded elsewhere.
+    let endless = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let answer = answer(request);
-        async { Ok::<_, Infallible>(answer.await) }
+        let (answer, endless) = (answer(request), &endless);
+        async move {
+            let answer = answer.await;
+            let is_endless = matches!(answer.body(), Answer::Flows(stream) if stream.is_endless());
+            endless.store(is_endless, Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = pin!(
         hyper::server::conn::http1::Builder::new()
@@ -71,6 +83,11 @@ where
         Ok(result) => result,
         Err(_) => {
             connection.as_mut().graceful_shutdown();
+            if endless.load(Relaxed) {
+                // An error is that the reader has gone.
+                drop(connection.await);
+                return;
+            }
             match tokio::time::timeout(GRACE, connection).await {
                 Ok(result) => result,
                 Err(_) => return tracing::debug!("an admin or metrics client was too slow"),
@@ -104,6 +121,11 @@ pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response<Answ
 /// The metrics, in Prometheus's text format 0.0.4.
 pub(super) fn metrics(exposition: Exposition) -> Response<Answer> {
     build(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Answer::Metrics(Box::new(exposition)))
+}
+
+/// Flows, a JSON object a line.
+pub(super) fn flows(stream: FlowStream) -> Response<Answer> {
+    build(StatusCode::OK, "application/x-ndjson", Answer::Flows(Box::new(stream)))
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Answer> {

@@ -33,6 +33,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/routes/test" if request.method() == Method::POST => test_route(&state, request).await,
         "/v1/authz/check" if request.method() == Method::POST => check_authorization(&state, request).await,
         "/v1/endpoints" if get => json(&views::endpoints(&snapshot)),
+        "/v1/flows" if get => super::flows::answer(&state.telemetry.flows, request.uri().query()),
         "/v1/connections" if get => json(&views::connections(&state.telemetry.connections)),
         "/v1/config" if get => json(&views::dump(&state)),
         "/v1/config/history" if get => json(&views::history(&state.history.get())),

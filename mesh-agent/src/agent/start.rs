@@ -177,6 +177,9 @@ fn assemble(
 ) -> Result<Control, AgentError> {
     let telemetry = Telemetry::new(telemetry::Options {
         access_log: settings.access_log.clone(),
+        log: settings.log_options(),
+        redact: settings.redact(),
+        node: settings.node_name.clone(),
         trust_domain: settings.trust_domain.clone(),
         ..telemetry::Options::default()
     })

@@ -39,6 +39,23 @@ impl AgentArgs {
         }
     }
 
+    /// The agents that are asked, each with the name of its node where several are.
+    pub(super) fn clients(&self) -> Result<Vec<(String, Client)>, Failure> {
+        if !self.all_nodes {
+            return Ok(vec![(String::new(), self.client()?)]);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let agents = runtime.block_on(cluster::agents(&self.cluster()))?;
+        drop(runtime);
+        if agents.is_empty() {
+            return Err(cluster::none_in(&self.cluster()));
+        }
+        let client = |agent: cluster::AgentPod| {
+            Ok((agent.node.clone(), Client::new(Door::Node(agent.node, self.cluster()))?))
+        };
+        agents.into_iter().map(client).collect()
+    }
+
     /// What this command line says when the agent of `--node` runs it.
     pub(super) fn run_there(&self, command: &[&str]) -> Result<String, Failure> {
         let node = self.node.as_deref().unwrap_or_default();

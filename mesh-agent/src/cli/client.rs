@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::Error;
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,9 @@ use crate::admin::api;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The same where API server and kubelet are on the way, which start a process.
 const LIMIT_THERE: Duration = Duration::from_secs(20);
+
+/// And one that answers line by line says at least nothing from time to time.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The way to an agent's admin socket.
 pub(super) enum Door {
@@ -85,6 +89,39 @@ impl Client {
         }
     }
 
+    /// Gives each line of an answer to `each`, as it comes, until that says false. Empty lines are signs of life.
+    pub(super) fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let request = Request::builder().uri(path).header("host", "mesh-agent").body(Full::default())?;
+        self.runtime.block_on(async {
+            // The process that carries it, in a cluster, lives as long as it does.
+            let (response, _process) = match &self.door {
+                Door::Socket(socket) => {
+                    let asked = async { begin(UnixStream::connect(socket).await?, request).await };
+                    let response = match tokio::time::timeout(LIMIT, asked).await {
+                        Ok(response) => response.map_err(|error| unreachable(socket, error))?,
+                        Err(_) => return Err(silent(socket)),
+                    };
+                    (response, None)
+                }
+                Door::Node(node, cluster) => {
+                    let agent = cluster::agent_of(node, cluster).await?;
+                    let (response, process) = cluster::begin(&agent, request).await?;
+                    (response, Some(process))
+                }
+            };
+            let status = response.status();
+            if !status.is_success() {
+                let body = response.into_body().collect().await?.to_bytes();
+                return read::<serde_json::Value>(status, &body).map(drop);
+            }
+            lines(response.into_body(), &mut each).await
+        })
+    }
+
     fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
         // A unix socket has no name, but HTTP/1.1 wants a Host.
         let request = Request::builder().method(method).uri(path).header("host", "mesh-agent");
@@ -131,14 +168,49 @@ pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: Request<Full<Bytes>>,
 ) -> io::Result<(StatusCode, Bytes)> {
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(io::Error::other)?;
-    // Ends with the runtime's next use, when the sender is gone.
-    tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let response = begin(stream, request).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(io::Error::other)?;
     Ok((status, body.to_bytes()))
+}
+
+/// The same, when the answer's head is there.
+pub(super) async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<Response<Incoming>> {
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+    // Ends with the runtime's next use, when sender and answer are gone.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(io::Error::other)
+}
+
+/// Gives each line of a body to `each`, the empty ones left out, until that says false.
+async fn lines(
+    mut body: Incoming,
+    each: &mut impl FnMut(&str) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut rest = Vec::new();
+    loop {
+        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+            Ok(Some(frame)) => frame?,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                let message = format!("the agent has said nothing for {SILENCE:?}");
+                return Err(Failure::message(Exit::Unreachable, message));
+            }
+        };
+        rest.extend_from_slice(frame.data_ref().map(|data| &**data).unwrap_or_default());
+        let Some(end) = rest.iter().rposition(|b| *b == b'\n') else { continue };
+        let text = String::from_utf8_lossy(&rest[..end]).into_owned();
+        rest.drain(..=end);
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if !each(line)? {
+                return Ok(());
+            }
+        }
+    }
 }
 
 fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Failure> {

@@ -7,14 +7,15 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{AttachParams, AttachedProcess, ListParams};
 use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncReadExt, join};
 
-use super::client::exchange;
+use super::client::{self, exchange};
 use super::{Exit, Failure};
 use crate::kube::{self as server, KubeError};
 
@@ -148,6 +149,28 @@ pub(super) async fn ask(
         None => String::new(),
     };
     Err(if words.is_empty() { failure } else { failure.hint(words) })
+}
+
+/// The same, when the head of the answer is there; the process has to outlive that.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) async fn begin(
+    agent: &AgentPod,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, AttachedProcess), Failure> {
+    let mut process = start(&agent.client, &agent.namespace, &agent.name, &["pipe"], true).await?;
+    let (Some(stdin), Some(stdout)) = (process.stdin(), process.stdout()) else {
+        return Err(Failure::message(Exit::Failed, format!("pod {agent} lends neither input nor output")));
+    };
+    let begun = tokio::time::timeout(server::DEADLINE, client::begin(join(stdout, stdin), request)).await;
+    let late =
+        |_| Failure::message(Exit::Unreachable, format!("the agent in pod {agent} didn't answer in time"));
+    let response = begun.map_err(late)?.map_err(|error| {
+        let error = anyhow::Error::new(error).context(format!("the agent in pod {agent} can't be asked"));
+        Failure::new(Exit::Unreachable, error)
+    })?;
+    Ok((response, process))
 }
 
 /// What the command line of `agent` prints to standard output, whatever its exit code.

@@ -2,6 +2,7 @@
 //!
 //! Here the page of a service; `pod` has that of a pod.
 
+mod failures;
 mod pod;
 
 use std::fmt::Write;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::output::{Out, TextFormat, document};
 use super::table::Table;
 use super::{AgentArgs, Exit, Failure, Outcome, get};
+use crate::admin::api::flow::Flow;
 use crate::admin::api::{
     Dump, Endpoint, Port, PortPolicy, RouteBackend, RouteRule, Service, Warning, Workload,
 };
@@ -65,10 +67,11 @@ pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
 
 fn service(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
     let (dump, (namespace, name)) = (args.dump()?, args.object());
-    let page = Page::new(dump, namespace, name).ok_or_else(|| {
+    let mut page = Page::new(dump, namespace, name).ok_or_else(|| {
         Failure::message(Exit::Failed, format!("there is no service {namespace}/{name}"))
             .hint("`mesh-agent get services` lists those that the agent knows")
     })?;
+    page.failures = failures::of(args, failures::Of::Service)?;
     out.data(&document(args.output, &page, Page::text)?)?;
     Ok(Exit::Ok)
 }
@@ -86,6 +89,8 @@ struct Page {
     workloads: Vec<Workload>,
     /// Of the service, its slices and its pods.
     warnings: Vec<Warning>,
+    /// The last that the agent keeps.
+    failures: Vec<Flow>,
 }
 
 impl Page {
@@ -116,7 +121,8 @@ impl Page {
         // Any object may speak of the service by name: a slice, another Service that claims its address.
         let word = format!("{namespace}/{name}");
         warnings.retain(|w| objects.contains(&w.object) || mentions(&w.message, &word));
-        Some(Self { service, endpoints, routes, policies, workloads, warnings })
+        let failures = Vec::new();
+        Some(Self { service, endpoints, routes, policies, workloads, warnings, failures })
     }
 
     /// The sections in their order; each writes its heading if it has something below it. What decides about a request
@@ -125,7 +131,8 @@ impl Page {
         let (routes, policies) = (self.routes(), self.policies());
         let (health, endpoints) = (self.health(), self.endpoint_table());
         let (pods, warnings) = (self.pods(), warning_section(&self.warnings));
-        let sections = [self.head(), self.ports(), health, endpoints, routes, policies, pods, warnings];
+        let (head, ports, failures) = (self.head(), self.ports(), failures::table(&self.failures));
+        let sections = [head, ports, health, endpoints, routes, policies, pods, failures, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

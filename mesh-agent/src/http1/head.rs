@@ -5,6 +5,7 @@
 //! server behind us may read it differently, which is what request smuggling lives on.
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::pool;
 use crate::proxy::error::Hostile;
@@ -109,6 +110,19 @@ impl RawHead {
     /// A field's name as it was spelled.
     pub fn name(&self, field: &Field) -> &[u8] {
         &self.bytes[field.start as usize..field.name_end as usize]
+    }
+
+    /// A copy of all fields, for who wants to show them.
+    pub fn header_map(&self) -> HeaderMap {
+        let field = |field: &Field| {
+            let name = HeaderName::from_bytes(self.name(field)).ok()?;
+            Some((name, HeaderValue::from_bytes(self.value(field)).ok()?))
+        };
+        let mut all = HeaderMap::new();
+        for (name, value) in self.fields.iter().filter_map(field) {
+            all.append(name, value);
+        }
+        all
     }
 
     /// A field's value.

@@ -3,6 +3,7 @@
 //! Used by `stream`, which opens the stream to the endpoint before and decides after. Interim responses are passed on
 //! as they come; whatever ends one side early ends the other with the same code.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -254,6 +255,7 @@ impl<'p, 'c, 't> Pass<'p, 'c, 't> {
             self.exchange.grpc_status(status);
         }
         self.exchange.answered(&self.to_endpoint.picked, head.status);
+        self.exchange.answered_with_headers(|| Cow::Borrowed(&head.headers));
         self.plan.settle(&self.to_endpoint.picked);
         self.plan.response_edits().for_each(|edits| edits.apply(&mut head.headers));
         match self.respond.send_response(Response::from_parts(head, ()), ended) {

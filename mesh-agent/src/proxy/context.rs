@@ -396,10 +396,15 @@ impl Connection {
             destination: self.dst,
             service: self.service.as_deref(),
             endpoint: endpoint.map(|e| e.addr),
-            destination_workload: endpoint.and_then(|e| e.workload.as_deref()),
+            destination_workload: endpoint.and_then(|e| e.workload.as_deref()).or_else(|| self.arrived_at()),
             principals,
             hbone: self.hbone.get() || reach.is_some_and(Reach::is_hbone),
         }
+    }
+
+    /// The pod that was dialled, of a connection that came in.
+    fn arrived_at(&self) -> Option<&Workload> {
+        (self.direction == Direction::Inbound).then(|| &*self.live.info().workload)
     }
 
     /// The series of a failure before an endpoint was chosen. Looked up anew; not for a fast path.

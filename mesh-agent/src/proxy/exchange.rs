@@ -1,14 +1,15 @@
 //! One request's account: begun with its head, filled in on the way, reported once when it is dropped.
 //!
-//! Reporting is metrics of every reporter that this agent is, then the access log. A request whose task is cancelled
+//! Reporting is metrics of every reporter that this agent is, then access log and flows. A request whose task is cancelled
 //! is reported too: dropping is enough.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HOST, HeaderValue, USER_AGENT};
-use http::{Method, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
 
 use super::answer::LocalAnswer;
 use super::backend::Picked;
@@ -22,7 +23,7 @@ use crate::balance::outlier::{self, Outcome};
 use crate::clock;
 use crate::flags::Flag;
 use crate::route::Rule;
-use crate::telemetry::{Protocol, RequestEntry, RequestReport, redact};
+use crate::telemetry::{Kept, Protocol, RequestEntry, RequestReport, redact};
 
 /// One HTTP request on its way.
 pub struct Exchange<'c> {
@@ -52,6 +53,8 @@ pub struct Exchange<'c> {
     /// A fault made it wait.
     delayed: bool,
     held: Option<Box<Held>>,
+    /// Headers that somebody wants to see.
+    kept: Option<Box<Kept>>,
 }
 
 /// What the access log says of the request; cheap clones of the head's own bytes.
@@ -104,6 +107,7 @@ impl<'c> Exchange<'c> {
             not_retried: None,
             delayed: false,
             held: None,
+            kept: conn.pod.worker.telemetry.keep_headers(&head.headers),
         }
     }
 
@@ -188,6 +192,13 @@ impl<'c> Exchange<'c> {
         let failed = self.is_failure(status);
         if let Some(held) = &mut self.held {
             held.answered(failed, Duration::from_nanos(took));
+        }
+    }
+
+    /// Notes the headers of the response that the client gets, as the endpoint sent them, where somebody wants them.
+    pub fn answered_with_headers<'h>(&mut self, headers: impl FnOnce() -> Cow<'h, HeaderMap>) {
+        if let Some(kept) = &mut self.kept {
+            self.conn.pod.worker.telemetry.keep_response_headers(kept, &headers());
         }
     }
 
@@ -338,11 +349,11 @@ impl<'c> Exchange<'c> {
             Some(upstream) => upstream.edges.iter().for_each(|edge| edge.request(&report)),
             None => self.conn.edges_without_endpoint().iter().for_each(|edge| edge.request(&report)),
         }
-        let log = &self.conn.pod.worker.telemetry.access_log;
-        if log.enabled() {
+        let telemetry = &self.conn.pod.worker.telemetry;
+        if telemetry.wants_record(report.flag, report.status, report.grpc_status) {
             let path = self.about.uri.path_and_query().map_or("", |p| p.as_str());
-            let path = redact::tokens(path);
-            log.request(&RequestEntry { path: path.as_bytes(), ..self.entry(&report) });
+            let path = redact::target(path);
+            telemetry.request(&RequestEntry { path: path.as_bytes(), ..self.entry(&report) });
         }
     }
 
@@ -374,6 +385,8 @@ impl<'c> Exchange<'c> {
             user_agent: bytes(&self.about.user_agent),
             authority: authority.unwrap_or_else(|| bytes(&self.about.authority)),
             route: self.rule.as_ref().map_or("", |rule| &rule.name.label),
+            grpc: self.about.grpc,
+            kept: self.kept.as_deref(),
         }
     }
 }

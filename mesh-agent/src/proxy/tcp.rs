@@ -124,18 +124,19 @@ fn log(
     moved: &Moved,
 ) {
     let refusal = if error == Some(ErrorKind::Denied) { conn.tell_refusal() } else { "".into() };
-    let log = &conn.pod.worker.telemetry.access_log;
-    if !log.enabled() {
+    let telemetry = &conn.pod.worker.telemetry;
+    let flag = error.map_or(Flag::None, ErrorKind::flag);
+    if !telemetry.wants_record(flag, 0, None) {
         return;
     }
     let (sni, rule) = (conn.sni.borrow(), conn.stream_rule.borrow());
     let told = error.map_or("", ErrorKind::label);
-    log.connection(&ConnectionEntry {
+    telemetry.connection(&ConnectionEntry {
         start: conn.started,
         peers: conn.peers(endpoint.map(|e| &**e), reach),
         protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
         server_name: sni.as_deref().unwrap_or_default().as_bytes(),
-        flag: error.map_or(Flag::None, ErrorKind::flag),
+        flag,
         details: if refusal.is_empty() { told } else { &refusal },
         bytes_received: moved.from_client,
         bytes_sent: moved.from_upstream,

@@ -143,10 +143,35 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub istio_cluster_id: Option<String>,
 
-    /// Access log: off, text or json, with :FILE for another place than stdout [default: text]
+    /// Access log: off, text, json or template, with :FILE for another place than stdout [default: text]
     #[arg(long, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
     pub access_log: Option<String>,
+
+    /// With --access-log template: a line in Envoy's command operators
+    #[arg(long, value_name = "TEMPLATE")]
+    #[serde(deserialize_with = "scalar")]
+    pub access_log_template: Option<String>,
+
+    /// Log only what any of these is true of: status>=N, duration>=DURATION, flagged, with commas between
+    #[arg(long, value_name = "FILTER")]
+    #[serde(deserialize_with = "scalar")]
+    pub access_log_filter: Option<String>,
+
+    /// Share of what went well that is logged, from 0 to 1; failures always are [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    #[serde(deserialize_with = "scalar")]
+    pub access_log_sample: Option<String>,
+
+    /// Move the access log's file away when it is as large, and keep so many, such as 100Mi:5 [default: never]
+    #[arg(long, value_name = "SIZE:COUNT")]
+    #[serde(deserialize_with = "scalar")]
+    pub access_log_rotate: Option<String>,
+
+    /// More headers that are secrets, with commas between: never logged, never shown
+    #[arg(long, value_name = "NAMES", hide_short_help = true)]
+    #[serde(deserialize_with = "list")]
+    pub redact_headers: Option<String>,
 
     /// Providers of external authorization; in the file alone.
     #[arg(skip)]

@@ -1,7 +1,7 @@
 //! Precedence, complaints and every value's own rules.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use crate::telemetry::{AccessLogMode, Format, Output};
+use crate::telemetry::{AccessLogMode, Format, LogOptions, Output};
 use std::collections::HashMap;
 
 use clap::Parser;
@@ -61,6 +61,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
     assert_eq!(settings.same_node, SameNode::Direct);
     assert_eq!(settings.forward_client_cert_details, ForwardClientCert::Sanitize);
+    assert_eq!(settings.log_options(), LogOptions::default());
+    assert_eq!(settings.redact_headers, Vec::<String>::new());
     assert_eq!((settings.trust_domain.as_str(), settings.ca), ("cluster.local", Ca::Dev));
     assert_eq!(settings.trust_domain_aliases, Vec::<String>::new());
     assert_eq!(settings.certificate_lifetime, Duration::from_secs(86400));
@@ -228,6 +230,45 @@ fn aliases_are_a_list_or_a_line() {
 #[test]
 fn access_log_may_be_off_in_a_file_without_quotes() {
     assert_eq!(ok(&[], &[], Some("accessLog: off\nworkers: 2\n")).access_log, AccessLogMode::Off);
+}
+
+#[test]
+fn the_access_log_is_told_what_its_lines_are_and_what_for() {
+    let file = "accessLog: template:/var/log/a\naccessLogTemplate: '%PROTOCOL% %DURATION%'\n\
+                accessLogFilter: status>=400,flagged\naccessLogSample: 0.5\naccessLogRotate: 10Mi:3\n\
+                redactHeaders: [X-Plan]\n";
+    let dumped = serde_json::to_value(ok(&[], &[], Some(file))).unwrap();
+    for (key, value) in [
+        ("accessLogTemplate", serde_json::json!("%PROTOCOL% %DURATION%")),
+        ("accessLogFilter", serde_json::json!("status>=400,flagged")),
+        ("accessLogSample", serde_json::json!(0.5)),
+        ("accessLogRotate", serde_json::json!("10Mi:3")),
+        ("redactHeaders", serde_json::json!(["x-plan"])),
+    ] {
+        assert_eq!(dumped[key], value, "{key}");
+    }
+    fn check(flags: &[&str], want: &str) {
+        let error = Case::new(flags, &[], Some("")).resolve().unwrap_err();
+        assert!(error.contains(want), "{error}");
+    }
+    check(&["--access-log", "template"], "--access-log-template: is needed with");
+    check(
+        &["--access-log-template", "%PROTOCOL%"],
+        "--access-log-template: is for accessLog: template alone",
+    );
+    let template = |text| ["--access-log", "template", "--access-log-template", text];
+    check(
+        &template("%NOTHING%"),
+        "--access-log-template: %NOTHING% of the access-log template isn't known; there are",
+    );
+    check(&template("%REQ(AUTHORIZATION)%"), "authorization is a secret and is never logged");
+    let secret = [&template("%REQ(X-PLAN)%")[..], &["--redact-headers", "x-plan"]].concat();
+    check(&secret, "x-plan is a secret");
+    check(&["--access-log-filter", "bytes>=1"], "--access-log-filter: \"bytes>=1\" is no filter");
+    check(&["--access-log-sample", "2"], "--access-log-sample: \"2\" is no share");
+    check(&["--access-log-rotate", "1Mi"], "--access-log-rotate: \"1Mi\" is no rotation");
+    check(&["--access-log-rotate", "1Mi:2"], "--access-log-rotate: is for an access log in a file");
+    check(&["--redact-headers", "a b"], "isn't the name of a header");
 }
 
 #[test]

@@ -286,6 +286,21 @@ pub fn access_log(text: &str) -> Parsed<AccessLogMode> {
     text.parse().map_err(|error: crate::telemetry::ParseModeError| error.to_string())
 }
 
+/// For types that say themselves what is wrong with a text.
+pub fn from_text<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Names of headers with commas between; none is fine.
+pub fn header_names(text: &str) -> Parsed<Vec<String>> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let name = |name: &str| match name.parse::<http::HeaderName>() {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(_) => Err(format!("{name:?} isn't the name of a header")),
+    };
+    names.map(name).collect()
+}
+
 pub fn log_filter(text: &str) -> Parsed<String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),

@@ -215,6 +215,13 @@ agent_metrics! {
         "CPU time of a data path thread; its rate is the share of one core that it uses.";
     /// Lines that the log's reader was too slow for.
     access_log_dropped: IntCounter = "mesh_agent_access_log_dropped_total", "Access-log lines dropped, the writer being behind.";
+    /// Of `observe`, `tap` and whoever else asks for flows to come.
+    flow_observers: IntGauge = "mesh_agent_flow_observers", "Readers of flows that are connected.";
+    /// Their readers were too slow for them.
+    flows_lost: IntCounter = "mesh_agent_flows_lost_total", "Flows that didn't reach a reader, it being behind.";
+    /// There were too many within a second.
+    flow_failures_left_out: IntCounter = "mesh_agent_flow_failures_left_out_total",
+        "Failures and denials that aren't kept for later, there being too many.";
     /// Edges known.
     edges: IntGauge = "mesh_agent_metrics_edges", "Edges (source, destination, reporter) with metrics.";
     /// Request series of all edges.

@@ -401,6 +401,8 @@ fn logged(format: &str) -> String {
         user_agent: b"grpc-rust/1",
         authority: b"cart",
         route: "",
+        grpc: true,
+        kept: None,
     };
     let hostile = RequestEntry {
         path: b"/\"\r\n[2026-01-01T00:00:00.000Z] \"GET /forged\x1b[2J\xff",
@@ -493,6 +495,8 @@ fn lines_that_nobody_reads_are_dropped_and_counted() {
         user_agent: b"",
         authority: b"",
         route: "",
+        grpc: true,
+        kept: None,
     };
     let begun = Instant::now();
     (0..400).for_each(|_| telemetry.access_log.request(&entry));

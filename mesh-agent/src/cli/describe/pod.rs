@@ -2,17 +2,19 @@
 
 use serde::Serialize;
 
-use super::{NamedArgs, section, warning_section};
+use super::{NamedArgs, failures, section, warning_section};
+use crate::admin::api::flow::Flow;
 use crate::admin::api::{Dump, Warning, Workload};
 use crate::cli::output::{Out, document};
 use crate::cli::{Exit, Failure, Outcome};
 
 pub(super) fn run(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
     let (dump, (namespace, name)) = (args.dump()?, args.object());
-    let page = Page::new(dump, namespace, name).ok_or_else(|| {
+    let mut page = Page::new(dump, namespace, name).ok_or_else(|| {
         Failure::message(Exit::Failed, format!("there is no pod {namespace}/{name}"))
             .hint("`mesh-agent get workloads` lists those that the agent knows")
     })?;
+    page.failures = failures::of(args, failures::Of::Pod)?;
     out.data(&document(args.output, &page, Page::text)?)?;
     Ok(Exit::Ok)
 }
@@ -25,6 +27,8 @@ struct Page {
     services: Vec<String>,
     /// Of the pod and the policies that it is under.
     warnings: Vec<Warning>,
+    /// The last that the agent keeps.
+    failures: Vec<Flow>,
 }
 
 impl Page {
@@ -39,11 +43,12 @@ impl Page {
         let own = format!("Pod {full}");
         let mut warnings = dump.warnings;
         warnings.retain(|it| it.object == own || pod.mtls.iter().any(|mode| mode.from == it.object));
-        Some(Self { pod, services, warnings })
+        Some(Self { pod, services, warnings, failures: Vec::new() })
     }
 
     fn text(&self) -> String {
-        let sections = [self.head(), self.modes(), self.probes(), warning_section(&self.warnings)];
+        let (failures, warnings) = (failures::table(&self.failures), warning_section(&self.warnings));
+        let sections = [self.head(), self.modes(), self.probes(), failures, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Beside the request in one task. Hedges run here, until a head has come.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
@@ -69,6 +70,7 @@ impl<'c: 'h, 'h> Answer<'_, 'c, '_, 'h> {
             return Err(ErrorKind::UpstreamErrorStatus);
         }
         account.answered(picked, head.status);
+        account.answered_with_headers(|| Cow::Owned(head.raw.header_map()));
         let bare = ask.version == Version::HTTP_10;
         let switched = head.switches(ask.asked);
         let draining = conn.pod.worker.drain.is_draining();

@@ -3,6 +3,7 @@
 //! Beside `upload` in one task. Window goes back to the endpoint only for what the client's socket took, so that a slow
 //! client holds its endpoint back. A stream that ends early never looks like one that ended.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -105,6 +106,7 @@ impl<'c: 'h, 'h> Answering<'_, 'c, '_, 'h> {
             sent.keep_nothing();
         }
         self.account.answered(picked, status);
+        self.account.answered_with_headers(|| Cow::Borrowed(&head.headers));
         let draining = self.conn.pod.worker.drain.is_draining();
         // A server that answers before it has heard everything may leave the rest unread.
         let in_step =

@@ -3,6 +3,7 @@
 //! Beside `upload` in one task. Nothing is read while the client's window is shut, so that a slow client holds its
 //! application back. Chunks end here, their extensions with them; what they framed and their trailers go on.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::poll_fn;
 
@@ -41,6 +42,7 @@ impl Answering<'_, '_> {
         let head = self.final_head(from).await?;
         let Self { plan, picked, state, account, respond, ask, told, .. } = self;
         account.answered(picked, head.status);
+        account.answered_with_headers(|| Cow::Owned(head.raw.header_map()));
         // A server that answers before it has heard everything may leave the rest unread, and would take it for its next
         // request.
         let in_step = !matches!(head.body, Body::UntilClose) && state.sent.get();

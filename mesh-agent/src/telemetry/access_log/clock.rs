@@ -37,6 +37,13 @@ pub fn utc(time: SystemTime) -> String {
     text
 }
 
+/// The same with milliseconds.
+pub fn utc_millis(time: SystemTime) -> String {
+    let mut text = Vec::with_capacity(SECOND_LEN + 5);
+    push_time(&mut text, time);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Appends a number.
 pub(super) fn push_u64(out: &mut Vec<u8>, value: u64) {
     let digits = value.checked_ilog10().map_or(1, |log| log as usize + 1);
@@ -48,7 +55,8 @@ pub(super) fn push_millis(out: &mut Vec<u8>, duration: Duration) {
     push_u64(out, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
 }
 
-fn push_digits(out: &mut Vec<u8>, mut value: u64, digits: usize) {
+/// Appends a number with leading zeros.
+pub(super) fn push_digits(out: &mut Vec<u8>, mut value: u64, digits: usize) {
     let start = out.len();
     out.resize(start + digits, b'0');
     for digit in out.iter_mut().skip(start).rev() {
@@ -73,7 +81,7 @@ fn format_second(unix: u64) -> [u8; SECOND_LEN] {
 
 /// Year, month and day of a day since 1970-01-01, in the Gregorian calendar (H. Hinnant, "chrono-compatible low-level
 /// date algorithms", civil_from_days).
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::flags::Flag;
 use crate::model::{ServiceMeta, Workload};
-use crate::telemetry::Reporter;
+use crate::telemetry::{Kept, Reporter};
 
 /// Who talks to whom; the same for requests and connections.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub struct Peers<'a> {
     pub hbone: bool,
 }
 
-/// One request. Only these headers are ever logged: never authorization, cookies or bodies.
+/// One request. Secrets are gone from what it has of target and headers.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestEntry<'a> {
     /// When its first byte came.
@@ -71,6 +71,10 @@ pub struct RequestEntry<'a> {
     pub authority: &'a [u8],
     /// The route that matched; empty for none.
     pub route: &'a str,
+    /// It is a gRPC call.
+    pub grpc: bool,
+    /// Headers that somebody wants to see; none for most.
+    pub kept: Option<&'a Kept>,
 }
 
 /// One opaque connection.

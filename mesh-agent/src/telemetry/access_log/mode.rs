@@ -1,12 +1,13 @@
-//! `--access-log off|text|json[:FILE]`.
+//! `--access-log off|text|json|template[:FILE]`.
 
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::file::{LogFile, Rotation};
 
 /// Whether and how requests are logged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Format {
     Text,
     /// One object a line.
     Json,
+    /// As [`super::LogOptions::template`] says.
+    Template,
 }
 
 /// Where lines go.
@@ -38,14 +41,14 @@ pub enum Output {
 
 /// Not one of the forms.
 #[derive(Debug, thiserror::Error)]
-#[error("access log {0:?} is none of off, text, json, text:FILE, json:FILE")]
+#[error("access log {0:?} is none of off, text, json and template, the last three perhaps with :FILE")]
 pub struct ParseModeError(String);
 
 impl Output {
-    pub(super) fn open(&self) -> io::Result<Box<dyn Write + Send>> {
+    pub(super) fn open(&self, rotation: Option<Rotation>) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Stdout => Box::new(io::stdout()),
-            Self::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            Self::File(path) => Box::new(LogFile::open(path, rotation)?),
         })
     }
 }
@@ -64,6 +67,7 @@ impl FromStr for AccessLogMode {
             ("off", None) => Ok(Self::Off),
             ("text", _) => Ok(Self::On(Format::Text, output)),
             ("json", _) => Ok(Self::On(Format::Json, output)),
+            ("template", _) => Ok(Self::On(Format::Template, output)),
             _ => Err(ParseModeError(text.to_owned())),
         }
     }
@@ -75,6 +79,7 @@ impl fmt::Display for AccessLogMode {
             Self::Off => return f.write_str("off"),
             Self::On(Format::Text, output) => ("text", output),
             Self::On(Format::Json, output) => ("json", output),
+            Self::On(Format::Template, output) => ("template", output),
         };
         match output {
             Output::Stdout => f.write_str(format),
@@ -101,7 +106,7 @@ mod tests {
 
     #[test]
     fn every_form_is_read_and_written_alike() {
-        for text in ["off", "text", "json", "text:/var/log/a.log", "json:/a:b"] {
+        for text in ["off", "text", "json", "template:/t", "text:/var/log/a.log", "json:/a:b"] {
             let mode = text.parse::<AccessLogMode>();
             assert_eq!(mode.map(|m| m.to_string()).ok().as_deref(), Some(text));
         }
