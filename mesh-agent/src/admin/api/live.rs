@@ -30,7 +30,7 @@ figures! {
         at: String,
         /// The agent's node.
         node: String,
-        /// Edges with traffic in the window or open connections.
+        /// Edges with traffic in the window, or with opaque connections that are open.
         edges: Vec<LiveEdge>,
     }
     /// `GET /v1/live/history?window=SECONDS`.
@@ -125,6 +125,10 @@ figures! {
         p95_ms: Option<f64>,
         /// The same of 99 %.
         p99_ms: Option<f64>,
+        /// Requests by how long they took, in the buckets of `istio_request_duration_milliseconds`, not added up, without noughts
+        /// at the end: what quantiles of several edges together are made from.
+        #[serde(default)]
+        latency: Vec<u64>,
         /// Requests and connections by the flag that they ended with, without those that ended well.
         flags: BTreeMap<String, u64>,
         /// Tries after a request's first.
@@ -191,5 +195,8 @@ figures! {
         p95_ms: Option<f64>,
         /// 99th percentile.
         p99_ms: Option<f64>,
+        /// As [`LiveFigures::latency`].
+        #[serde(default)]
+        latency: Vec<u64>,
     }
 }
