@@ -181,8 +181,8 @@ fn routes_are_counted_by_the_rule_that_requests_went_by() {
 #[test]
 fn an_endpoint_that_fails_shows_in_success_and_flags() {
     let nodes = need_nodes!();
-    // Nobody listens there.
-    let service = nodes.expose("refused", "http", nodes.port(), &[&nodes.cart]).unwrap();
+    // Nobody listens there. On the client's own node, so that one agent sees both sides: of another node it hears the 503.
+    let service = nodes.expose("refused", "http", nodes.port(), &[&nodes.shelf]).unwrap();
     for _ in 0..3 {
         let mut client = Client::new(nodes.web.connect(service).unwrap());
         assert_eq!(client.get("a", "/").unwrap().status(), 503);

@@ -7,6 +7,7 @@ use crate::cli::live::sum::Sum;
 
 fn pair(source: &str, destination: &str, security: &str, requests: u64, failures: u64) -> Pair {
     let sum = Sum { requests, failures, rps: requests as f64 / 10.0, open: 2, ..Sum::default() };
+    let sum = Sum { latency: vec![0, 0, requests], ..sum };
     Pair {
         source: source.into(),
         destination: destination.into(),
