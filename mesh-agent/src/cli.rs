@@ -9,6 +9,7 @@ mod all_nodes;
 mod analyze;
 mod authz;
 mod bpf;
+mod bugreport;
 mod check;
 mod client;
 mod cluster;
@@ -16,20 +17,26 @@ mod config;
 mod connectivity;
 mod controller;
 mod describe;
+mod edges;
 mod error;
 mod exit;
 mod get;
+mod live;
 mod log;
 mod manifests;
 mod observe;
+mod metrics;
 mod output;
 mod pipe;
 mod probe;
 mod route;
+mod routes;
 mod run;
+mod stat;
 mod status;
 mod style;
 mod table;
+mod top;
 mod version;
 mod watch;
 
@@ -97,6 +104,14 @@ enum Command {
     Observe(observe::Args),
     /// Show requests of a pod or service as they end, with their headers
     Tap(observe::TapArgs),
+    /// Success, rate and latency of services or workloads over the last minute
+    Stat(Box<stat::StatArgs>),
+    /// Who calls whom, and whether in mutual TLS; as a table or a picture
+    Edges(Box<edges::EdgesArgs>),
+    /// Success, rate and latency by rule of a route
+    Routes(Box<routes::RoutesArgs>),
+    /// The same three on a terminal, once a second
+    Top(Box<top::TopArgs>),
     /// Ask what routes do
     #[command(subcommand)]
     Route(route::Command),
@@ -105,6 +120,10 @@ enum Command {
     Authz(authz::Command),
     /// List all that is wrong with the configuration, by severity; exit code 79 if anything is
     Analyze(analyze::Args),
+    /// List families of metrics by their series, and the labels that make them
+    Metrics(metrics::MetricsArgs),
+    /// Pack what others need to look into a problem, without secrets, into a file
+    Bugreport(bugreport::BugreportArgs),
     /// Show what runs in the kernel
     #[command(subcommand)]
     Bpf(bpf::Command),
@@ -129,6 +148,22 @@ enum Command {
     Version(version::Args),
 }
 
+impl Command {
+    /// True of those that put together what nodes say.
+    fn asks_all_nodes_itself(&self) -> bool {
+        matches!(
+            self,
+            Self::Observe(_)
+                | Self::Tap(_)
+                | Self::Stat(_)
+                | Self::Edges(_)
+                | Self::Routes(_)
+                | Self::Top(_)
+                | Self::Bugreport(_)
+        )
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Not locked: the daemon's threads write there too.
@@ -146,9 +181,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
         };
     let style = Style::detect(cli.color);
     let mut out = Out::new(stdout, stderr, style);
-    // Flows of all nodes are one stream.
-    let merges = matches!(cli.command, Command::Observe(_) | Command::Tap(_));
-    let outcome = if all_nodes::is_wanted(&args) && !merges {
+    let outcome = if all_nodes::is_wanted(&args) && !cli.command.asks_all_nodes_itself() {
         all_nodes::run(&args, &all_nodes::cluster_of(&matches), &mut out, |args, said, out| {
             run(args, said, out.notes())
         })
@@ -178,9 +211,15 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Describe(command) => describe::run(&command, out),
         Command::Observe(args) => observe::run(&args, out),
         Command::Tap(args) => observe::tap(&args, out),
+        Command::Stat(args) => stat::run(&args, out),
+        Command::Edges(args) => edges::run(&args, out),
+        Command::Routes(args) => routes::run(&args, out),
+        Command::Top(args) => top::run(&args, out),
         Command::Route(command) => route::run(&command, out),
         Command::Authz(command) => authz::run(&command, out),
         Command::Analyze(args) => analyze::run(&args, out),
+        Command::Metrics(args) => metrics::run(&args, out),
+        Command::Bugreport(args) => bugreport::run(&args, out),
         Command::Bpf(command) => bpf::run(&command, out),
         Command::Config(command) => config::run(&command, out),
         Command::Log(command) => log::run(&command, out),

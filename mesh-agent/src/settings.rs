@@ -24,7 +24,7 @@ use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::{
-    AccessLogMode, Filter, Format, LogOptions, Output, Redact, Rotation, Share, Template,
+    AccessLogMode, Filter, Format, LabelProfile, LogOptions, Output, Redact, Rotation, Share, Template,
 };
 
 /// Read if it is there and `--config` names no other.
@@ -105,6 +105,8 @@ pub struct Settings {
     pub access_log_rotate: Option<Rotation>,
     /// Headers that are secrets, beside those that are built in.
     pub redact_headers: Vec<String>,
+    /// Labels of Istio's metrics.
+    pub metrics_labels: LabelProfile,
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
@@ -306,6 +308,12 @@ impl Settings {
                 |a| &a.redact_headers,
                 String::new,
                 value::header_names,
+            ),
+            metrics_labels: layers.get(
+                "metricsLabels",
+                |a| &a.metrics_labels,
+                || "full".into(),
+                value::metrics_labels,
             ),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             when_replaced: layers.get(

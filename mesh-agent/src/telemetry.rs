@@ -16,9 +16,11 @@ pub mod grpc_code;
 mod headers;
 mod histogram;
 mod labels;
+mod live;
 mod metrics;
 mod process;
 pub mod redact;
+mod rules;
 mod tcp;
 
 use std::sync::Arc;
@@ -33,13 +35,17 @@ pub use access_log::{
 pub use agent::AgentMetrics;
 pub use capped::Capped;
 pub use connections::{ConnectionGuard, ConnectionInfo, ConnectionView, Connections, L7};
-pub use edge::{Edge, EdgeKey, Protocol, RequestReport};
+pub use edge::{Edge, EdgeAbout, EdgeKey, Protocol, RequestReport};
 pub use exposition::Exposition;
 pub use flows::Flows;
 use headers::Keeper;
 pub use headers::Kept;
+pub use histogram::quantile;
+pub use labels::LabelProfile;
+pub use live::{BUCKET as LIVE_BUCKET, Carried, Course, Figures, Subject, Window};
 pub use metrics::{Limits, Metrics};
 pub use redact::Redact;
+pub use rules::{RuleAbout, RuleCounters};
 pub use tcp::TcpSeries;
 
 use crate::flags::Flag;
@@ -73,6 +79,8 @@ pub struct Options {
     pub trust_domain: String,
     /// Value of the `*_cluster` labels for known workloads.
     pub cluster: String,
+    /// How much the edges' series tell.
+    pub labels: LabelProfile,
     /// Bounds of the metrics.
     pub limits: Limits,
 }
@@ -87,6 +95,7 @@ impl Default for Options {
             node: String::new(),
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
+            labels: LabelProfile::default(),
             limits: Limits::default(),
         }
     }

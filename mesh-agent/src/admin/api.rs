@@ -252,6 +252,9 @@ views! {
         /// `PORT PROBE`: what kubelet may send in plain text to any port.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         probes: Vec<String>,
+        /// `KIND NAMESPACE/NAME` of policies that select it by its labels; of pods of the agent's own node.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        policies: Vec<String>,
     }
     /// One service: `GET /v1/services`.
     Service {
@@ -504,10 +507,15 @@ views! {
 
 mod authz;
 pub mod flow;
+mod live;
 mod policies;
 mod routes;
 
 pub use authz::{AuthzAnswer, AuthzQuestion, AuthzRule, AuthzTarget};
+pub use live::{
+    LiveBucket, LiveDestination, LiveEdge, LiveEdgeHistory, LiveEdgeKey, LiveEdges, LiveFigures, LiveHistory,
+    LiveRoute, LiveRoutes, LiveSource,
+};
 pub use policies::{InForce, Policy, PolicyState, PortMode, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,

@@ -181,6 +181,7 @@ fn assemble(
         redact: settings.redact(),
         node: settings.node_name.clone(),
         trust_domain: settings.trust_domain.clone(),
+        labels: settings.metrics_labels,
         ..telemetry::Options::default()
     })
     .map_err(AgentError::AccessLog)?;

@@ -15,7 +15,7 @@ use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
-use crate::telemetry::{AccessLogMode, Share};
+use crate::telemetry::{AccessLogMode, LabelProfile, Share};
 
 /// Where a value came from, as its owner wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +193,7 @@ fallback!(
     Vec<String> = Vec::new(),
     AccessLogMode = AccessLogMode::default(),
     Share = Share::default(),
+    LabelProfile = LabelProfile::default(),
     Normalization = Normalization::default(),
 );
 

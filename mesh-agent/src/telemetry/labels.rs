@@ -1,16 +1,32 @@
 //! The labels of an edge, by Istio's standard metrics (istio.io, reference/config/metrics): every label on every
 //! series, `unknown` for what isn't known.
 
-use super::{EdgeKey, Reporter, Security};
+use std::sync::Arc;
+
+use super::{EdgeAbout, EdgeKey, Reporter, Security};
 use crate::model::Workload;
 
 const UNKNOWN: &str = "unknown";
+const OVERFLOW: &str = "overflow";
+
+/// `--metrics-labels`: how much the edges' series tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LabelProfile {
+    /// Istio's whole label set.
+    #[default]
+    Full,
+    /// Without principals and without the histograms of bytes: less than half. What principals told of the client's side,
+    /// whether it is in mutual TLS, `connection_security_policy` says there too.
+    Lean,
+}
 
 /// What the labels need beyond the edge itself.
 #[derive(Clone, Debug)]
 pub(super) struct LabelContext {
     pub(super) trust_domain: String,
     pub(super) cluster: String,
+    pub(super) profile: LabelProfile,
 }
 
 impl LabelContext {
@@ -22,18 +38,20 @@ impl LabelContext {
         self.peer(&mut labels, &SOURCE, key.source.as_deref(), key.security, proven);
         self.peer(&mut labels, &DESTINATION, key.destination.as_deref(), key.security, None);
         service(&mut labels, key);
-        labels.add("connection_security_policy", security_policy(key));
+        labels.add("connection_security_policy", self.security_policy(key));
         labels.0
     }
 
     /// Labels of what exceeds the cap: one edge per reporter.
     pub(super) fn overflow(&self, reporter: Reporter) -> String {
-        let overflow = "overflow";
+        let overflow = OVERFLOW;
         let mut labels = Labels(String::with_capacity(1024));
         labels.add("reporter", reporter.label());
         for names in [&SOURCE, &DESTINATION] {
             for name in names.all() {
-                labels.add(name, overflow);
+                if self.profile == LabelProfile::Full || name != names.principal {
+                    labels.add(name, overflow);
+                }
             }
         }
         for name in SERVICE {
@@ -41,6 +59,69 @@ impl LabelContext {
         }
         labels.add("connection_security_policy", UNKNOWN);
         labels.0
+    }
+
+    /// The same in words, for [`EdgeAbout`].
+    pub(super) fn about(&self, key: &EdgeKey) -> EdgeAbout {
+        let of = |peer: &Option<Arc<Workload>>, value: fn(&Workload) -> &str| {
+            peer.as_deref().map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN).to_owned()
+        };
+        let principal = |peer: &Option<Arc<Workload>>, proven: Option<&str>| {
+            self.principal(peer.as_deref(), key.security, proven).unwrap_or_else(|| UNKNOWN.to_owned())
+        };
+        let namespace = || key.destination.as_ref().map_or(UNKNOWN, |w| &w.name.namespace);
+        EdgeAbout {
+            reporter: key.reporter,
+            security: match key.security {
+                Security::MutualTls => "mutual_tls",
+                Security::None => "none",
+            },
+            source_namespace: of(&key.source, |w| &w.name.namespace),
+            source_workload: of(&key.source, |w| &w.workload_name),
+            source_service: of(&key.source, |w| &w.canonical_name),
+            source_principal: principal(&key.source, key.proven.as_ref().map(|id| id.as_str())),
+            destination_namespace: of(&key.destination, |w| &w.name.namespace),
+            destination_workload: of(&key.destination, |w| &w.workload_name),
+            destination_principal: principal(&key.destination, None),
+            service: key.service.as_ref().map_or(key.fallback_service, |s| &s.name.name).to_owned(),
+            service_namespace: key.service.as_ref().map_or_else(namespace, |s| &s.name.namespace).to_owned(),
+        }
+    }
+
+    /// What exceeds the cap, in words.
+    pub(super) fn about_overflow(reporter: Reporter) -> EdgeAbout {
+        let overflow = || OVERFLOW.to_owned();
+        EdgeAbout {
+            reporter,
+            security: UNKNOWN,
+            source_namespace: overflow(),
+            source_workload: overflow(),
+            source_service: overflow(),
+            source_principal: overflow(),
+            destination_namespace: overflow(),
+            destination_workload: overflow(),
+            destination_principal: overflow(),
+            service: overflow(),
+            service_namespace: overflow(),
+        }
+    }
+
+    /// Istio leaves it to the server's side: the client's says `unknown`, unless nothing else would tell.
+    fn security_policy(&self, key: &EdgeKey) -> &'static str {
+        match (key.reporter, key.security) {
+            (Reporter::Source, _) if self.profile == LabelProfile::Full => UNKNOWN,
+            (_, Security::MutualTls) => "mutual_tls",
+            (_, Security::None) => "none",
+        }
+    }
+
+    /// SPIFFE id, where mutual TLS has proven it.
+    fn principal(&self, peer: Option<&Workload>, security: Security, proven: Option<&str>) -> Option<String> {
+        match (security, proven, peer) {
+            (Security::MutualTls, Some(proven), _) => Some(proven.to_owned()),
+            (Security::MutualTls, None, Some(w)) => Some(w.spiffe_id(&self.trust_domain)),
+            _ => None,
+        }
     }
 
     fn peer(
@@ -54,12 +135,9 @@ impl LabelContext {
         let of = |value: fn(&Workload) -> &str| peer.map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN);
         labels.add(names.workload, of(|w| &w.workload_name));
         labels.add(names.namespace, of(|w| &w.name.namespace));
-        match (security, proven, peer) {
-            (Security::MutualTls, Some(proven), _) => labels.add(names.principal, proven),
-            (Security::MutualTls, None, Some(w)) => {
-                labels.add(names.principal, &w.spiffe_id(&self.trust_domain))
-            }
-            _ => labels.add(names.principal, UNKNOWN),
+        if self.profile == LabelProfile::Full {
+            let principal = self.principal(peer, security, proven);
+            labels.add(names.principal, principal.as_deref().unwrap_or(UNKNOWN));
         }
         labels.add(names.app, of(|w| &w.app));
         labels.add(names.version, of(|w| &w.version));
@@ -83,15 +161,6 @@ fn service(labels: &mut Labels, key: &EdgeKey) {
             labels.add(name, key.fallback_service);
             labels.add(namespace, key.destination.as_ref().map_or(UNKNOWN, |w| &w.name.namespace));
         }
-    }
-}
-
-/// Istio leaves it to the server's side: the client's says `unknown`.
-fn security_policy(key: &EdgeKey) -> &'static str {
-    match (key.reporter, key.security) {
-        (Reporter::Source, _) => UNKNOWN,
-        (Reporter::Destination, Security::MutualTls) => "mutual_tls",
-        (Reporter::Destination, Security::None) => "none",
     }
 }
 
