@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, setup, sh};
+use crate::setup::{self, Part};
+use crate::{build, sh};
 use count::Count;
 use suites::Suites;
 
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
         return sum_up(&count, passed, false);
     }
     let required = args.require_kernel || env::var_os("CI").is_some();
-    setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests])?;
+    setup::ensure(&[Part::Bpf, Part::Page, Part::Demo, Part::Tests])?;
     let agent = build::agent(false)?;
     let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
     // The harness's helper programs run inside pods; a test looks for them beside the agent.
