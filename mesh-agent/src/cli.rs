@@ -15,6 +15,7 @@ mod cluster;
 mod config;
 mod connectivity;
 mod controller;
+mod dashboard;
 mod describe;
 mod error;
 mod exit;
@@ -92,6 +93,8 @@ enum Command {
     /// Show one thing on one page
     #[command(subcommand)]
     Describe(describe::Command),
+    /// Show the mesh as a page in a browser of this machine: graph, charts, traffic
+    Dashboard(dashboard::Args),
     /// Ask what routes do
     #[command(subcommand)]
     Route(route::Command),
@@ -141,7 +144,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
         };
     let style = Style::detect(cli.color);
     let mut out = Out::new(stdout, stderr, style);
-    let outcome = if all_nodes::is_wanted(&args) {
+    // A page is of one agent, and ends with its user: it refuses the flag by itself.
+    let is_page = matches!(cli.command, Command::Dashboard(_));
+    let outcome = if all_nodes::is_wanted(&args) && !is_page {
         all_nodes::run(&args, &all_nodes::cluster_of(&matches), &mut out, |args, said, out| {
             run(args, said, out.notes())
         })
@@ -169,6 +174,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Status(args) => status::run(&args, out),
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),
+        Command::Dashboard(args) => dashboard::run(&args, out),
         Command::Route(command) => route::run(&command, out),
         Command::Authz(command) => authz::run(&command, out),
         Command::Analyze(args) => analyze::run(&args, out),

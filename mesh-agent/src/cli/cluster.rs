@@ -12,7 +12,7 @@ use http_body_util::Full;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{AttachParams, AttachedProcess, ListParams};
 use kube::{Api, Client};
-use tokio::io::{AsyncRead, AsyncReadExt, join};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
 
 use super::client::exchange;
 use super::{Exit, Failure};
@@ -148,6 +148,20 @@ pub(super) async fn ask(
         None => String::new(),
     };
     Err(if words.is_empty() { failure } else { failure.hint(words) })
+}
+
+/// A connection to the admin socket of `agent`, for as long as the process is kept.
+///
+/// # Errors
+/// The command can't be run there.
+pub(super) async fn open(
+    agent: &AgentPod,
+) -> Result<(impl AsyncRead + AsyncWrite + Send + Unpin + 'static, AttachedProcess), Failure> {
+    let mut process = start(&agent.client, &agent.namespace, &agent.name, &["pipe"], true).await?;
+    match (process.stdin(), process.stdout()) {
+        (Some(stdin), Some(stdout)) => Ok((join(stdout, stdin), process)),
+        _ => Err(Failure::message(Exit::Failed, format!("pod {agent} lends neither input nor output"))),
+    }
 }
 
 /// What the command line of `agent` prints to standard output, whatever its exit code.
