@@ -13,8 +13,10 @@ mod endpoint_cell;
 mod exposition;
 mod histogram;
 mod labels;
+mod live;
 mod metrics;
 mod process;
+mod rules;
 mod tcp;
 
 use std::sync::Arc;
@@ -26,9 +28,12 @@ pub use access_log::{
 pub use agent::AgentMetrics;
 pub use capped::Capped;
 pub use connections::{ConnectionGuard, ConnectionInfo, ConnectionView, Connections, L7};
-pub use edge::{Edge, EdgeKey, Protocol, RequestReport};
+pub use edge::{Edge, EdgeAbout, EdgeKey, Protocol, RequestReport};
 pub use exposition::Exposition;
+pub use histogram::quantile;
+pub use live::{BUCKET as LIVE_BUCKET, Carried, Course, Figures, Subject, Window};
 pub use metrics::{Limits, Metrics};
+pub use rules::{RuleAbout, RuleCounters};
 pub use tcp::TcpSeries;
 
 /// Everything the data path reports to. One per agent, shared by all workers.

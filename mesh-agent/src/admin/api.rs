@@ -503,10 +503,15 @@ views! {
 }
 
 mod authz;
+mod live;
 mod policies;
 mod routes;
 
 pub use authz::{AuthzAnswer, AuthzQuestion, AuthzRule, AuthzTarget};
+pub use live::{
+    LiveBucket, LiveDestination, LiveEdge, LiveEdgeHistory, LiveEdgeKey, LiveEdges, LiveFigures, LiveHistory,
+    LiveRoute, LiveRoutes, LiveSource,
+};
 pub use policies::{InForce, Policy, PolicyState, PortMode, PortPolicy};
 pub use routes::{
     ConsideredMatch, OwnAnswer, RequestHead, RouteAnswer, RouteBackend, RouteOutcome, RouteQuestion,

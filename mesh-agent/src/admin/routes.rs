@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -37,6 +38,9 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/config" if get => json(&views::dump(&state)),
         "/v1/config/history" if get => json(&views::history(&state.history.get())),
         "/v1/config/rollback" if request.method() == Method::PUT => roll_back(&state, request).await,
+        "/v1/live/edges" if get => live(&state, &request, views::live::edges),
+        "/v1/live/history" if get => live(&state, &request, views::live::history),
+        "/v1/live/routes" if get => live(&state, &request, views::live::routes),
         "/v1/warnings" if get => json(&state.all_warnings()),
         "/v1/certificates" if get => json(&state.identities.list()),
         "/v1/bpf" if get => match state.kernel(CONTROL).await {
@@ -52,6 +56,18 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         _ if !get => problem(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
         _ if path.starts_with(GENERATIONS) => generation(&state, &path[GENERATIONS.len()..]),
         _ => problem(StatusCode::NOT_FOUND, format!("this agent has no {path}; is the CLI newer than it?")),
+    }
+}
+
+/// What passed in the window that the query asks for.
+fn live<T: Serialize>(
+    state: &AdminState,
+    request: &Request<Incoming>,
+    view: impl Fn(&AdminState, Duration) -> T,
+) -> Response<Answer> {
+    match views::live::window(request.uri().query()) {
+        Ok(window) => json(&view(state, window)),
+        Err(error) => problem(StatusCode::BAD_REQUEST, error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the agent's state to what the API shows. Reads, never changes.
 
 pub(super) mod in_force;
+pub(super) mod live;
 pub(super) mod policies;
 pub(super) mod rules;
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -97,6 +97,7 @@ impl Control {
                 _ = tick.tick() => {
                     self.node.refresh();
                     self.follow();
+                    self.admin.telemetry.metrics.sample(SystemTime::now());
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TIDY_EVERY) {
                         self.tidy();

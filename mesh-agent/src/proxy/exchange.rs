@@ -333,10 +333,15 @@ impl<'c> Exchange<'c> {
             response_bytes: self.response_bytes,
             request_messages: self.request_messages,
             response_messages: self.response_messages,
+            retries: self.attempts.saturating_sub(1),
         };
         match &self.upstream {
             Some(upstream) => upstream.edges.iter().for_each(|edge| edge.request(&report)),
             None => self.conn.edges_without_endpoint().iter().for_each(|edge| edge.request(&report)),
+        }
+        if let (Some(rule), Some(service)) = (&self.rule, &self.conn.live.info().service) {
+            let metrics = &self.conn.pod.worker.telemetry.metrics;
+            rule.counters.count(&service.name, &report, metrics, || rule.name.about(&service.name));
         }
         let log = &self.conn.pod.worker.telemetry.access_log;
         if log.enabled() {

@@ -35,7 +35,7 @@ use crate::route::{
     Backend, BackendName, BackendPort, BackendTarget, Filters, RouteEntry, RouteTable, Routes, Rule,
     RuleName, Timeouts,
 };
-use crate::telemetry::Telemetry;
+use crate::telemetry::{RuleCounters, Telemetry};
 
 /// An outbound connection whose only backend is `endpoint`.
 pub fn connection(endpoint: SocketAddr) -> Connection {
@@ -83,6 +83,7 @@ pub fn rule(backends: &[usize]) -> Rule {
         timeouts: Timeouts::default(),
         retry: None,
         session: None,
+        counters: RuleCounters::default(),
     }
 }
 

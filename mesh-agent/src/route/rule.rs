@@ -9,6 +9,7 @@ use super::filter::Filters;
 use super::session::Scope;
 use super::weights::Backends;
 use crate::model::ObjectName;
+use crate::telemetry::{RuleAbout, RuleCounters};
 
 /// A rule of an HTTPRoute or GRPCRoute.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Rule {
     pub retry: Option<RetryPolicy>,
     /// Keeps a client at its endpoint.
     pub session: Option<Arc<SessionPersistence>>,
+    /// How many requests went by it.
+    pub counters: RuleCounters,
 }
 
 /// Names a rule to people and in the access log.
@@ -53,6 +56,16 @@ impl RuleName {
         };
         let scope = Scope::default().with(kind.as_bytes()).with(label.as_bytes());
         Self { kind, route, index, name, label, scope }
+    }
+
+    /// The same for the counters of requests to `service`.
+    pub fn about(&self, service: &ObjectName) -> RuleAbout {
+        RuleAbout {
+            kind: self.kind,
+            route: self.route.clone(),
+            rule: self.name.clone().unwrap_or_else(|| self.index.to_string()),
+            service: service.clone(),
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::histogram::Histogram;
+use super::live::{Carried, Figures};
 use super::{Reporter, Security, TcpSeries};
+use crate::balance::outlier;
 use crate::flags::Flag;
 use crate::identity::SpiffeId;
 use crate::model::{ServiceMeta, Workload};
@@ -77,6 +79,42 @@ pub struct RequestReport {
     pub request_messages: u64,
     /// gRPC messages of the server.
     pub response_messages: u64,
+    /// Tries after the first.
+    pub retries: u32,
+}
+
+impl RequestReport {
+    /// It failed: [`Figures::failures`].
+    pub fn is_failure(&self) -> bool {
+        SeriesKey::new(self).is_failure()
+    }
+}
+
+/// Who calls whom, as one reporter sees it, in the words of the labels: `unknown` where something isn't known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EdgeAbout {
+    /// Whose view.
+    pub reporter: Reporter,
+    /// `mutual_tls`, `none` or `unknown`, as the reporter knows it itself; the label says `unknown` for every source.
+    pub security: &'static str,
+    /// `source_workload_namespace`.
+    pub source_namespace: String,
+    /// `source_workload`.
+    pub source_workload: String,
+    /// `source_canonical_service`.
+    pub source_service: String,
+    /// `source_principal`.
+    pub source_principal: String,
+    /// `destination_workload_namespace`.
+    pub destination_namespace: String,
+    /// `destination_workload`.
+    pub destination_workload: String,
+    /// `destination_principal`.
+    pub destination_principal: String,
+    /// `destination_service_name`.
+    pub service: String,
+    /// `destination_service_namespace`.
+    pub service_namespace: String,
 }
 
 /// One source, one destination, one reporter.
@@ -84,6 +122,10 @@ pub struct RequestReport {
 pub struct Edge {
     /// Common labels in exposition form, without braces.
     pub(super) labels: Box<str>,
+    /// The same for people.
+    pub(super) about: Arc<EdgeAbout>,
+    /// Of this edge alone, also where another one with its labels follows it.
+    pub(super) id: u64,
     first: OnceLock<Box<RequestSeries>>,
     series: AtomicUsize,
     tcp: OnceLock<Arc<TcpSeries>>,
@@ -109,6 +151,7 @@ pub(super) struct RequestSeries {
     pub(super) response_bytes: Histogram,
     pub(super) request_messages: AtomicU64,
     pub(super) response_messages: AtomicU64,
+    pub(super) retries: AtomicU64,
     next: OnceLock<Box<RequestSeries>>,
 }
 
@@ -122,8 +165,16 @@ pub(super) struct SeriesKey {
 }
 
 impl Edge {
-    pub(super) fn new(labels: Box<str>, budget: Arc<Budget>) -> Self {
-        Self { labels, first: OnceLock::new(), series: AtomicUsize::new(0), tcp: OnceLock::new(), budget }
+    pub(super) fn new(labels: Box<str>, about: EdgeAbout, budget: Arc<Budget>) -> Self {
+        Self {
+            labels,
+            about: Arc::new(about),
+            id: next_id(),
+            first: OnceLock::new(),
+            series: AtomicUsize::new(0),
+            tcp: OnceLock::new(),
+            budget,
+        }
     }
 
     /// Counts one request. No lock; allocates only when a protocol, status and flag come together for the first time.
@@ -136,6 +187,9 @@ impl Edge {
         if report.protocol == Protocol::Grpc {
             series.request_messages.fetch_add(report.request_messages, Relaxed);
             series.response_messages.fetch_add(report.response_messages, Relaxed);
+        }
+        if report.retries > 0 {
+            series.retries.fetch_add(report.retries.into(), Relaxed);
         }
     }
 
@@ -194,6 +248,22 @@ impl Edge {
         self.tcp.get()
     }
 
+    /// Everything counted so far, by what it was carried as.
+    pub(super) fn figures(&self) -> impl Iterator<Item = (Carried, Figures)> {
+        let (mut http, mut grpc) = (None, None);
+        for series in self.request_series() {
+            let figures = match series.key.protocol {
+                Protocol::Http => http.get_or_insert_with(Figures::default),
+                Protocol::Grpc => grpc.get_or_insert_with(Figures::default),
+            };
+            series.add_to(figures);
+        }
+        let tcp = self.tcp_series().map(|tcp| tcp.figures());
+        [(Carried::Http, http), (Carried::Grpc, grpc), (Carried::Tcp, tcp)]
+            .into_iter()
+            .filter_map(|(carried, figures)| Some((carried, figures?)))
+    }
+
     /// Changes whenever any figure here does, so that idleness costs the hot path nothing.
     pub(super) fn activity(&self) -> u64 {
         let requests = self.request_series().map(|s| s.duration.count()).fold(0, u64::wrapping_add);
@@ -221,7 +291,21 @@ impl RequestSeries {
             response_bytes: Histogram::default(),
             request_messages: AtomicU64::new(0),
             response_messages: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             next: OnceLock::new(),
+        }
+    }
+
+    fn add_to(&self, sum: &mut Figures) {
+        let durations = self.duration.buckets();
+        let requests: u64 = durations.iter().sum();
+        sum.durations.iter_mut().zip(durations).for_each(|(sum, n)| *sum += n);
+        sum.failures += if self.key.is_failure() { requests } else { 0 };
+        sum.retries += self.retries.load(Relaxed);
+        sum.sent += self.response_bytes.sum_milli() / 1000;
+        sum.received += self.request_bytes.sum_milli() / 1000;
+        if self.key.flag != Flag::None && requests > 0 {
+            *sum.flags.entry(self.key.flag).or_default() += requests;
         }
     }
 }
@@ -233,8 +317,20 @@ impl SeriesKey {
         Self { protocol: report.protocol, status: report.status, grpc_status, flag: report.flag }
     }
 
+    /// Status 5xx, none at all, or a gRPC status that is 5xx in HTTP's words: by what the metrics tell apart.
+    fn is_failure(self) -> bool {
+        let grpc = self.grpc_status.is_some_and(|code| outlier::status_of_grpc(code) >= 500);
+        self.status == 0 || self.status >= 500 || grpc
+    }
+
     /// The coarse form: at most a handful per flag.
     fn of_class(self) -> Self {
         Self { status: (self.status / 100).min(6) * 100, grpc_status: None, ..self }
     }
+}
+
+/// A number that nothing else that is counted has, or had.
+pub(super) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
 }

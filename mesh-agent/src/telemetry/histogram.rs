@@ -48,12 +48,17 @@ pub(super) struct Histogram {
 impl Histogram {
     /// Counts one value, given in thousandths of the metric's unit (microseconds for milliseconds).
     pub(super) fn observe_milli(&self, value: u64) {
+        self.count_milli(value);
+        self.sum_milli.fetch_add(value, Relaxed);
+    }
+
+    /// The same without the sum.
+    pub(super) fn count_milli(&self, value: u64) {
         // Nearly every request ends in one of the first few buckets: a linear search beats a binary one.
         let bucket = BOUNDS_MILLI.iter().position(|bound| value <= *bound).unwrap_or(BOUNDS_MILLI.len());
         if let Some(bucket) = self.buckets.get(bucket) {
             bucket.fetch_add(1, Relaxed);
         }
-        self.sum_milli.fetch_add(value, Relaxed);
     }
 
     /// Counts one whole value (bytes).
@@ -77,6 +82,23 @@ impl Histogram {
     }
 }
 
+/// The value that `share` of the observations are below, as Prometheus' `histogram_quantile` finds it: by a straight line
+/// within a bucket, and the last bound for what is above all. None without observations. In the metric's unit, of counts by
+/// bucket that aren't added up.
+pub fn quantile(buckets: &[u64], share: f64) -> Option<f64> {
+    let total: u64 = buckets.iter().sum();
+    let rank = share * total as f64;
+    let (mut below, mut lower) = (0.0, 0.0);
+    for (count, bound) in buckets.iter().zip(BOUNDS_MILLI) {
+        let (count, upper) = (*count as f64, bound as f64 / 1000.0);
+        if count > 0.0 && below + count >= rank {
+            return Some(lower + (upper - lower) * (rank - below) / count);
+        }
+        (below, lower) = (below + count, upper);
+    }
+    (total > 0).then_some(lower)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -98,5 +120,19 @@ mod tests {
         let buckets = histogram.buckets();
         assert_eq!((buckets[0], buckets[1], buckets[18], buckets[19]), (2, 2, 1, 1));
         assert_eq!(histogram.count(), 6);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_prometheus() {
+        let mut buckets = [0; BUCKETS];
+        assert_eq!(quantile(&buckets, 0.5), None);
+        // histogram_quantile of le="5": 0, le="10": 10, le="25": 20 says these.
+        (buckets[3], buckets[4]) = (10, 10);
+        assert_eq!(quantile(&buckets, 0.5), Some(10.0));
+        assert_eq!(quantile(&buckets, 0.25), Some(7.5));
+        assert_eq!(quantile(&buckets, 0.99), Some(24.7));
+        let mut beyond = [0; BUCKETS];
+        beyond[BUCKETS - 1] = 1;
+        assert_eq!(quantile(&beyond, 0.5), Some(3_600_000.0));
     }
 }

@@ -1,10 +1,13 @@
 //! The labels of an edge, by Istio's standard metrics (istio.io, reference/config/metrics): every label on every
 //! series, `unknown` for what isn't known.
 
-use super::{EdgeKey, Reporter, Security};
+use std::sync::Arc;
+
+use super::{EdgeAbout, EdgeKey, Reporter, Security};
 use crate::model::Workload;
 
 const UNKNOWN: &str = "unknown";
+const OVERFLOW: &str = "overflow";
 
 /// What the labels need beyond the edge itself.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ impl LabelContext {
 
     /// Labels of what exceeds the cap: one edge per reporter.
     pub(super) fn overflow(&self, reporter: Reporter) -> String {
-        let overflow = "overflow";
+        let overflow = OVERFLOW;
         let mut labels = Labels(String::with_capacity(1024));
         labels.add("reporter", reporter.label());
         for names in [&SOURCE, &DESTINATION] {
@@ -43,6 +46,60 @@ impl LabelContext {
         labels.0
     }
 
+    /// The same in words, for [`EdgeAbout`].
+    pub(super) fn about(&self, key: &EdgeKey) -> EdgeAbout {
+        let of = |peer: &Option<Arc<Workload>>, value: fn(&Workload) -> &str| {
+            peer.as_deref().map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN).to_owned()
+        };
+        let principal = |peer: &Option<Arc<Workload>>, proven: Option<&str>| {
+            self.principal(peer.as_deref(), key.security, proven).unwrap_or_else(|| UNKNOWN.to_owned())
+        };
+        let namespace = || key.destination.as_ref().map_or(UNKNOWN, |w| &w.name.namespace);
+        EdgeAbout {
+            reporter: key.reporter,
+            security: match key.security {
+                Security::MutualTls => "mutual_tls",
+                Security::None => "none",
+            },
+            source_namespace: of(&key.source, |w| &w.name.namespace),
+            source_workload: of(&key.source, |w| &w.workload_name),
+            source_service: of(&key.source, |w| &w.canonical_name),
+            source_principal: principal(&key.source, key.proven.as_ref().map(|id| id.as_str())),
+            destination_namespace: of(&key.destination, |w| &w.name.namespace),
+            destination_workload: of(&key.destination, |w| &w.workload_name),
+            destination_principal: principal(&key.destination, None),
+            service: key.service.as_ref().map_or(key.fallback_service, |s| &s.name.name).to_owned(),
+            service_namespace: key.service.as_ref().map_or_else(namespace, |s| &s.name.namespace).to_owned(),
+        }
+    }
+
+    /// What exceeds the cap, in words.
+    pub(super) fn about_overflow(reporter: Reporter) -> EdgeAbout {
+        let overflow = || OVERFLOW.to_owned();
+        EdgeAbout {
+            reporter,
+            security: UNKNOWN,
+            source_namespace: overflow(),
+            source_workload: overflow(),
+            source_service: overflow(),
+            source_principal: overflow(),
+            destination_namespace: overflow(),
+            destination_workload: overflow(),
+            destination_principal: overflow(),
+            service: overflow(),
+            service_namespace: overflow(),
+        }
+    }
+
+    /// SPIFFE id, where mutual TLS has proven it.
+    fn principal(&self, peer: Option<&Workload>, security: Security, proven: Option<&str>) -> Option<String> {
+        match (security, proven, peer) {
+            (Security::MutualTls, Some(proven), _) => Some(proven.to_owned()),
+            (Security::MutualTls, None, Some(w)) => Some(w.spiffe_id(&self.trust_domain)),
+            _ => None,
+        }
+    }
+
     fn peer(
         &self,
         labels: &mut Labels,
@@ -54,13 +111,7 @@ impl LabelContext {
         let of = |value: fn(&Workload) -> &str| peer.map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN);
         labels.add(names.workload, of(|w| &w.workload_name));
         labels.add(names.namespace, of(|w| &w.name.namespace));
-        match (security, proven, peer) {
-            (Security::MutualTls, Some(proven), _) => labels.add(names.principal, proven),
-            (Security::MutualTls, None, Some(w)) => {
-                labels.add(names.principal, &w.spiffe_id(&self.trust_domain))
-            }
-            _ => labels.add(names.principal, UNKNOWN),
-        }
+        labels.add(names.principal, self.principal(peer, security, proven).as_deref().unwrap_or(UNKNOWN));
         labels.add(names.app, of(|w| &w.app));
         labels.add(names.version, of(|w| &w.version));
         labels.add(names.cluster, if peer.is_some() { &self.cluster } else { UNKNOWN });

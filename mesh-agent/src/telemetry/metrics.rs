@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::capped::Capped;
 use super::edge::Budget;
 use super::labels::LabelContext;
+use super::live::{Course, Live, Reading, Window};
+use super::rules::Rules;
 use super::{AgentMetrics, Edge, EdgeKey, Exposition, Options, Reporter};
 use crate::model::Workload;
 
@@ -45,6 +47,8 @@ pub struct Metrics {
     limits: Limits,
     agent: AgentMetrics,
     authorization: Capped,
+    rules: Rules,
+    live: Live,
 }
 
 #[derive(Debug)]
@@ -65,8 +69,10 @@ impl Metrics {
         });
         let labels =
             LabelContext { trust_domain: options.trust_domain.clone(), cluster: options.cluster.clone() };
-        let overflow = [Reporter::Source, Reporter::Destination]
-            .map(|reporter| Arc::new(Edge::new(labels.overflow(reporter).into(), budget.clone())));
+        let overflow = [Reporter::Source, Reporter::Destination].map(|reporter| {
+            let about = LabelContext::about_overflow(reporter);
+            Arc::new(Edge::new(labels.overflow(reporter).into(), about, budget.clone()))
+        });
         let authorization = Capped::new(MOST_RULES);
         Self {
             edges: Mutex::default(),
@@ -76,6 +82,8 @@ impl Metrics {
             limits: options.limits,
             agent,
             authorization,
+            rules: Rules::default(),
+            live: Live::new(SystemTime::now()),
         }
     }
 
@@ -97,7 +105,7 @@ impl Metrics {
             };
         }
         let labels: Box<str> = labels.into();
-        let edge = Arc::new(Edge::new(labels.clone(), self.budget.clone()));
+        let edge = Arc::new(Edge::new(labels.clone(), self.labels.about(key), self.budget.clone()));
         edges.insert(labels, Entry { edge: edge.clone(), seen: 0, since: Instant::now() });
         edge
     }
@@ -117,6 +125,44 @@ impl Metrics {
         &self.authorization
     }
 
+    /// Counters of rules of routes.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Notes what passed since the last time, if the newest bucket of the live figures is full. To be called every second
+    /// or so.
+    pub fn sample(&self, now: SystemTime) {
+        if self.live.is_due(now) {
+            self.live.sample(&self.reading(), now);
+        }
+    }
+
+    /// What passed within `window`, up to now.
+    pub fn window(&self, window: Duration, now: SystemTime) -> Window {
+        self.live.sample(&self.reading(), now);
+        self.live.window(window, now)
+    }
+
+    /// The same bucket by bucket.
+    pub fn course(&self, window: Duration, now: SystemTime) -> Course {
+        self.live.sample(&self.reading(), now);
+        self.live.course(window, now)
+    }
+
+    #[cfg(test)]
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    fn reading(&self) -> Reading {
+        let edges = self.lock().values().map(|entry| entry.edge.clone()).collect::<Vec<_>>();
+        Reading {
+            edges: edges.into_iter().chain(self.overflow.iter().cloned()).collect(),
+            rules: self.rules.list(),
+        }
+    }
+
     /// The agent's own metrics.
     pub fn agent(&self) -> &AgentMetrics {
         &self.agent
@@ -125,6 +171,7 @@ impl Metrics {
     /// Lets go of edges that nothing holds and nobody used for [`Limits::idle`]. To be called every minute or so;
     /// returns how many went.
     pub fn expire(&self, now: Instant) -> usize {
+        self.rules.expire(now, self.limits.idle);
         let mut edges = self.lock();
         let before = edges.len();
         edges.retain(|_, entry| !entry.is_idle(now, self.limits.idle));

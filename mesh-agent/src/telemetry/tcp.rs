@@ -3,8 +3,10 @@
 //! Istio names bytes from the server's point of view: `sent` is what went to the client in response, `received` what
 //! came from the client in request, whoever reports (istio issue 32399). The proxy adds to them while it copies.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::live::Figures;
 use crate::flags::Flag;
 
 /// Counters of opaque connections between one source and one destination.
@@ -68,6 +70,24 @@ impl TcpSeries {
 
     pub(super) fn received_total(&self) -> u64 {
         self.received.load(Relaxed)
+    }
+
+    /// Everything counted so far.
+    pub(super) fn figures(&self) -> Figures {
+        // Opened last: a connection that ends meanwhile isn't one that was never opened.
+        let (flags, closed): (BTreeMap<_, _>, u64) = {
+            let closed: Vec<_> = self.closed_totals().collect();
+            let all = closed.iter().map(|(_, n)| n).sum();
+            (closed.into_iter().filter(|(flag, _)| *flag != Flag::None).collect(), all)
+        };
+        Figures {
+            opened: self.opened_total(),
+            closed,
+            sent: self.sent_total(),
+            received: self.received_total(),
+            flags,
+            ..Figures::default()
+        }
     }
 
     /// Changes whenever anything here does.

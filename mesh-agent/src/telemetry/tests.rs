@@ -62,6 +62,7 @@ fn report(status: u16) -> RequestReport {
         response_bytes: 1_200,
         request_messages: 0,
         response_messages: 0,
+        retries: 0,
     }
 }
 

@@ -5,6 +5,7 @@ use http::{Method, Request};
 
 use super::*;
 use crate::route::{Backends, Filters, HeaderMatch, Pattern, QueryMatch, RuleName, Timeouts};
+use crate::telemetry::RuleCounters;
 
 mod properties;
 mod speed;
@@ -17,6 +18,7 @@ fn rule(route: &ObjectName, index: usize) -> Arc<Rule> {
         timeouts: Timeouts::default(),
         retry: None,
         session: None,
+        counters: RuleCounters::default(),
     })
 }
 

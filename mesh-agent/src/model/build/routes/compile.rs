@@ -22,6 +22,7 @@ use crate::route::{
     Backend, BackendTarget, Filters, Match, RetryOn, RetryPolicy, RouteEntry, Rule, RuleName, SessionKind,
     SessionPersistence, StreamEntry, StreamRule, Timeouts,
 };
+use crate::telemetry::RuleCounters;
 
 /// Envoy's base interval of back-off between tries; the longest is ten times the base.
 const BACKOFF: Duration = Duration::from_millis(25);
@@ -47,7 +48,8 @@ pub fn http(route: &HttpRoute, target: &mut impl FnMut() -> BackendTarget) -> Ve
                 filters.cors.is_some() || backends.iter().any(|backend| backend.filters.cors.is_some());
             let preflights =
                 if cors { matches.iter().filter_map(matches::preflight).collect() } else { Vec::new() };
-            let rule = Rule { name, filters, backends: backends.into(), timeouts, retry, session };
+            let counters = RuleCounters::default();
+            let rule = Rule { name, filters, backends: backends.into(), timeouts, retry, session, counters };
             RouteEntry { preflights, ..place.entry(index, matches, rule) }
         })
         .collect()
@@ -70,6 +72,7 @@ pub fn grpc(route: &GrpcRoute, target: &mut impl FnMut() -> BackendTarget) -> Ve
                 timeouts: Timeouts::default(),
                 retry: None,
                 session,
+                counters: RuleCounters::default(),
             };
             place.entry(index, spec.matches.iter().map(matches::grpc).collect(), rule)
         })
