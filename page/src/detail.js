@@ -3,6 +3,8 @@
 import { h, set, swap, text } from "./dom.js";
 import { HEALTH_WORDS, SECURITY_WORDS, healthIcon, lockIcon } from "./icons.js";
 import { bytes, count, part, plural, span } from "./format.js";
+import { sum } from "./edges.js";
+import { isLink } from "./graph-model.js";
 import { createCharts } from "./charts.js";
 import { FIGURES, LOCK, createTiles, requestTiles } from "./parts.js";
 import { createFacts } from "./facts.js";
@@ -80,15 +82,15 @@ export function createDetail(address) {
 
 /** Node or link in one form; what isn't in the picture now has figures of nothing. */
 function subject(id, node, link) {
-  if (link) {
-    const [from, to] = [link.from, link.to].map((end) => end.split("/").at(-1));
-    return { kind: "link", id, name: `${from} → ${to}`, figures: link.figures, security: link.security,
-      edges: link.edges, inbound: [], outbound: [], health: link.health };
+  if (isLink(id)) {
+    const name = id.split(">").map((end) => end.split("/").at(-1)).join(" → ");
+    const { figures = sum([]), security = "unknown", edges = [], health = "idle" } = link ?? {};
+    return { kind: "link", id, name, figures, security, edges, health, inbound: [], outbound: [] };
   }
   const [kind, namespace, ...rest] = id.split("/");
   if (!node) {
-    const figures = { requests: 0, failures: 0, rps: 0, success: null, flags: {}, connections_open: 0, sent_bytes: 0 };
-    return { kind, id, namespace, name: rest.join("/") || id, figures, health: "idle", inbound: [], outbound: [] };
+    const name = rest.join("/") || id;
+    return { kind, id, namespace, name, figures: sum([]), health: "idle", inbound: [], outbound: [] };
   }
   // A workload that only asks is shown by what it asks.
   const asks = node.inbound.requests === 0 && node.inbound.connections_opened === 0;

@@ -4,6 +4,8 @@ import { OUTSIDE, health, known, sum, together } from "./edges.js";
 
 /** Id of a workload's node. */
 export const workloadId = (namespace, name) => `workload/${namespace}/${name}`;
+/** True of the id of a link; Kubernetes has no such sign in names. */
+export const isLink = (id) => id.includes(">");
 /** Id of a service's node. */
 export const serviceId = (namespace, name) => `service/${namespace}/${name}`;
 
@@ -35,7 +37,8 @@ export function graph(edges, services = [], { apart = false } = {}) {
     node.calledBy = [...links.values()].filter((it) => it.to === node.id);
     node.callsTo = [...links.values()].filter((it) => it.from === node.id);
   }
-  return { nodes, links, idOf: at };
+  const idOf = (id) => (isLink(id) ? id.split(">").map(at).join(">") : at(id));
+  return { nodes, links, idOf };
 }
 
 /** From the ids of workloads to those of the services with which they are one. */

@@ -86,8 +86,10 @@ export function createGraph(choose) {
     const nodes = [...next.nodes.values()].sort((a, b) => order(placed.nodes.get(a.id), placed.nodes.get(b.id)));
     keyed(layers.nodes, nodes, (it) => it.id, makeNode, (it, node) => updateNode(it, node, selected));
     reachable();
-    if (selected !== chosen) viewport.show(at(selected) ?? null);
-    chosen = selected;
+    if (selected !== chosen && (!selected || at(selected))) {
+      chosen = selected;
+      viewport.show(at(selected));
+    }
     dots.set(links.map((link) => dotsOf(link, layers.links)).filter(Boolean));
   }
 

@@ -11,7 +11,7 @@ import { createStore } from "./store.js";
 import { createStrip } from "./strip.js";
 import { h, keyed, set, text } from "./dom.js";
 import { merge, within } from "./edges.js";
-import { graph } from "./graph-model.js";
+import { graph, isLink } from "./graph-model.js";
 import { mark } from "./icons.js";
 import { age, span } from "./format.js";
 import { VIEWS, WINDOWS, format, parse } from "./place.js";
@@ -112,6 +112,7 @@ function draw() {
 /** What is beside the map has a command of its own. */
 function selectedOf() {
   const [view, namespace, ...rest] = (place.selected ?? "").split("/");
+  if (isLink(place.selected ?? "")) return null;
   return ["service", "workload"].includes(view) ? { view, of: { namespace, name: rest.join("/") } } : null;
 }
 
@@ -140,7 +141,7 @@ function warn({ trouble, since }) {
   if (!trouble) return;
   const words = {
     locked: "This address needs the key that `mesh-agent dashboard` has printed: open that one, whole.",
-    gone: "`mesh-agent dashboard` has ended. Start it again; this page goes on by itself if it comes back at the same address.",
+    gone: "`mesh-agent dashboard` has ended. Start it again, and open the address that it prints.",
   };
   const away = `Agent unreachable for ${age((Date.now() - since) / 1000)}: ${trouble.message}. Asking again …`;
   text(parts.trouble, words[trouble.kind] ?? away);

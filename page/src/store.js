@@ -38,7 +38,7 @@ export function createStore(changed) {
       clearTimeout(running.get(name)?.timer);
       running.delete(name);
       if (path) {
-        const run = { path, timer: null };
+        const run = { path, timer: null, isAsking: false };
         running.set(name, run);
         poll(name, feed, run);
       }
@@ -47,6 +47,7 @@ export function createStore(changed) {
 
   async function poll(name, feed, run) {
     const current = () => running.get(name) === run;
+    run.isAsking = true;
     if (!document.hidden) {
       try {
         const answer = await get(run.path);
@@ -59,6 +60,7 @@ export function createStore(changed) {
         failed(name, trouble);
       }
     }
+    run.isAsking = false;
     const wait = state.trouble ? Math.min(feed.every, 2_000) : feed.every;
     if (state.trouble?.kind !== "locked") run.timer = setTimeout(() => poll(name, feed, run), wait);
   }
@@ -77,6 +79,7 @@ export function createStore(changed) {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
     for (const [name, run] of running) {
+      if (run.isAsking) continue;
       clearTimeout(run.timer);
       poll(name, FEEDS[name], run);
     }

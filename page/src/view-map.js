@@ -99,9 +99,13 @@ function createLegend() {
 }
 
 function empty(element, place, data) {
-  const what = !data.edges ? "waiting" : data.missing.has("edges") ? "missing" : `quiet ${place.namespace}`;
+  const known = data.edges ? `quiet ${place.namespace}` : "waiting";
+  const what = data.missing.has("edges") ? "missing" : known;
   swap(element, what, () => {
     if (what === "waiting") return h("p", {}, "Asking the agent …");
+    if (what === "missing") {
+      return h("p", {}, "This agent doesn't tell of its edges: it is older than this command.");
+    }
     const where = place.namespace ? ` in ${place.namespace}` : "";
     return [
       h("h2", {}, `No traffic${where}`),

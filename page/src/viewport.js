@@ -16,7 +16,7 @@ export function createViewport(svg, world) {
   let size = { width: 0, height: 0 };
   let at = { x: 0, y: 0, k: 1 };
   let isOwn = false;
-  let shown = null;
+  let shown;
   let drag = null;
   let dragged = false;
 
