@@ -11,20 +11,20 @@ const name = (end) => {
 export function describe(flow) {
   const l7 = flow.l7 ?? {};
   const verdict = String(flow.verdict ?? "FORWARDED");
-  const status = l7.grpc_status != null ? `grpc ${l7.grpc_status}` : l7.status ? String(l7.status) : "";
+  const status = l7.grpcStatus != null ? `grpc ${l7.grpcStatus}` : l7.status ? String(l7.status) : "";
   const flag = flow.flag && flow.flag !== "-" ? flow.flag : "";
-  const isBad = verdict !== "FORWARDED" || Number(l7.status) >= 500 || (l7.grpc_status ?? 0) > 0;
+  const isBad = verdict !== "FORWARDED" || Number(l7.status) >= 500 || (l7.grpcStatus ?? 0) > 0;
   return {
     time: flow.time,
     verdict: verdict.toLowerCase(),
     tone: verdict !== "FORWARDED" ? "bad" : isBad ? "warn" : "good",
     from: name(flow.source),
-    to: flow.service ? `${flow.service} → ${name(flow.destination)}` : name(flow.destination),
-    namespaces: [flow.source?.namespace, flow.destination?.namespace].filter(Boolean),
-    what: [l7.method, l7.path].filter(Boolean).join(" ") || l7.protocol || flow.protocol || "tcp",
+    to: flow.service ? `${flow.service.name} → ${name(flow.destination)}` : name(flow.destination),
+    namespaces: [flow.source, flow.destination, flow.service].map((it) => it?.namespace).filter(Boolean),
+    what: [l7.method, l7.path].filter(Boolean).join(" ") || flow.serverName || flow.protocol,
     status,
     flag,
-    duration: flow.duration_ms ?? null,
+    duration: flow.durationMs ?? null,
     security: flow.security ?? "unknown",
     details: [flow.details, flow.policy && `policy ${flow.policy}`, flow.route && `route ${flow.route}`, flow.reporter]
       .filter(Boolean)

@@ -95,8 +95,9 @@ function flowLine() {
   return JSON.stringify({
     time: new Date().toISOString(), node: "worker-1", verdict: flow % 37 === 0 ? "DROPPED" : "FORWARDED", reporter: "source",
     source: { ...source, pod: `${source.workload}-7d9f8c-1` }, destination: { ...destination, pod: `${destination.workload}-1` },
-    service: destination.service, l7: { protocol, method: "GET", path: `/items/${flow % 90}`, status: isBad ? 503 : 200 },
-    flag: isBad ? "URX" : "-", duration_ms: p50 ?? 1.5, security,
+    service: { namespace: destination.service_namespace, name: destination.service, host: "" }, protocol,
+    l7: protocol === "tcp" ? undefined : { method: "GET", path: `/items/${flow % 90}`, status: isBad ? 503 : 200 },
+    flag: isBad ? "URX" : "-", durationMs: p50 ?? 1.5, security,
   });
 }
 

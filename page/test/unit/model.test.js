@@ -165,9 +165,10 @@ test("an address says where the page is, and nonsense is the map", () => {
 test("a flow is found by what stands in its line", () => {
   const flow = describe({
     time: "2026-01-01T00:00:00Z", verdict: "FORWARDED", source: { namespace: "shop", pod: "web-1" },
-    destination: { namespace: "shop", pod: "cart-1" }, service: "cart", l7: { method: "GET", path: "/a", status: 503 }, flag: "UF",
+    destination: { namespace: "shop", pod: "cart-1" }, service: { namespace: "shop", name: "cart" }, protocol: "http", l7: { method: "GET", path: "/a", status: 503 }, flag: "UF",
   });
-  assert.equal(flow.tone, "warn");
+  assert.deepEqual([flow.tone, flow.to, flow.what], ["warn", "cart → shop/cart-1", "GET /a"]);
+  assert.equal(describe({ verdict: "DROPPED", source: { ip: "10.0.0.1" }, protocol: "tcp" }).tone, "bad");
   for (const filter of ["", "cart", "5xx", "get /A", "uf web"]) assert.ok(matches(flow, filter, ""), filter);
   for (const filter of ["4xx", "cart bank"]) assert.ok(!matches(flow, filter, ""), filter);
   assert.ok(matches(flow, "", "shop") && !matches(flow, "", "bank"));
