@@ -9,6 +9,7 @@ mod all_nodes;
 mod analyze;
 mod authz;
 mod bpf;
+mod bugreport;
 mod check;
 mod client;
 mod cluster;
@@ -17,19 +18,25 @@ mod connectivity;
 mod controller;
 mod dashboard;
 mod describe;
+mod edges;
 mod error;
 mod exit;
 mod get;
+mod live;
 mod log;
 mod manifests;
+mod metrics;
 mod output;
 mod pipe;
 mod probe;
 mod route;
+mod routes;
 mod run;
+mod stat;
 mod status;
 mod style;
 mod table;
+mod top;
 mod version;
 mod watch;
 
@@ -85,6 +92,8 @@ enum Command {
     /// Try a mesh out that is installed in a cluster
     #[command(subcommand)]
     Connectivity(connectivity::Command),
+    /// Show the mesh as a page in a browser of this machine: graph, charts, traffic
+    Dashboard(dashboard::Args),
     /// Show how the agent is
     Status(status::Args),
     /// List workloads, services, routes, policies, endpoints or connections
@@ -93,8 +102,14 @@ enum Command {
     /// Show one thing on one page
     #[command(subcommand)]
     Describe(describe::Command),
-    /// Show the mesh as a page in a browser of this machine: graph, charts, traffic
-    Dashboard(dashboard::Args),
+    /// Success, rate and latency of services or workloads over the last minute
+    Stat(Box<stat::StatArgs>),
+    /// Who calls whom, and whether in mutual TLS; as a table or a picture
+    Edges(Box<edges::EdgesArgs>),
+    /// Success, rate and latency by rule of a route
+    Routes(Box<routes::RoutesArgs>),
+    /// The same three on a terminal, once a second
+    Top(Box<top::TopArgs>),
     /// Ask what routes do
     #[command(subcommand)]
     Route(route::Command),
@@ -103,6 +118,10 @@ enum Command {
     Authz(authz::Command),
     /// List all that is wrong with the configuration, by severity; exit code 79 if anything is
     Analyze(analyze::Args),
+    /// List families of metrics by their series, and the labels that make them
+    Metrics(metrics::MetricsArgs),
+    /// Pack what others need to look into a problem, without secrets, into a file
+    Bugreport(bugreport::BugreportArgs),
     /// Show what runs in the kernel
     #[command(subcommand)]
     Bpf(bpf::Command),
@@ -127,6 +146,14 @@ enum Command {
     Version(version::Args),
 }
 
+impl Command {
+    /// True of those that put together what nodes say, and of the page, which is of one and says so.
+    fn asks_all_nodes_itself(&self) -> bool {
+        matches!(self, Self::Stat(_) | Self::Edges(_) | Self::Routes(_) | Self::Top(_) | Self::Bugreport(_))
+            || matches!(self, Self::Dashboard(_))
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Not locked: the daemon's threads write there too.
@@ -144,9 +171,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write, std
         };
     let style = Style::detect(cli.color);
     let mut out = Out::new(stdout, stderr, style);
-    // A page is of one agent, and ends with its user: it refuses the flag by itself.
-    let is_page = matches!(cli.command, Command::Dashboard(_));
-    let outcome = if all_nodes::is_wanted(&args) && !is_page {
+    let outcome = if all_nodes::is_wanted(&args) && !cli.command.asks_all_nodes_itself() {
         all_nodes::run(&args, &all_nodes::cluster_of(&matches), &mut out, |args, said, out| {
             run(args, said, out.notes())
         })
@@ -171,13 +196,19 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::DemoClient(args) => demonstrated(demo::client(&args)),
         Command::Check(args) => check::run(&args, out),
         Command::Connectivity(command) => connectivity::run(&command, out),
+        Command::Dashboard(args) => dashboard::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),
-        Command::Dashboard(args) => dashboard::run(&args, out),
+        Command::Stat(args) => stat::run(&args, out),
+        Command::Edges(args) => edges::run(&args, out),
+        Command::Routes(args) => routes::run(&args, out),
+        Command::Top(args) => top::run(&args, out),
         Command::Route(command) => route::run(&command, out),
         Command::Authz(command) => authz::run(&command, out),
         Command::Analyze(args) => analyze::run(&args, out),
+        Command::Metrics(args) => metrics::run(&args, out),
+        Command::Bugreport(args) => bugreport::run(&args, out),
         Command::Bpf(command) => bpf::run(&command, out),
         Command::Config(command) => config::run(&command, out),
         Command::Log(command) => log::run(&command, out),

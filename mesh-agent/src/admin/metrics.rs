@@ -46,22 +46,25 @@ pub async fn serve(listener: TcpListener, state: AdminState) {
     }
 }
 
+/// All metrics as they are now.
+pub(super) async fn exposition(state: &AdminState) -> Response<Answer> {
+    // The answer itself isn't needed: to ask is what brings the kernel's figures up to date.
+    drop(state.kernel(REFRESH).await);
+    let warnings = state.all_warnings();
+    let codes = warnings.iter().map(|warning| warning.code.as_str());
+    let metrics = state.telemetry.metrics.agent();
+    metrics.set_source(&state.health);
+    metrics.set_rollback(state.history.with(|history| history.rolled_back()));
+    metrics.set_config(state.snapshot.load().generation, codes);
+    answers::metrics(state.telemetry.metrics.exposition())
+}
+
 async fn route(state: &AdminState, method: &Method, path: &str) -> Response<Answer> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return answers::text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
     }
     match path {
-        "/metrics" | "/stats/prometheus" => {
-            // The answer itself isn't needed: to ask is what brings the kernel's figures up to date.
-            drop(state.kernel(REFRESH).await);
-            let warnings = state.all_warnings();
-            let codes = warnings.iter().map(|warning| warning.code.as_str());
-            let metrics = state.telemetry.metrics.agent();
-            metrics.set_source(&state.health);
-            metrics.set_rollback(state.history.with(|history| history.rolled_back()));
-            metrics.set_config(state.snapshot.load().generation, codes);
-            answers::metrics(state.telemetry.metrics.exposition())
-        }
+        "/metrics" | "/stats/prometheus" => exposition(state).await,
         "/livez" => match (state.alive)() {
             Ok(()) => answers::text(StatusCode::OK, "ok"),
             Err(trouble) => answers::text(StatusCode::SERVICE_UNAVAILABLE, trouble),

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::http::{Answer, json, problem};
 use super::route_test::{self, Refusal};
-use super::{AdminState, Command, api, authz_check, views};
+use super::{AdminState, Command, api, authz_check, metrics, views};
 use crate::report;
 
 /// How long the control loop may take.
@@ -41,6 +41,7 @@ pub(super) async fn answer(state: AdminState, request: Request<Incoming>) -> Res
         "/v1/live/edges" if get => live(&state, &request, views::live::edges),
         "/v1/live/history" if get => live(&state, &request, views::live::history),
         "/v1/live/routes" if get => live(&state, &request, views::live::routes),
+        "/v1/metrics" if get => metrics::exposition(&state).await,
         "/v1/warnings" if get => json(&state.all_warnings()),
         "/v1/certificates" if get => json(&state.identities.list()),
         "/v1/bpf" if get => match state.kernel(CONTROL).await {

@@ -51,6 +51,15 @@ impl Client {
         self.send(Method::GET, path, Bytes::new())
     }
 
+    /// An answer that isn't JSON.
+    pub(super) fn text(&self, path: &str) -> Result<String, Failure> {
+        let (status, body) = self.exchange(Method::GET, path, Bytes::new())?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         self.send(Method::PUT, path, serde_json::to_vec(body)?.into())
     }
@@ -86,14 +95,18 @@ impl Client {
     }
 
     fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
+        let (status, body) = self.exchange(method, path, body)?;
+        read(status, &body)
+    }
+
+    fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Failure> {
         // A unix socket has no name, but HTTP/1.1 wants a Host.
         let request = Request::builder().method(method).uri(path).header("host", "mesh-agent");
         let request = request.body(Full::new(body))?;
-        let (status, body) = match &self.door {
-            Door::Socket(socket) => self.runtime.block_on(ask_here(socket, request))?,
-            Door::Node(node, cluster) => self.runtime.block_on(self.ask_there(node, cluster, request))?,
-        };
-        read(status, &body)
+        match &self.door {
+            Door::Socket(socket) => self.runtime.block_on(ask_here(socket, request)),
+            Door::Node(node, cluster) => self.runtime.block_on(self.ask_there(node, cluster, request)),
+        }
     }
 
     async fn ask_there(
@@ -148,13 +161,17 @@ fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Failu
                 .hint("agent and command line may be of different versions: see `mesh-agent version`")
         });
     }
+    Err(refused(status, body))
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let problem: Option<api::Problem> = serde_json::from_slice(body).ok();
     let exit = match status {
         StatusCode::BAD_REQUEST => Exit::BadInput,
         StatusCode::SERVICE_UNAVAILABLE => Exit::Unreachable,
         _ => Exit::Failed,
     };
-    Err(Failure::message(exit, problem.map_or_else(|| format!("the agent answered {status}"), |p| p.error)))
+    Failure::message(exit, problem.map_or_else(|| format!("the agent answered {status}"), |p| p.error))
 }
 
 pub(super) fn unreachable(socket: &Path, error: io::Error) -> Failure {
