@@ -2,7 +2,8 @@
 //
 // Where client and server are on this agent's node, an edge comes twice: by its source reporter and by its destination
 // reporter. It is one edge of the picture. Latency, rate and success are the source's, which is what the client felt, with
-// retries and the way included; whether it was mutual TLS is the destination's word, who alone sees how it was reached.
+// retries and the way included, unless the destination has seen more: a client outside of the mesh has nobody to report for it.
+// Whether it was mutual TLS is the destination's word, who alone sees how it was reached. The command line does the same.
 
 const UNKNOWN = "unknown";
 
@@ -20,10 +21,17 @@ export function known(name) {
 
 /** One edge for each pair of workloads, service and protocol. */
 export function merge(reported) {
-  return pairs(reported).map((pair) => {
-    const told = pick(pair);
-    const { source, destination, protocol } = told[0];
-    return { key: pair.key, source, destination, protocol, security: security(pair), ...sum(told) };
+  return pairs(reported).flatMap((pair) => {
+    const services = new Map();
+    for (const edge of pick(pair)) {
+      const { service, service_namespace: namespace } = edge.destination;
+      const key = JSON.stringify([pair.key, namespace, service]);
+      services.set(key, [...(services.get(key) ?? []), edge]);
+    }
+    return [...services].map(([key, edges]) => {
+      const { source, destination, protocol } = edges[0];
+      return { key, source, destination, protocol, security: security(edges, pair), ...sum(edges) };
+    });
   });
 }
 
@@ -33,28 +41,36 @@ export function told(reported) {
 }
 
 function pick({ source, destination }) {
-  return source.length > 0 ? source : destination;
+  if (source.length === 0 || destination.length === 0) return [...source, ...destination];
+  const [mine, theirs] = [seen(source), seen(destination)];
+  return mine[0] > theirs[0] || (mine[0] === theirs[0] && mine[1] >= theirs[1]) ? source : destination;
+}
+
+/** Requests, of which each try is one at the server; and connections. A history has its figures in buckets. */
+function seen(edges) {
+  const all = edges.flatMap((edge) => edge.buckets ?? [edge]);
+  const add = (...names) => all.reduce((total, it) => total + names.reduce((sum, name) => sum + (it[name] ?? 0), 0), 0);
+  return [add("requests", "retries"), add("connections_opened", "connections_open")];
 }
 
 function pairs(reported) {
   const found = new Map();
   for (const edge of reported) {
-    const { source, destination: to, protocol } = edge;
-    const names = [source.namespace, source.workload, to.namespace, to.workload, to.service, to.service_namespace];
-    const key = JSON.stringify([...names, protocol]);
+    const { source, destination, protocol, reporter } = edge;
+    const names = [source.namespace, source.workload, destination.namespace, destination.workload, protocol];
+    const key = JSON.stringify(names);
     if (!found.has(key)) found.set(key, { key, source: [], destination: [] });
-    found.get(key)[edge.reporter === "destination" ? "destination" : "source"].push(edge);
+    found.get(key)[reporter === "destination" ? "destination" : "source"].push(edge);
   }
   return [...found.values()];
 }
 
-/** `mutual_tls`, `none`, `mixed` or `unknown`. */
-function security({ source, destination }) {
-  const said = new Set(destination.map((edge) => edge.security).filter(known));
-  if (said.size === 0) source.forEach((edge) => said.add(ofSource(edge)));
-  said.delete(UNKNOWN);
-  if (said.size > 1) return "mixed";
-  return [...said][0] ?? UNKNOWN;
+/** `mutual_tls`, `none`, `mixed` or `unknown`: of the same service if the destination names it too. */
+function security(edges, { destination }) {
+  const { service, service_namespace: namespace } = edges[0].destination;
+  const same = destination.filter(({ destination: it }) => it.service === service && it.service_namespace === namespace);
+  const said = (same.length > 0 ? same : destination).map((edge) => edge.security);
+  return together(said.some(known) ? said : edges.map(ofSource));
 }
 
 /** A source reporter names both principals exactly where they were proven. */
@@ -66,22 +82,43 @@ function ofSource(edge) {
 const ADDED = ["requests", "failures", "rps", "retries", "timeouts", "connections_open", "connections_opened"];
 const BYTES = ["sent_bytes", "received_bytes"];
 
-/** Figures of several edges together. A quantile of several is the highest of them, never less than what was seen. */
+/** Upper bounds of the buckets of `istio_request_duration_milliseconds`. */
+const BOUNDS = [
+  0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000, 3_600_000,
+];
+
+/** Figures of several edges together; quantiles are of all their requests. */
 export function sum(edges) {
-  const total = { p50_ms: null, p95_ms: null, p99_ms: null, flags: {} };
+  const total = { flags: {} };
+  const latency = [];
   for (const name of [...ADDED, ...BYTES]) {
     total[name] = edges.reduce((all, edge) => all + (edge[name] ?? 0), 0);
   }
   for (const edge of edges) {
-    for (const name of ["p50_ms", "p95_ms", "p99_ms"]) {
-      if (edge[name] != null) total[name] = Math.max(total[name] ?? 0, edge[name]);
-    }
+    edge.latency?.forEach((times, n) => (latency[n] = (latency[n] ?? 0) + times));
     for (const [flag, times] of Object.entries(edge.flags ?? {})) {
       total.flags[flag] = (total.flags[flag] ?? 0) + times;
     }
   }
-  total.success = total.requests > 0 ? 1 - total.failures / total.requests : null;
-  return total;
+  const [p50_ms, p95_ms, p99_ms] = [0.5, 0.95, 0.99].map((share) => quantile(latency, share));
+  const success = total.requests > 0 ? 1 - total.failures / total.requests : null;
+  return { ...total, latency, success, p50_ms, p95_ms, p99_ms };
+}
+
+/** As Prometheus' `histogram_quantile`: by a straight line within a bucket, the last bound for what is above all. */
+export function quantile(buckets, share) {
+  const all = buckets.reduce((total, times) => total + times, 0);
+  let below = 0;
+  let lower = 0;
+  for (const [n, bound] of BOUNDS.entries()) {
+    const times = buckets[n] ?? 0;
+    if (times > 0 && below + times >= share * all) {
+      return lower + ((bound - lower) * (share * all - below)) / times;
+    }
+    below += times;
+    lower = bound;
+  }
+  return all > 0 ? lower : null;
 }
 
 /** Of the securities of several edges: the one they share, or `mixed`. */

@@ -8,7 +8,7 @@ const ENOUGH_SECONDS = 3;
 
 /**
  * Rates and quantiles over time of the edges that `of` takes: arrays of the same length, oldest first.
- * Where nothing was asked the rate is 0, and there is neither success nor latency.
+ * Where nothing was asked the rate is 0, and there is neither success nor latency. A bucket's latency is the highest of its edges'.
  */
 export function series(answer, of) {
   const length = answer.bucket_seconds;

@@ -30,8 +30,8 @@ export function requestTiles(figures) {
   return [
     { label: "Requests", value: rate(figures.rps) },
     { label: "Success", value: percent(figures.success), tone },
-    { label: "p50", value: duration(figures.p50_ms), title: "Of several edges the highest" },
-    { label: "p99", value: duration(figures.p99_ms), title: "Of several edges the highest" },
+    { label: "p50", value: duration(figures.p50_ms) },
+    { label: "p99", value: duration(figures.p99_ms) },
   ];
 }
 

@@ -6,7 +6,7 @@ import { createDetail } from "./detail.js";
 import { createGraph } from "./graph.js";
 import { sum } from "./edges.js";
 import { FIGURES, LOCK, createTiles, requestTiles, serviceName } from "./parts.js";
-import { duration, part } from "./format.js";
+import { part } from "./format.js";
 import { createTable } from "./table.js";
 
 /** `go(change)` changes the place, `address(id)` is where a node is shown. */
@@ -61,10 +61,9 @@ export function createMap({ go, address }) {
 }
 
 function headline(edges) {
-  const [requests, success] = requestTiles(sum(edges));
-  const slowest = { label: "Slowest p99", value: duration(sum(edges).p99_ms), title: "The highest 99th percentile of all edges" };
+  const figures = requestTiles(sum(edges));
   const secure = { label: "Mutual TLS", value: part(secured(edges)), title: "Share of the requests and connections of which it is known" };
-  return [requests, success, slowest, secure];
+  return [...figures, secure];
 }
 
 /** Of what is known of: how much is mutual TLS. By requests and connections. */

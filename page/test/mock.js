@@ -29,6 +29,14 @@ const TRAFFIC = [
   [from("payments"), { ...to("unknown", "PassthroughCluster"), namespace: "unknown" }, 1.4, 0, 210, "unknown", "http"],
 ];
 
+/** Requests in the buckets of latency: half below `median`, the rest with a tail. */
+const BOUNDS = [0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000];
+const spread = (requests, median) =>
+  BOUNDS.map((bound, n) => {
+    const share = (at) => (at === 0 || !median ? 0 : 1 - Math.exp(-(at / median) * Math.LN2));
+    return Math.round(requests * (share(bound) - share(BOUNDS[n - 1] ?? 0)));
+  });
+
 const wave = (seconds, n) => 1 + 0.22 * Math.sin(seconds / 47 + n * 1.7) + 0.1 * Math.sin(seconds / 11 + n);
 
 function key([source, destination, , , , security, protocol], reporter) {
@@ -45,7 +53,7 @@ function edges(window) {
     const tcp = protocol === "tcp";
     const figures = {
       requests, failures, rps: now, success: requests ? 1 - failures / requests : null,
-      p50_ms: p50, p95_ms: p50 && p50 * 2.4, p99_ms: p50 && p50 * 4.1,
+      latency: spread(requests, p50),
       flags: failures ? { URX: failures } : {}, retries: Math.round(failures / 2), timeouts: 0,
       connections_open: tcp ? 12 : 3, connections_opened: tcp ? 4 : 0,
       sent_bytes: requests * 900 + (tcp ? 4e6 : 0), received_bytes: requests * 300,

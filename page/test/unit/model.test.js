@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { commands, quote } from "../../src/commands.js";
-import { health, merge, sum, within } from "../../src/edges.js";
+import { health, merge, quantile, sum, within } from "../../src/edges.js";
 import { age, bytes, duration, part, percent, rate } from "../../src/format.js";
 import { graph, shape } from "../../src/graph-model.js";
 import { series } from "../../src/history.js";
@@ -24,9 +24,7 @@ function edge(client, server, more = {}) {
     failures,
     rps: requests / 10,
     success: requests ? 1 - failures / requests : null,
-    p50_ms: 1,
-    p95_ms: 2,
-    p99_ms: 3,
+    latency: [0, 0, requests],
     flags: {},
     connections_open: 0,
     connections_opened: 0,
@@ -38,11 +36,25 @@ function edge(client, server, more = {}) {
 
 test("an edge that both sides report is one: figures of the source, security of the destination", () => {
   const merged = merge([
-    edge("web", "cart", { p99_ms: 9 }),
-    edge("web", "cart", { reporter: "destination", security: "none", requests: 11, p99_ms: 4 }),
+    edge("web", "cart", { failures: 3 }),
+    edge("web", "cart", { reporter: "destination", security: "none" }),
   ]);
   assert.equal(merged.length, 1);
-  assert.deepEqual([merged[0].requests, merged[0].p99_ms, merged[0].security], [10, 9, "none"]);
+  assert.deepEqual([merged[0].requests, merged[0].failures, merged[0].security], [10, 3, "none"]);
+});
+
+test("whoever has seen more is believed, tries being requests at the server", () => {
+  const server = edge("web", "cart", { reporter: "destination", security: "none", requests: 12 });
+  assert.equal(merge([edge("web", "cart"), server])[0].requests, 12);
+  assert.equal(merge([edge("web", "cart", { retries: 2 }), server])[0].requests, 10);
+});
+
+test("another name of the service at the destination is the same edge still", () => {
+  const [one, ...more] = merge([
+    edge("web", "cart-v1=cart"),
+    edge("web", "cart=cart", { reporter: "destination", security: "mutual_tls" }),
+  ]);
+  assert.deepEqual([more.length, one.destination.service, one.security], [0, "cart-v1", "mutual_tls"]);
 });
 
 test("what one side alone reports is taken from there", () => {
@@ -59,10 +71,16 @@ test("what one side alone reports is taken from there", () => {
   assert.equal(both.security, "mixed");
 });
 
-test("figures are added, and a quantile of several is the highest", () => {
-  const total = sum([edge("a", "x", { flags: { UF: 2 }, failures: 1 }), edge("b", "x", { flags: { UF: 1 }, p99_ms: 8 })]);
-  assert.deepEqual([total.requests, total.failures, total.success, total.p99_ms, total.flags.UF], [20, 1, 0.95, 8, 3]);
+test("figures are added, and quantiles are those of Prometheus over all requests", () => {
+  const total = sum([
+    edge("a", "x", { flags: { UF: 2 }, failures: 1, latency: [10] }),
+    edge("b", "x", { flags: { UF: 1 }, latency: [0, 0, 10] }),
+  ]);
+  assert.deepEqual([total.requests, total.failures, total.success, total.flags.UF], [20, 1, 0.95, 3]);
+  assert.deepEqual([total.p50_ms, total.p95_ms], [0.5, 4.6]);
   assert.deepEqual([sum([]).requests, sum([]).success, sum([]).p99_ms], [0, null, null]);
+  assert.equal(quantile([0, 0, 0, 4], 0.5), 7.5);
+  assert.equal(quantile([...Array(19).fill(0), 1], 0.99), 3_600_000);
 });
 
 test("health has bounds", () => {
