@@ -21,9 +21,10 @@ export async function get(path) {
   }
 }
 
-/** Lines of JSON as they come, until the stream or `signal` ends it. */
-export async function follow(path, signal, take) {
+/** Lines of JSON as they come, until the stream or `signal` ends it; `begun` is called when there will be some. */
+export async function follow(path, signal, take, begun) {
   const response = await ask(path, { signal });
+  begun();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -103,7 +103,8 @@ function values(column, line) {
 /** Beside the title stands the newest value, or that under the pointer. */
 function last(box, series, index = series.at.length - 1) {
   const when = index < series.at.length - 1 ? `${clock(series.at[index] * 1000)}  ` : "";
-  const written = box.lines.map((line) => box.write(series[line.of][index])).join(" · ");
+  const there = box.lines.filter((line) => series[line.of][index] != null);
+  const written = there.map((line) => box.write(series[line.of][index])).join(" · ");
   box.values.textContent = series.at.length > 0 ? when + written : "";
 }
 
@@ -112,7 +113,7 @@ function draw(box, data) {
   const color = (name) => style.getPropertyValue(name).trim();
   const axis = {
     stroke: color("--faint"),
-    font: "11px system-ui, sans-serif",
+    font: `11px ${color("--sans")}`,
     grid: { stroke: color("--grid"), width: 1 },
     ticks: { show: false },
   };

@@ -2,8 +2,11 @@
 
 import { Graph, layout as dagre } from "./vendor/dagre.js";
 
-/** Heights of a node and of the sign on a link. */
+/** Every node is as high. */
 export const NODE_HEIGHT = 58;
+/** Length of the head of a link. */
+const ARROW = 7;
+/** Room for the sign on a link. */
 const LABEL = { call: { width: 110, height: 42 }, answer: { width: 72, height: 28 } };
 
 /** A node is as wide as its name needs, within bounds. */
@@ -14,7 +17,7 @@ export function nodeWidth({ name }) {
 /** Places for every node and link by id, and the size of it all. */
 export function layout({ nodes, links }) {
   const graph = new Graph({ multigraph: true });
-  graph.setGraph({ rankdir: "LR", nodesep: 40, edgesep: 28, ranksep: 44, marginx: 24, marginy: 24 });
+  graph.setGraph({ rankdir: "LR", nodesep: 40, edgesep: 28, ranksep: 58, marginx: 24, marginy: 24 });
   graph.setDefaultEdgeLabel(() => ({}));
   // In the order of their names, so that the same graph always looks the same.
   for (const node of [...nodes.values()].sort(byId)) {
@@ -28,22 +31,29 @@ export function layout({ nodes, links }) {
   const placed = new Map(graph.nodes().map((id) => [id, graph.node(id)]));
   const routes = new Map(
     graph.edges().map((edge) => {
-      const { x, y, points } = graph.edge(edge);
-      return [edge.name, { x, y, points: ends(points, placed.get(edge.v), placed.get(edge.w)) }];
+      const label = graph.edge(edge);
+      const points = ends(label, placed.get(edge.v), placed.get(edge.w));
+      return [edge.name, { x: label.x, y: label.y, points }];
     }),
   );
   return { nodes: placed, links: routes, width: finite(width), height: finite(height) };
 }
 
-/** A link leaves a node in the middle of its right side and comes in at the middle of the left, unless it goes back. */
-function ends(points, from, to) {
+/**
+ * A link leaves a node in the middle of its right side and comes in at the middle of the left, unless it goes back. Behind its
+ * sign it is level, so that it hardly runs behind another.
+ */
+function ends({ points, x, y, width }, from, to) {
   if (from === to || to.x <= from.x) return points;
-  const inner = points.slice(1, -1).filter(({ x }) => x > from.x + from.width / 2 && x < to.x - to.width / 2);
-  return [
-    { x: from.x + from.width / 2, y: from.y },
-    ...inner,
-    { x: to.x - to.width / 2 - 7, y: to.y },
+  const [begin, end] = [from.x + from.width / 2, to.x - to.width / 2 - ARROW];
+  const level = width / 2 - 14;
+  const sign = [
+    { x: x - level, y },
+    { x: x + level, y },
   ];
+  const others = points.slice(1, -1).filter((it) => it.x > begin && it.x < end && Math.abs(it.x - x) > level);
+  const inner = [...others, ...sign].sort((a, b) => a.x - b.x);
+  return [{ x: begin, y: from.y }, ...inner, { x: end, y: to.y }];
 }
 
 /** A curve through points that is level at each of them. */

@@ -63,7 +63,7 @@ export function createTraffic() {
   async function run() {
     while (!ending.signal.aborted) {
       try {
-        await follow("v1/flows?follow=true&last=50", ending.signal, take);
+        await follow("v1/flows?follow=true&last=50", ending.signal, take, () => (element.dataset.shows = "flows"));
       } catch (error) {
         if (ending.signal.aborted) return;
         if (error.kind === "missing") return fallBack();
@@ -80,7 +80,7 @@ export function createTraffic() {
     set(search, "hidden", true);
     set(pause, "hidden", true);
     text(note, "This agent doesn't tell of flows. These are the connections that it carries now.");
-    element.dataset.falls = "connections";
+    element.dataset.shows = "connections";
     while (!ending.signal.aborted) {
       const list = await get("v1/connections").catch(() => null);
       if (list) connections.update(list, place.namespace);
@@ -88,13 +88,13 @@ export function createTraffic() {
     }
   }
 
-  const timer = setInterval(() => !paused && !document.hidden && !element.dataset.falls && draw(), SHOW_MS);
+  const timer = setInterval(() => !paused && !document.hidden && element.dataset.shows === "flows" && draw(), SHOW_MS);
   run();
 
   return {
     element,
-    /** Which command shows the same. */
-    command: () => (element.dataset.falls ? "connections" : "traffic"),
+    /** Which command shows the same; none before it is known what the agent has. */
+    command: () => ({ flows: "traffic", connections: "connections" })[element.dataset.shows] ?? "none",
     update(all) {
       place = all.place;
     },

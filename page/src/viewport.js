@@ -5,7 +5,7 @@ import { h, set } from "./dom.js";
 const SMALLEST = 0.2;
 const LARGEST = 2.5;
 /** A small graph isn't blown up, and of a large one not all is shown before it can't be read. */
-const LARGEST_FIT = 1.2;
+const LARGEST_FIT = 1.1;
 const SMALLEST_FIT = 0.72;
 const STEP = 1.25;
 /** So far the pointer has to go before it drags. */

@@ -124,8 +124,20 @@ await step("lists have every service and workload", async () => {
   await page.getByRole("table", { name: "Edges" }).waitFor();
   await at(page, "#/warnings");
   await page.getByRole("heading", { name: "Warnings" }).waitFor();
-  await at(page, "#/traffic");
-  await page.getByRole("heading", { name: "Traffic" }).waitFor();
+});
+
+await step("traffic is what ends now, or what is open", async () => {
+  await at(page, `#/traffic?${WINDOW}`);
+  await page.waitForSelector(".page[data-shows]");
+  const isFlows = (await page.locator(".page").getAttribute("data-shows")) === "flows";
+  const rows = page.getByRole("table", { name: isFlows ? "Flows" : "Connections" }).locator("tbody tr");
+  // Of what has ended the agent has kept what failed; open is the connection that nobody uses.
+  const wanted = isFlows ? /500/ : /store/;
+  await eventually(() => rows.allInnerTexts(), (all) => assert.ok(all.some((row) => wanted.test(row)), all.join("\n")));
+  if (isFlows) {
+    await page.getByRole("searchbox", { name: "Filter" }).fill("till 5xx");
+    await eventually(() => rows.allInnerTexts(), (all) => assert.ok(all.length > 0 && all.every((row) => /till/.test(row))));
+  }
 });
 
 await step("the line at the bottom is the agent's status", async () => {
