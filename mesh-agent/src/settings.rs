@@ -23,7 +23,7 @@ use crate::model::FailMode;
 use crate::model::build::{BuildOptions, ROOT_NAMESPACE};
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
-use crate::telemetry::AccessLogMode;
+use crate::telemetry::{AccessLogMode, LabelProfile};
 
 /// Read if it is there and `--config` names no other.
 pub const DEFAULT_CONFIG: &str = "/etc/mesh-agent/config.yaml";
@@ -93,6 +93,8 @@ pub struct Settings {
     pub istio_cluster_id: String,
     /// Access log.
     pub access_log: AccessLogMode,
+    /// Labels of Istio's metrics.
+    pub metrics_labels: LabelProfile,
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
@@ -276,6 +278,12 @@ impl Settings {
                 value::cluster_id,
             ),
             access_log: layers.get("accessLog", |a| &a.access_log, || "text".into(), value::access_log),
+            metrics_labels: layers.get(
+                "metricsLabels",
+                |a| &a.metrics_labels,
+                || "full".into(),
+                value::metrics_labels,
+            ),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             when_replaced: layers.get(
                 "whenReplaced",

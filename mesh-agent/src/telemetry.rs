@@ -31,6 +31,7 @@ pub use connections::{ConnectionGuard, ConnectionInfo, ConnectionView, Connectio
 pub use edge::{Edge, EdgeAbout, EdgeKey, Protocol, RequestReport};
 pub use exposition::Exposition;
 pub use histogram::quantile;
+pub use labels::LabelProfile;
 pub use live::{BUCKET as LIVE_BUCKET, Carried, Course, Figures, Subject, Window};
 pub use metrics::{Limits, Metrics};
 pub use rules::{RuleAbout, RuleCounters};
@@ -56,6 +57,8 @@ pub struct Options {
     pub trust_domain: String,
     /// Value of the `*_cluster` labels for known workloads.
     pub cluster: String,
+    /// How much the edges' series tell.
+    pub labels: LabelProfile,
     /// Bounds of the metrics.
     pub limits: Limits,
 }
@@ -67,6 +70,7 @@ impl Default for Options {
             access_log: AccessLogMode::default(),
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
+            labels: LabelProfile::default(),
             limits: Limits::default(),
         }
     }

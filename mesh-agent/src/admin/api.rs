@@ -252,6 +252,9 @@ views! {
         /// `PORT PROBE`: what kubelet may send in plain text to any port.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         probes: Vec<String>,
+        /// `KIND NAMESPACE/NAME` of policies that select it by its labels; of pods of the agent's own node.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        policies: Vec<String>,
     }
     /// One service: `GET /v1/services`.
     Service {

@@ -97,6 +97,10 @@ pub fn answer(
     Ok(answer)
 }
 
+/// What is said of a port that nothing needs the agent for.
+const KERNEL: &str = "nothing here needs the agent: unless --kernel-services is off, the kernel balances these connections at \
+                      connect(2), and the agent neither sees nor counts them";
+
 /// A request to a service port.
 #[derive(Clone, Copy)]
 struct Requested<'a> {
@@ -275,6 +279,9 @@ impl Requested<'_> {
     fn balanced(self, answer: &mut RouteAnswer) {
         answer.outcome = RouteOutcome::Balanced;
         answer.message = "no route: balanced over the Service's endpoints".to_owned();
+        if self.snapshot.need_of(self.port).is_none() {
+            answer.notes.push(KERNEL.to_owned());
+        }
         let view = RouteBackend {
             service: self.port.service.name.to_string(),
             port: self.port.port,

@@ -171,6 +171,11 @@ pub(crate) fn state(dir: &Path) -> (AdminState, mpsc::Receiver<Command>) {
     (state, commands)
 }
 
+/// What `config dump` says of it.
+pub(crate) fn dump(state: &AdminState) -> api::Dump {
+    super::views::dump(state)
+}
+
 /// Three generations, of which the first is put back; whoever asks for more is refused.
 fn history() -> history::Shared {
     let service =

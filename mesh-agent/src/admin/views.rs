@@ -190,7 +190,20 @@ fn workload(w: &model::Workload, snapshot: &Snapshot, pods: &Pods) -> api::Workl
         netns: w.netns.as_ref().map(ToString::to_string),
         mtls: snapshot.security.get(&w.name).map(|security| mtls(&security.peers)).unwrap_or_default(),
         probes: w.probes.iter().map(ToString::to_string).collect(),
+        policies: selecting(w, snapshot),
     }
+}
+
+/// Of pods of this node alone: it is as many times as many looks.
+fn selecting(w: &model::Workload, snapshot: &Snapshot) -> Vec<String> {
+    if w.node != *snapshot.node {
+        return Vec::new();
+    }
+    let policies = snapshot.policies.iter();
+    let selects = policies.filter(|(_, policy)| policy.targets.iter().any(|target| target.selects(w)));
+    let mut names: Vec<String> = selects.map(|(key, _)| key.to_string()).collect();
+    names.sort();
+    names
 }
 
 /// From other nodes, where no rule or policy says otherwise.

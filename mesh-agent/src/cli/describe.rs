@@ -3,6 +3,9 @@
 //! Here the page of a service; `pod` has that of a pod.
 
 mod pod;
+mod policy;
+mod route;
+mod why;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -10,12 +13,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::edges::Pair;
+use super::live::merge::Edge;
 use super::output::{Out, TextFormat, document};
 use super::table::Table;
 use super::{AgentArgs, Exit, Failure, Outcome, get};
 use crate::admin::api::{
-    Dump, Endpoint, Port, PortPolicy, RouteBackend, RouteRule, Service, Warning, Workload,
+    Dump, Endpoint, LiveEdges, Port, PortPolicy, RouteBackend, RouteRule, Service, Warning, Workload,
 };
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +32,12 @@ pub(super) enum Command {
     /// A pod: addresses, identity, which connections it accepts, probes, and what is wrong with it
     #[command(visible_aliases = ["pods", "workload"])]
     Pod(NamedArgs),
+    /// A route: where it is attached, whether it holds there, its rules and their figures, and what is wrong with it
+    #[command(visible_alias = "routes")]
+    Route(NamedArgs),
+    /// A policy: what it is for, what of it holds where, and what is wrong with it
+    #[command(visible_alias = "policies")]
+    Policy(NamedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +63,15 @@ impl NamedArgs {
         })
     }
 
+    /// What the running agent saw in the last minute; none off line.
+    fn live<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Failure> {
+        match self.file {
+            Some(_) => Ok(None),
+            // An older agent has nothing to say; one that isn't there has failed before.
+            None => Ok(self.agent.client()?.get(&format!("/v1/live/{what}?window=60")).ok()),
+        }
+    }
+
     fn object(&self) -> (&str, &str) {
         self.name.split_once('/').unwrap_or(("default", &self.name))
     }
@@ -60,12 +81,15 @@ pub(super) fn run(command: &Command, out: &mut Out<'_>) -> Outcome {
     match command {
         Command::Service(args) => service(args, out),
         Command::Pod(args) => pod::run(args, out),
+        Command::Route(args) => route::run(args, out),
+        Command::Policy(args) => policy::run(args, out),
     }
 }
 
 fn service(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
     let (dump, (namespace, name)) = (args.dump()?, args.object());
-    let page = Page::new(dump, namespace, name).ok_or_else(|| {
+    let live = args.live("edges")?;
+    let page = Page::new(dump, live, namespace, name).ok_or_else(|| {
         Failure::message(Exit::Failed, format!("there is no service {namespace}/{name}"))
             .hint("`mesh-agent get services` lists those that the agent knows")
     })?;
@@ -86,10 +110,13 @@ struct Page {
     workloads: Vec<Workload>,
     /// Of the service, its slices and its pods.
     warnings: Vec<Warning>,
+    /// What passed in the last minute; of the running agent alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    traffic: Vec<Pair>,
 }
 
 impl Page {
-    fn new(dump: Dump, namespace: &str, name: &str) -> Option<Self> {
+    fn new(dump: Dump, live: Option<LiveEdges>, namespace: &str, name: &str) -> Option<Self> {
         let service = dump.services.into_iter().find(|s| s.namespace == namespace && s.name == name)?;
         let mut endpoints = dump.endpoints;
         endpoints.retain(|e| e.namespace == namespace && e.service == name);
@@ -116,7 +143,12 @@ impl Page {
         // Any object may speak of the service by name: a slice, another Service that claims its address.
         let word = format!("{namespace}/{name}");
         warnings.retain(|w| objects.contains(&w.object) || mentions(&w.message, &word));
-        Some(Self { service, endpoints, routes, policies, workloads, warnings })
+        let to = |edge: &Edge| {
+            let to = &edge.key.destination;
+            to.service_namespace == namespace && to.service == name
+        };
+        let traffic = why::traffic(live, to);
+        Some(Self { service, endpoints, routes, policies, workloads, warnings, traffic })
     }
 
     /// The sections in their order; each writes its heading if it has something below it. What decides about a request
@@ -125,7 +157,10 @@ impl Page {
         let (routes, policies) = (self.routes(), self.policies());
         let (health, endpoints) = (self.health(), self.endpoint_table());
         let (pods, warnings) = (self.pods(), warning_section(&self.warnings));
-        let sections = [self.head(), self.ports(), health, endpoints, routes, policies, pods, warnings];
+        let short = why::in_short(&why::service(&self.service, &self.routes));
+        let traffic = why::traffic_section(&self.traffic);
+        let sections =
+            [self.head(), short, self.ports(), health, endpoints, routes, policies, pods, traffic, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::live::LiveArgs;
 use super::live::fleet::Fleet;
-use super::live::merge;
+use super::live::merge::{self, Edge};
 use super::live::sum::{Shown, Sum};
 use super::output::{Format, Out, Row, list};
 use super::{Outcome, watch};
@@ -89,18 +89,22 @@ pub(super) fn run(args: &EdgesArgs, out: &mut Out<'_>) -> Outcome {
     })
 }
 
-/// What is found, by pair and how it is secured. A destination that isn't a pod stands by the name of its service.
+/// What passes --from, --to and -n: one end in the namespace is enough.
 pub(super) fn pairs(args: &LiveArgs, nodes: &[LiveEdges]) -> Vec<Pair> {
+    let mut pairs = together(merge::edges(nodes).into_iter().filter(|edge| args.takes(edge)));
+    pairs.retain(|pair| args.has(&pair.source_namespace) || args.has(&pair.destination_namespace));
+    pairs
+}
+
+/// By pair and how it is secured. A destination that isn't a pod stands by the name of its service.
+pub(super) fn together(edges: impl Iterator<Item = Edge>) -> Vec<Pair> {
     let mut rows: BTreeMap<[String; 5], (Pair, Sum)> = BTreeMap::new();
-    for edge in merge::edges(nodes).into_iter().filter(|edge| args.takes(edge)) {
+    for edge in edges {
         let (source, to) = (edge.key.source, edge.key.destination);
         let (namespace, destination) = match to.workload.as_str() {
             "unknown" => (&to.service_namespace, &to.service),
             _ => (&to.namespace, &to.workload),
         };
-        if !(args.has(&source.namespace) || args.has(namespace)) {
-            continue;
-        }
         let place = [&source.namespace, &source.workload, namespace, destination, &edge.key.security]
             .map(Clone::clone);
         let (pair, sum) = rows.entry(place).or_insert_with(|| {
@@ -176,7 +180,7 @@ impl Row for Pair {
 
     fn name(&self) -> String {
         format!(
-            "{}/{} {}/{}",
+            "{}/{}:{}/{}",
             self.source_namespace, self.source, self.destination_namespace, self.destination
         )
     }

@@ -9,6 +9,8 @@ use super::*;
 use crate::admin::api;
 use crate::admin::testing::Fixture;
 
+mod describe;
+mod live;
 mod route;
 
 struct Printed {

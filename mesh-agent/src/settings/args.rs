@@ -148,6 +148,11 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub access_log: Option<String>,
 
+    /// Labels of Istio's metrics: full, or lean without principals and histograms of bytes [default: full]
+    #[arg(long, value_name = "PROFILE")]
+    #[serde(deserialize_with = "scalar")]
+    pub metrics_labels: Option<String>,
+
     /// Providers of external authorization; in the file alone.
     #[arg(skip)]
     pub extension_providers: Vec<ExtensionProvider>,

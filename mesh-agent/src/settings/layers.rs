@@ -15,7 +15,7 @@ use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
-use crate::telemetry::AccessLogMode;
+use crate::telemetry::{AccessLogMode, LabelProfile};
 
 /// Where a value came from, as its owner wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +192,7 @@ fallback!(
     Ca = Ca::default(),
     Vec<String> = Vec::new(),
     AccessLogMode = AccessLogMode::default(),
+    LabelProfile = LabelProfile::default(),
     Normalization = Normalization::default(),
 );
 

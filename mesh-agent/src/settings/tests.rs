@@ -1,7 +1,7 @@
 //! Precedence, complaints and every value's own rules.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use crate::telemetry::{AccessLogMode, Format, Output};
+use crate::telemetry::{AccessLogMode, Format, LabelProfile, Output};
 use std::collections::HashMap;
 
 use clap::Parser;
@@ -65,6 +65,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(settings.trust_domain_aliases, Vec::<String>::new());
     assert_eq!(settings.certificate_lifetime, Duration::from_secs(86400));
     assert_eq!(settings.access_log, AccessLogMode::On(Format::Text, Output::Stdout));
+    assert_eq!(settings.metrics_labels, LabelProfile::Full);
     assert_eq!(settings.drain_time, Duration::from_secs(25));
     assert_eq!(settings.log, "info");
     assert_eq!((settings.outbound_port, settings.inbound_port, settings.hbone_port), (15001, 15006, 15008));
@@ -223,6 +224,12 @@ fn aliases_are_a_list_or_a_line() {
         ok(&["--trust-domain-aliases", "old.example,older.example"], &[], Some("")).trust_domain_aliases,
         wanted
     );
+}
+
+#[test]
+fn metrics_have_lean_labels_where_it_is_said() {
+    assert_eq!(ok(&[], &[], Some("metricsLabels: lean\n")).metrics_labels, LabelProfile::Lean);
+    assert!(value::metrics_labels("some").is_err());
 }
 
 #[test]

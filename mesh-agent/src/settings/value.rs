@@ -13,7 +13,7 @@ use crate::kernel::KernelServices;
 use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
-use crate::telemetry::AccessLogMode;
+use crate::telemetry::{AccessLogMode, LabelProfile};
 
 /// Destinations that nothing knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -179,6 +179,14 @@ pub fn kernel_services(text: &str) -> Parsed<KernelServices> {
         "all" => Ok(KernelServices::All),
         "off" => Ok(KernelServices::Off),
         _ => Err(unknown(text, "enrolled, all or off")),
+    }
+}
+
+pub fn metrics_labels(text: &str) -> Parsed<LabelProfile> {
+    match text {
+        "full" => Ok(LabelProfile::Full),
+        "lean" => Ok(LabelProfile::Lean),
+        _ => Err(unknown(text, "full or lean")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::edge::{Edge, RequestSeries};
 use super::histogram::{BOUNDS, Histogram};
-use super::{Protocol, TcpSeries};
+use super::{LabelProfile, Protocol, TcpSeries};
 use crate::flags::Flag;
 
 /// About how much text one piece holds.
@@ -19,6 +19,7 @@ pub struct Exposition {
     /// The agent's own metrics come first.
     head: Option<String>,
     edges: Vec<Arc<Edge>>,
+    profile: LabelProfile,
     family: usize,
     edge: usize,
     /// The family's HELP and TYPE lines are out.
@@ -26,13 +27,14 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    pub(super) fn new(head: String, edges: Vec<Arc<Edge>>) -> Self {
-        Self { head: Some(head), edges, family: 0, edge: 0, headed: false }
+    pub(super) fn new(head: String, edges: Vec<Arc<Edge>>, profile: LabelProfile) -> Self {
+        Self { head: Some(head), edges, profile, family: 0, edge: 0, headed: false }
     }
 
     fn step(&mut self, out: &mut String) -> bool {
         let Some(family) = FAMILIES.get(self.family) else { return false };
-        let Some(edge) = self.edges.get(self.edge) else {
+        let left_out = self.profile == LabelProfile::Lean && FULL_ONLY.contains(&family.name);
+        let Some(edge) = self.edges.get(self.edge).filter(|_| !left_out) else {
             self.family += 1;
             self.edge = 0;
             self.headed = false;
@@ -83,6 +85,9 @@ enum Value {
     Connections(fn(&TcpSeries) -> u64),
     Closed,
 }
+
+/// What [`LabelProfile::Lean`] goes without.
+const FULL_ONLY: [&str; 2] = ["istio_request_bytes", "istio_response_bytes"];
 
 /// In Istio's order.
 const FAMILIES: &[Family] = &[

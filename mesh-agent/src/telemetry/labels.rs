@@ -9,11 +9,24 @@ use crate::model::Workload;
 const UNKNOWN: &str = "unknown";
 const OVERFLOW: &str = "overflow";
 
+/// `--metrics-labels`: how much the edges' series tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LabelProfile {
+    /// Istio's whole label set.
+    #[default]
+    Full,
+    /// Without principals and without the histograms of bytes: less than half. What principals told of the client's side,
+    /// whether it is in mutual TLS, `connection_security_policy` says there too.
+    Lean,
+}
+
 /// What the labels need beyond the edge itself.
 #[derive(Clone, Debug)]
 pub(super) struct LabelContext {
     pub(super) trust_domain: String,
     pub(super) cluster: String,
+    pub(super) profile: LabelProfile,
 }
 
 impl LabelContext {
@@ -25,7 +38,7 @@ impl LabelContext {
         self.peer(&mut labels, &SOURCE, key.source.as_deref(), key.security, proven);
         self.peer(&mut labels, &DESTINATION, key.destination.as_deref(), key.security, None);
         service(&mut labels, key);
-        labels.add("connection_security_policy", security_policy(key));
+        labels.add("connection_security_policy", self.security_policy(key));
         labels.0
     }
 
@@ -36,7 +49,9 @@ impl LabelContext {
         labels.add("reporter", reporter.label());
         for names in [&SOURCE, &DESTINATION] {
             for name in names.all() {
-                labels.add(name, overflow);
+                if self.profile == LabelProfile::Full || name != names.principal {
+                    labels.add(name, overflow);
+                }
             }
         }
         for name in SERVICE {
@@ -91,6 +106,15 @@ impl LabelContext {
         }
     }
 
+    /// Istio leaves it to the server's side: the client's says `unknown`, unless nothing else would tell.
+    fn security_policy(&self, key: &EdgeKey) -> &'static str {
+        match (key.reporter, key.security) {
+            (Reporter::Source, _) if self.profile == LabelProfile::Full => UNKNOWN,
+            (_, Security::MutualTls) => "mutual_tls",
+            (_, Security::None) => "none",
+        }
+    }
+
     /// SPIFFE id, where mutual TLS has proven it.
     fn principal(&self, peer: Option<&Workload>, security: Security, proven: Option<&str>) -> Option<String> {
         match (security, proven, peer) {
@@ -111,7 +135,10 @@ impl LabelContext {
         let of = |value: fn(&Workload) -> &str| peer.map(value).filter(|v| !v.is_empty()).unwrap_or(UNKNOWN);
         labels.add(names.workload, of(|w| &w.workload_name));
         labels.add(names.namespace, of(|w| &w.name.namespace));
-        labels.add(names.principal, self.principal(peer, security, proven).as_deref().unwrap_or(UNKNOWN));
+        if self.profile == LabelProfile::Full {
+            let principal = self.principal(peer, security, proven);
+            labels.add(names.principal, principal.as_deref().unwrap_or(UNKNOWN));
+        }
         labels.add(names.app, of(|w| &w.app));
         labels.add(names.version, of(|w| &w.version));
         labels.add(names.cluster, if peer.is_some() { &self.cluster } else { UNKNOWN });
@@ -134,15 +161,6 @@ fn service(labels: &mut Labels, key: &EdgeKey) {
             labels.add(name, key.fallback_service);
             labels.add(namespace, key.destination.as_ref().map_or(UNKNOWN, |w| &w.name.namespace));
         }
-    }
-}
-
-/// Istio leaves it to the server's side: the client's says `unknown`.
-fn security_policy(key: &EdgeKey) -> &'static str {
-    match (key.reporter, key.security) {
-        (Reporter::Source, _) => UNKNOWN,
-        (Reporter::Destination, Security::MutualTls) => "mutual_tls",
-        (Reporter::Destination, Security::None) => "none",
     }
 }
 

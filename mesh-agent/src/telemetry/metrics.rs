@@ -67,8 +67,11 @@ impl Metrics {
             limit: options.limits.series,
             overflowed: agent.series_overflowed.clone(),
         });
-        let labels =
-            LabelContext { trust_domain: options.trust_domain.clone(), cluster: options.cluster.clone() };
+        let labels = LabelContext {
+            trust_domain: options.trust_domain.clone(),
+            cluster: options.cluster.clone(),
+            profile: options.labels,
+        };
         let overflow = [Reporter::Source, Reporter::Destination].map(|reporter| {
             let about = LabelContext::about_overflow(reporter);
             Arc::new(Edge::new(labels.overflow(reporter).into(), about, budget.clone()))
@@ -185,7 +188,7 @@ impl Metrics {
         edges.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
         self.agent.edges.set(i64::try_from(edges.len() - self.overflow.len()).unwrap_or(i64::MAX));
         self.agent.series.set(i64::try_from(self.budget.open.load(Relaxed)).unwrap_or(i64::MAX));
-        Exposition::new(self.agent.encode(), edges)
+        Exposition::new(self.agent.encode(), edges, self.labels.profile)
     }
 
     /// All of [`Metrics::exposition`] in one string.

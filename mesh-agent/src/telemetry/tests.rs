@@ -502,3 +502,26 @@ fn lines_that_nobody_reads_are_dropped_and_counted() {
     // Let the writer go, so that the test ends.
     drop(_reader);
 }
+
+#[test]
+fn lean_labels_keep_apart_what_full_ones_do_and_no_series_is_there_twice() {
+    let metrics = Metrics::new(&Options { labels: LabelProfile::Lean, ..Options::default() });
+    for reporter in [Reporter::Source, Reporter::Destination] {
+        for security in [Security::None, Security::MutualTls] {
+            metrics.edge(&EdgeKey { security, ..key(reporter) }).request(&report(200));
+        }
+    }
+    let text = metrics.text();
+    for gone in ["principal", "istio_request_bytes", "istio_response_bytes"] {
+        assert!(!text.contains(gone), "{gone} is in {text}");
+    }
+    let requests = lines(&text, "istio_requests_total");
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    for policy in ["none", "mutual_tls"] {
+        let of = |line: &&&str| line.contains(&format!("connection_security_policy=\"{policy}\""));
+        assert_eq!(requests.iter().filter(of).count(), 2, "{requests:?}");
+    }
+    let series: std::collections::HashSet<_> =
+        text.lines().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+    assert_eq!(series.len(), text.lines().filter(|line| !line.is_empty()).count());
+}

@@ -2,14 +2,20 @@
 
 use serde::Serialize;
 
-use super::{NamedArgs, section, warning_section};
-use crate::admin::api::{Dump, Warning, Workload};
+use super::{NamedArgs, section, warning_section, why};
+use crate::admin::api::{Certificate, Dump, LiveEdges, Warning, Workload};
+use crate::cli::edges::Pair;
 use crate::cli::output::{Out, document};
 use crate::cli::{Exit, Failure, Outcome};
 
 pub(super) fn run(args: &NamedArgs, out: &mut Out<'_>) -> Outcome {
     let (dump, (namespace, name)) = (args.dump()?, args.object());
-    let page = Page::new(dump, namespace, name).ok_or_else(|| {
+    let live = args.live("edges")?;
+    let certificates = match args.file {
+        Some(_) => Vec::new(),
+        None => args.agent.client()?.get("/v1/certificates")?,
+    };
+    let page = Page::new(dump, live, certificates, namespace, name).ok_or_else(|| {
         Failure::message(Exit::Failed, format!("there is no pod {namespace}/{name}"))
             .hint("`mesh-agent get workloads` lists those that the agent knows")
     })?;
@@ -25,10 +31,22 @@ struct Page {
     services: Vec<String>,
     /// Of the pod and the policies that it is under.
     warnings: Vec<Warning>,
+    /// Of its service account, where it is of the agent's own node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Certificate>,
+    /// What its workload sent and received in the last minute; of the running agent alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    traffic: Vec<Pair>,
 }
 
 impl Page {
-    fn new(dump: Dump, namespace: &str, name: &str) -> Option<Self> {
+    fn new(
+        dump: Dump,
+        live: Option<LiveEdges>,
+        certificates: Vec<Certificate>,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Self> {
         let pod = dump.workloads.into_iter().find(|it| it.namespace == namespace && it.name == name)?;
         let full = format!("{namespace}/{name}");
         let mine = dump.endpoints.iter().filter(|endpoint| endpoint.workload.as_ref() == Some(&full));
@@ -39,11 +57,22 @@ impl Page {
         let own = format!("Pod {full}");
         let mut warnings = dump.warnings;
         warnings.retain(|it| it.object == own || pod.mtls.iter().any(|mode| mode.from == it.object));
-        Some(Self { pod, services, warnings })
+        let certificate = certificates.into_iter().find(|it| {
+            it.namespace == pod.namespace && it.name == pod.service_account && pod.node == dump.node
+        });
+        let traffic = why::traffic(live, |edge| {
+            let (from, to) = (&edge.key.source, &edge.key.destination);
+            [(&from.namespace, &from.workload), (&to.namespace, &to.workload)]
+                .contains(&(&pod.namespace, &pod.workload))
+        });
+        Some(Self { pod, services, warnings, certificate, traffic })
     }
 
     fn text(&self) -> String {
-        let sections = [self.head(), self.modes(), self.probes(), warning_section(&self.warnings)];
+        let short = why::in_short(&why::pod(&self.pod, self.certificate.as_ref()));
+        let traffic = why::traffic_section(&self.traffic);
+        let sections =
+            [self.head(), short, self.modes(), self.probes(), traffic, warning_section(&self.warnings)];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

@@ -127,3 +127,6 @@ fn entities(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,9 +51,10 @@ pub(in crate::cli) fn edges(nodes: &[LiveEdges]) -> Vec<Edge> {
 fn better(source: Side, destination: Side) -> Vec<Edge> {
     let seen = |side: &Side| {
         let (mut requests, mut opened) = (0, 0);
-        for Edge { sum, .. } in side.values() {
+        for Edge { key, sum } in side.values() {
             requests += sum.requests + sum.retries;
-            opened += sum.opened + sum.open;
+            // Connections with requests are shared and kept as each side sees fit.
+            opened += if key.protocol == "tcp" { sum.opened.max(sum.open) } else { 0 };
         }
         (requests, opened)
     };

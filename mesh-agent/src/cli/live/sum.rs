@@ -13,7 +13,7 @@ pub(in crate::cli) struct Sum {
     pub requests: u64,
     pub failures: u64,
     pub rps: f64,
-    latency: Vec<u64>,
+    pub latency: Vec<u64>,
     pub flags: BTreeMap<String, u64>,
     pub retries: u64,
     pub timeouts: u64,

@@ -212,10 +212,10 @@ impl App {
                 (Some(a), Some(b)) => a.total_cmp(&b),
                 (Some(_), None) => return Ordering::Less,
                 (None, Some(_)) => return Ordering::Greater,
-                (None, None) if a.text.is_empty() != b.text.is_empty() => {
+                (None, None) if a.text.is_empty() || b.text.is_empty() => {
                     return a.text.is_empty().cmp(&b.text.is_empty());
                 }
-                (None, None) => return a.text.cmp(&b.text),
+                (None, None) => a.text.cmp(&b.text),
             };
             if self.descending { order.reverse() } else { order }
         });
