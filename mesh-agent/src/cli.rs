@@ -16,6 +16,7 @@ mod cluster;
 mod config;
 mod connectivity;
 mod controller;
+mod dashboard;
 mod describe;
 mod edges;
 mod error;
@@ -92,6 +93,8 @@ enum Command {
     /// Try a mesh out that is installed in a cluster
     #[command(subcommand)]
     Connectivity(connectivity::Command),
+    /// Show the mesh as a page in a browser of this machine: graph, charts, traffic
+    Dashboard(dashboard::Args),
     /// Show how the agent is
     Status(status::Args),
     /// List workloads, services, routes, policies, endpoints or connections
@@ -149,7 +152,7 @@ enum Command {
 }
 
 impl Command {
-    /// True of those that put together what nodes say.
+    /// True of those that put together what nodes say, and of the page, which is of one and says so.
     fn asks_all_nodes_itself(&self) -> bool {
         matches!(
             self,
@@ -160,6 +163,7 @@ impl Command {
                 | Self::Routes(_)
                 | Self::Top(_)
                 | Self::Bugreport(_)
+                | Self::Dashboard(_)
         )
     }
 }
@@ -206,6 +210,7 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::DemoClient(args) => demonstrated(demo::client(&args)),
         Command::Check(args) => check::run(&args, out),
         Command::Connectivity(command) => connectivity::run(&command, out),
+        Command::Dashboard(args) => dashboard::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Get(command) => get::run(&command, out),
         Command::Describe(command) => describe::run(&command, out),

@@ -1,11 +1,11 @@
-//! `cargo xtask build`: kernel programs first, then the agent that carries them.
+//! `cargo xtask build`: kernel programs and page first, then the agent that carries them.
 
 use std::env;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::{bpf, sh, workspace};
+use crate::{bpf, page, sh, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -15,21 +15,28 @@ pub struct Args {
     /// Only the kernel programs, for an agent that is built elsewhere or in another way
     #[arg(long, conflicts_with = "release")]
     pub kernel: bool,
+    /// Only the page, likewise; with --kernel both
+    #[arg(long, conflicts_with = "release")]
+    pub page: bool,
 }
 
 /// The command.
 pub fn run(args: &Args) -> Result<()> {
-    if args.kernel {
-        return kernel_programs();
+    if args.kernel || args.page {
+        if args.kernel {
+            kernel_programs()?;
+        }
+        return if args.page { page::build() } else { Ok(()) };
     }
     let binary = agent(args.release)?;
     sh::progress(format!("built {}", binary.display()));
     Ok(())
 }
 
-/// Kernel programs and agent; the agent's path.
+/// Kernel programs, page and agent; the agent's path.
 pub fn agent(release: bool) -> Result<PathBuf> {
     kernel_programs()?;
+    page::build()?;
     packages(&["mesh-agent"], release)?;
     Ok(workspace::binary("mesh-agent", release))
 }

@@ -65,7 +65,8 @@ fn print_table(results: &[(&str, bool, Duration)]) {
 }
 
 fn set_up() -> Result<()> {
-    setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests, setup::Part::Gates])
+    use setup::Part;
+    setup::ensure(&[Part::Bpf, Part::Page, Part::Demo, Part::Tests, Part::Gates])
 }
 
 fn fmt() -> Result<()> {

@@ -16,6 +16,9 @@ pub struct Args {
 /// The command.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(&[setup::Part::Bpf, setup::Part::Demo])?;
+    if let Err(error) = setup::ensure(&[setup::Part::Page]) {
+        sh::progress(format!("going on without the page of `mesh-agent dashboard`: {error:#}"));
+    }
     let agent = build::agent(true)?;
     if !setup::is_root() {
         bail!(

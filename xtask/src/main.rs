@@ -9,6 +9,7 @@ mod build;
 mod ci;
 mod demo;
 mod fuzz;
+mod page;
 mod setup;
 mod sh;
 mod test;
@@ -36,10 +37,11 @@ enum Command {
     /// nothing, quickly, when everything is there. Logs are in target/xtask/. Where both compilers are, the environment
     /// variable MESH_BPF_COMPILER=debian or nightly chooses.
     Setup(setup::Args),
-    /// Build the kernel programs and the agent
+    /// Build the kernel programs, the page and the agent
     ///
-    /// The kernel programs go to target/bpf/mesh-ebpf.o, from where the agent's build script takes them in. With
-    /// MESH_EBPF_OBJECT set, that object is used and none is built. MESH_BPF_ARCH names the architecture that they will run on
+    /// The kernel programs go to target/bpf/mesh-ebpf.o, the page to target/page, from where the agent's build script takes them
+    /// in. With MESH_EBPF_OBJECT or MESH_PAGE set, that object or page is used and none is built. Without npm the agent is built
+    /// without its page. MESH_BPF_ARCH names the architecture that they will run on
     /// (x86_64, aarch64) where it isn't this one.
     Build(build::Args),
     /// Set up, build, and run `mesh-agent demo`

@@ -33,6 +33,8 @@ pub struct Args {
 pub enum Part {
     /// Compiler and linker for the kernel programs.
     Bpf,
+    /// npm, for the page.
+    Page,
     /// What the demo calls.
     Demo,
     /// Real peers of the integration tests.
@@ -47,7 +49,7 @@ pub enum Part {
 
 /// The command.
 pub fn run(args: &Args) -> Result<()> {
-    let mut parts = vec![Part::Bpf, Part::Demo, Part::Tests, Part::Gates];
+    let mut parts = vec![Part::Bpf, Part::Page, Part::Demo, Part::Tests, Part::Gates];
     if args.bench {
         parts.push(Part::Bench);
     }
@@ -105,7 +107,7 @@ fn missing(part: Part) -> Vec<String> {
             missing.extend(missing_bpf_clippy().map(|name| format!("package {name}")));
             missing.extend(sh::which("cargo-deny").is_none().then(|| "cargo-deny".to_owned()));
         }
-        Part::Demo | Part::Tests | Part::Bench | Part::Fuzz => {}
+        Part::Page | Part::Demo | Part::Tests | Part::Bench | Part::Fuzz => {}
     }
     missing
 }

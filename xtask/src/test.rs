@@ -10,7 +10,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{build, setup, sh};
+use crate::setup::{self, Part};
+use crate::{build, sh};
 use again::Verdict;
 use count::Count;
 use suites::Suites;
@@ -49,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
         let passed = cargo_test(&mut unit_tests(), args, &mut count)?;
         return sum_up(count, passed, args, |_| ());
     }
-    setup::ensure(&[setup::Part::Bpf, setup::Part::Demo, setup::Part::Tests])?;
+    setup::ensure(&[Part::Bpf, Part::Page, Part::Demo, Part::Tests])?;
     let agent = build::agent(false)?;
     let mut passed = cargo_test(&mut unit_tests(), args, &mut count)?;
     // The harness's helper programs run inside pods; a test looks for them beside the agent.

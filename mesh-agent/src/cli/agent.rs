@@ -9,11 +9,14 @@ use super::output::Out;
 use super::{Exit, Failure, Outcome};
 use crate::admin::SOCKET_NAME;
 
+/// Where an agent is unless told otherwise.
+const STATE_DIR: &str = "/run/mesh-agent";
+
 /// Which agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentArgs {
     /// State directory of the agent to ask
-    #[arg(long, env = "MESH_AGENT_STATE_DIR", default_value = "/run/mesh-agent", value_name = "DIR")]
+    #[arg(long, env = "MESH_AGENT_STATE_DIR", default_value = STATE_DIR, value_name = "DIR")]
     pub state_dir: PathBuf,
     /// Ask the agent of this node of a cluster, through the API server
     #[arg(long, value_name = "NODE", conflicts_with = "all_nodes")]
@@ -31,11 +34,16 @@ pub struct AgentArgs {
 
 impl AgentArgs {
     pub(super) fn client(&self) -> Result<Client, Failure> {
+        Client::new(self.door()?)
+    }
+
+    /// The way to its admin socket.
+    pub(super) fn door(&self) -> Result<Door, Failure> {
         match &self.node {
             None if self.context.is_some() => Err(Failure::message(Exit::Usage, "--context is of a cluster")
                 .hint("say --node NODE or --all-nodes with it")),
-            None => Client::new(Door::Socket(self.state_dir.join(SOCKET_NAME))),
-            Some(node) => Client::new(Door::Node(node.clone(), self.cluster())),
+            None => Ok(Door::Socket(self.state_dir.join(SOCKET_NAME))),
+            Some(node) => Ok(Door::Node(node.clone(), self.cluster())),
         }
     }
 
@@ -54,6 +62,19 @@ impl AgentArgs {
             Ok((agent.node.clone(), Client::new(Door::Node(agent.node, self.cluster()))?))
         };
         agents.into_iter().map(client).collect()
+    }
+
+    /// What another command has to be told to ask the same agent.
+    pub(super) fn words(&self) -> Vec<String> {
+        let state_dir = self.state_dir.display().to_string();
+        let named = [
+            ("--node", self.node.as_ref()),
+            ("--context", self.context.as_ref()),
+            ("--agent-namespace", self.agent_namespace.as_ref().filter(|_| self.node.is_some())),
+            ("--state-dir", Some(&state_dir).filter(|dir| self.node.is_none() && *dir != STATE_DIR)),
+        ];
+        let said = named.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?.clone()]));
+        said.flatten().collect()
     }
 
     /// What this command line says when the agent of `--node` runs it.
@@ -97,4 +118,27 @@ pub(super) fn drain(args: &DrainArgs, out: &mut Out<'_>) -> Outcome {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_command_is_told_no_more_than_it_needs() {
+        let mut args = AgentArgs {
+            state_dir: STATE_DIR.into(),
+            node: None,
+            all_nodes: false,
+            context: None,
+            agent_namespace: Some("mesh".into()),
+        };
+        assert_eq!(args.words(), Vec::<String>::new());
+        args.state_dir = "/tmp/a b".into();
+        assert_eq!(args.words(), ["--state-dir", "/tmp/a b"]);
+        args.node = Some("worker-2".into());
+        args.context = Some("staging".into());
+        let there = ["--node", "worker-2", "--context", "staging", "--agent-namespace", "mesh"];
+        assert_eq!(args.words(), there);
+    }
 }

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{AttachParams, AttachedProcess, ListParams};
 use kube::{Api, Client};
-use tokio::io::{AsyncRead, AsyncReadExt, join};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
 
 use super::client::{self, exchange};
 use super::{Exit, Failure};
@@ -171,6 +171,20 @@ pub(super) async fn begin(
         Failure::new(Exit::Unreachable, error)
     })?;
     Ok((response, process))
+}
+
+/// A connection to the admin socket of `agent`, for as long as the process is kept.
+///
+/// # Errors
+/// The command can't be run there.
+pub(super) async fn open(
+    agent: &AgentPod,
+) -> Result<(impl AsyncRead + AsyncWrite + Send + Unpin + 'static, AttachedProcess), Failure> {
+    let mut process = start(&agent.client, &agent.namespace, &agent.name, &["pipe"], true).await?;
+    match (process.stdin(), process.stdout()) {
+        (Some(stdin), Some(stdout)) => Ok((join(stdout, stdin), process)),
+        _ => Err(Failure::message(Exit::Failed, format!("pod {agent} lends neither input nor output"))),
+    }
 }
 
 /// What the command line of `agent` prints to standard output, whatever its exit code.

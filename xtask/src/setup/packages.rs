@@ -10,8 +10,11 @@ use crate::sh;
 
 /// A program, the package that brings it, what it is for.
 const PROGRAMS: &[(&str, &str, Part)] = &[
+    ("node", "nodejs", Part::Page),
+    ("npm", "npm", Part::Page),
     ("ip", "iproute2", Part::Demo),
     ("nsenter", "util-linux", Part::Demo),
+    ("chromium", "chromium", Part::Tests),
     ("curl", "curl", Part::Tests),
     ("h2load", "nghttp2-client", Part::Tests),
     ("nginx", "nginx-light", Part::Tests),
