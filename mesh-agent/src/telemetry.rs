@@ -31,6 +31,8 @@ pub use exposition::Exposition;
 pub use metrics::{Limits, Metrics};
 pub use tcp::TcpSeries;
 
+use crate::trace::{self, Counters, Tracer};
+
 /// Everything the data path reports to. One per agent, shared by all workers.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -40,6 +42,8 @@ pub struct Telemetry {
     pub access_log: AccessLog,
     /// What is open right now.
     pub connections: Connections,
+    /// Spans of what is recorded; None: tracing is off.
+    pub tracer: Option<Tracer>,
 }
 
 /// What [`Telemetry::new`] has to know.
@@ -53,6 +57,8 @@ pub struct Options {
     pub cluster: String,
     /// Bounds of the metrics.
     pub limits: Limits,
+    /// Which requests are recorded, and where their spans go; None: tracing is off.
+    pub tracing: Option<trace::Options>,
 }
 
 impl Default for Options {
@@ -63,27 +69,51 @@ impl Default for Options {
             trust_domain: "cluster.local".into(),
             cluster: "Kubernetes".into(),
             limits: Limits::default(),
+            tracing: None,
         }
     }
 }
 
 impl Telemetry {
-    /// Opens the access log and starts its writer.
+    /// Opens the access log and starts its writer, and the exporter of traces.
     ///
     /// # Errors
-    /// When the log's file can't be opened or its thread can't be started.
+    /// When the log's file can't be opened or a thread can't be started.
     pub fn new(options: Options) -> std::io::Result<Arc<Self>> {
         let metrics = Metrics::new(&options);
         let access_log = AccessLog::open(&options.access_log, metrics.agent().access_log_dropped.clone())?;
         let connections = Connections::new(metrics.agent());
-        Ok(Arc::new(Self { metrics, access_log, connections }))
+        let start = |tracing| {
+            let agent = metrics.agent();
+            let counters =
+                Counters { spans: agent.trace_spans.clone(), exports: agent.trace_exports.clone() };
+            Tracer::start(tracing, &options.cluster, counters)
+        };
+        let tracer = options.tracing.as_ref().map(start).transpose()?;
+        Ok(Arc::new(Self { metrics, access_log, connections, tracer }))
     }
 
     /// For tests and tools: no access log, default limits.
     pub fn quiet() -> Arc<Self> {
         let metrics = Metrics::new(&Options::default());
         let connections = Connections::new(metrics.agent());
-        Arc::new(Self { metrics, access_log: AccessLog::off(), connections })
+        Arc::new(Self { metrics, access_log: AccessLog::off(), connections, tracer: None })
+    }
+
+    /// For tests: the same with traces that stay to be looked at.
+    #[cfg(test)]
+    pub fn traced(tracer: Tracer) -> Arc<Self> {
+        let metrics = Metrics::new(&Options::default());
+        let connections = Connections::new(metrics.agent());
+        Arc::new(Self { metrics, access_log: AccessLog::off(), connections, tracer: Some(tracer) })
+    }
+
+    /// Waits a short while until what was reported so far is written and sent: before the process ends.
+    pub fn flush(&self) {
+        self.access_log.flush();
+        if let Some(tracer) = &self.tracer {
+            tracer.flush();
+        }
     }
 }
 

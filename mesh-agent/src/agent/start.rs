@@ -178,6 +178,7 @@ fn assemble(
     let telemetry = Telemetry::new(telemetry::Options {
         access_log: settings.access_log.clone(),
         trust_domain: settings.trust_domain.clone(),
+        tracing: settings.tracing(),
         ..telemetry::Options::default()
     })
     .map_err(AgentError::AccessLog)?;

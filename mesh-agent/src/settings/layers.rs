@@ -16,6 +16,7 @@ use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::AccessLogMode;
+use crate::trace;
 
 /// Where a value came from, as its owner wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +193,10 @@ fallback!(
     Ca = Ca::default(),
     Vec<String> = Vec::new(),
     AccessLogMode = AccessLogMode::default(),
+    trace::Protocol = trace::Protocol::default(),
+    trace::Ratio = trace::Ratio::NONE,
+    trace::Keep = trace::Keep::default(),
+    u32 = 0,
     Normalization = Normalization::default(),
 );
 
