@@ -15,6 +15,8 @@ pub use server::{Asked, serve};
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// Status codes that are used here (github.com/grpc/grpc, doc/statuscodes.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Code(pub u32);
@@ -34,12 +36,18 @@ impl Code {
     pub const PERMISSION_DENIED: Self = Self(7);
     /// Too much.
     pub const RESOURCE_EXHAUSTED: Self = Self(8);
+    /// Given up in favour of another.
+    pub const ABORTED: Self = Self(10);
+    /// Beyond the end.
+    pub const OUT_OF_RANGE: Self = Self(11);
     /// No such method.
     pub const UNIMPLEMENTED: Self = Self(12);
     /// Broken.
     pub const INTERNAL: Self = Self(13);
     /// Not now.
     pub const UNAVAILABLE: Self = Self(14);
+    /// Gone for good.
+    pub const DATA_LOSS: Self = Self(15);
     /// Who asks isn't known.
     pub const UNAUTHENTICATED: Self = Self(16);
 
@@ -74,12 +82,14 @@ pub struct Status {
     pub code: Code,
     /// For people.
     pub message: String,
+    /// `google.rpc.Status`, where the other side gave one; read by whom it concerns.
+    pub details: Bytes,
 }
 
 impl Status {
     /// An end with a reason.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), details: Bytes::new() }
     }
 
     fn broken(error: &h2::Error) -> Self {

@@ -45,3 +45,4 @@ pub mod sever;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;

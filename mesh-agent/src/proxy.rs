@@ -37,6 +37,7 @@ pub mod reach;
 pub mod retry;
 pub mod session;
 pub mod sockets;
+mod spans;
 pub mod stream;
 pub mod tcp;
 #[cfg(test)]

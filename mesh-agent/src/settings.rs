@@ -26,6 +26,7 @@ use crate::source::Source;
 use crate::telemetry::{
     AccessLogMode, Filter, Format, LabelProfile, LogOptions, Output, Redact, Rotation, Share, Template,
 };
+use crate::trace;
 
 /// Read if it is there and `--config` names no other.
 pub const DEFAULT_CONFIG: &str = "/etc/mesh-agent/config.yaml";
@@ -107,6 +108,22 @@ pub struct Settings {
     pub redact_headers: Vec<String>,
     /// Labels of Istio's metrics.
     pub metrics_labels: LabelProfile,
+    /// Where traces are sent; none: nothing is traced.
+    pub otlp_endpoint: Option<trace::Endpoint>,
+    /// What is spoken there.
+    pub otlp_protocol: trace::Protocol,
+    /// Authorities of the collector's certificate; none: the system's.
+    pub otlp_ca: Option<PathBuf>,
+    /// For one request to the collector.
+    #[serde(serialize_with = "value::as_duration")]
+    pub otlp_timeout: Duration,
+    /// How many of the traces that begin here are recorded.
+    pub trace_sampling: trace::Ratio,
+    /// At most so many a second.
+    pub trace_limit: u32,
+    /// What is recorded though it wasn't sampled.
+    #[serde(serialize_with = "value::as_text")]
+    pub trace_keep: trace::Keep,
     /// How long connections may go on after SIGTERM.
     #[serde(serialize_with = "value::as_duration")]
     pub drain_time: Duration,
@@ -315,6 +332,28 @@ impl Settings {
                 || "full".into(),
                 value::metrics_labels,
             ),
+            otlp_endpoint: layers.optional("otlpEndpoint", |a| &a.otlp_endpoint, value::otlp_endpoint),
+            otlp_protocol: layers.get(
+                "otlpProtocol",
+                |a| &a.otlp_protocol,
+                || "grpc".into(),
+                value::otlp_protocol,
+            ),
+            otlp_ca: layers.optional("otlpCa", |a| &a.otlp_ca, value::absolute),
+            otlp_timeout: layers.get(
+                "otlpTimeout",
+                |a| &a.otlp_timeout,
+                || "10s".into(),
+                value::otlp_timeout,
+            ),
+            trace_sampling: layers.get(
+                "traceSampling",
+                |a| &a.trace_sampling,
+                || "0.01".into(),
+                value::trace_sampling,
+            ),
+            trace_limit: layers.get("traceLimit", |a| &a.trace_limit, || "100".into(), value::trace_limit),
+            trace_keep: layers.get("traceKeep", |a| &a.trace_keep, || "errors".into(), value::trace_keep),
             drain_time: layers.get("drainTime", |a| &a.drain_time, || "25s".into(), duration),
             when_replaced: layers.get(
                 "whenReplaced",
@@ -344,6 +383,7 @@ impl Settings {
         };
         settings.check_ports(&mut layers);
         settings.check_access_log(&mut layers);
+        settings.check_collector(&mut layers);
         layers.finish(settings)
     }
 
@@ -412,6 +452,28 @@ impl Settings {
         if self.access_log_rotate.is_some() && !to_file && format.is_some() {
             let message = "is for an access log in a file: accessLog: FORMAT:FILE".to_owned();
             layers.complain("accessLogRotate", |a| &a.access_log_rotate, message);
+        }
+    }
+
+    /// What traces need; None: nothing is traced.
+    pub fn tracing(&self) -> Option<trace::Options> {
+        Some(trace::Options {
+            endpoint: self.otlp_endpoint.clone()?,
+            protocol: self.otlp_protocol,
+            ca: self.otlp_ca.clone(),
+            timeout: self.otlp_timeout,
+            ratio: self.trace_sampling,
+            limit: self.trace_limit,
+            keep: self.trace_keep,
+        })
+    }
+
+    /// Authorities that nothing is held against would be taken for protection.
+    fn check_collector(&self, layers: &mut Layers) {
+        let secure = self.otlp_endpoint.as_ref().is_some_and(trace::Endpoint::is_secure);
+        if self.otlp_ca.is_some() && !secure {
+            let message = "a file of authorities means nothing without otlpEndpoint: https://HOST:PORT";
+            layers.complain("otlpCa", |a| &a.otlp_ca, message.to_owned());
         }
     }
 

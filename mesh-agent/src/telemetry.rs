@@ -49,6 +49,7 @@ pub use rules::{RuleAbout, RuleCounters};
 pub use tcp::TcpSeries;
 
 use crate::flags::Flag;
+use crate::trace::{self, Counters, Tracer};
 
 /// Everything the data path reports to. One per agent, shared by all workers.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Telemetry {
     /// What is open right now.
     pub connections: Connections,
     keeper: Keeper,
+    /// Spans of what is recorded; None: tracing is off.
+    pub tracer: Option<Tracer>,
 }
 
 /// What [`Telemetry::new`] has to know.
@@ -83,6 +86,8 @@ pub struct Options {
     pub labels: LabelProfile,
     /// Bounds of the metrics.
     pub limits: Limits,
+    /// Which requests are recorded, and where their spans go; None: tracing is off.
+    pub tracing: Option<trace::Options>,
 }
 
 impl Default for Options {
@@ -97,15 +102,16 @@ impl Default for Options {
             cluster: "Kubernetes".into(),
             labels: LabelProfile::default(),
             limits: Limits::default(),
+            tracing: None,
         }
     }
 }
 
 impl Telemetry {
-    /// Opens the access log and starts its writer.
+    /// Opens the access log and starts its writer, and the exporter of traces.
     ///
     /// # Errors
-    /// When the log's file can't be opened or its thread can't be started.
+    /// When the log's file can't be opened or a thread can't be started.
     pub fn new(options: Options) -> std::io::Result<Arc<Self>> {
         let metrics = Metrics::new(&options);
         let dropped = metrics.agent().access_log_dropped.clone();
@@ -118,7 +124,14 @@ impl Telemetry {
         };
         let flows = Arc::new(Flows::new(&options.node, metrics.agent()));
         let connections = Connections::new(metrics.agent());
-        Ok(Arc::new(Self { metrics, access_log, flows, connections, keeper }))
+        let start = |tracing| {
+            let agent = metrics.agent();
+            let counters =
+                Counters { spans: agent.trace_spans.clone(), exports: agent.trace_exports.clone() };
+            Tracer::start(tracing, &options.cluster, counters)
+        };
+        let tracer = options.tracing.as_ref().map(start).transpose()?;
+        Ok(Arc::new(Self { metrics, access_log, flows, connections, keeper, tracer }))
     }
 
     /// For tests and tools: no access log, default limits.
@@ -127,7 +140,7 @@ impl Telemetry {
         let flows = Arc::new(Flows::new("", metrics.agent()));
         let connections = Connections::new(metrics.agent());
         let access_log = AccessLog::off();
-        Arc::new(Self { metrics, access_log, flows, connections, keeper: Keeper::default() })
+        Arc::new(Self { metrics, access_log, flows, connections, keeper: Keeper::default(), tracer: None })
     }
 
     /// Keeps what somebody wants to see of a request's headers when it has ended; None for most.
@@ -155,6 +168,31 @@ impl Telemetry {
     pub fn connection(&self, entry: &ConnectionEntry<'_>) {
         self.access_log.connection(entry);
         self.flows.connection(entry);
+    }
+
+    /// For tests: the same with traces that stay to be looked at.
+    #[cfg(test)]
+    pub fn traced(tracer: Tracer) -> Arc<Self> {
+        let metrics = Metrics::new(&Options::default());
+        let connections = Connections::new(metrics.agent());
+        let flows = Arc::new(Flows::new("", metrics.agent()));
+        let access_log = AccessLog::off();
+        Arc::new(Self {
+            metrics,
+            access_log,
+            flows,
+            connections,
+            keeper: Keeper::default(),
+            tracer: Some(tracer),
+        })
+    }
+
+    /// Waits a short while until what was reported so far is written and sent: before the process ends.
+    pub fn flush(&self) {
+        self.access_log.flush();
+        if let Some(tracer) = &self.tracer {
+            tracer.flush();
+        }
     }
 }
 

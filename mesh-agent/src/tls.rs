@@ -16,7 +16,7 @@ mod tests;
 mod verify;
 
 pub use originate::{Alpn, Origination};
-pub use spec::{Identity, Spec, Trust};
+pub use spec::{By, Identity, Spec, Trust};
 pub use store::{FileProblem, Store};
 pub use stream::{TlsError, TlsStream};
 

@@ -46,8 +46,11 @@ fn service(vip: &str, port: u16, protocol: AppProtocol, endpoints: &[SocketAddr]
         })
     };
     let available: Vec<_> = endpoints.iter().map(endpoint).collect();
-    let meta =
-        ServiceMeta { name: ObjectName::new("shop", "cart"), host: "cart.shop.svc.cluster.local".into() };
+    let meta = ServiceMeta {
+        name: ObjectName::new("shop", "cart"),
+        host: "cart.shop.svc.cluster.local".into(),
+        trace_sampling: None,
+    };
     let service = Arc::new(ServicePort {
         service: Arc::new(meta),
         name: String::new(),

@@ -6,6 +6,7 @@
 
 pub mod charts;
 pub mod cluster;
+pub mod collector;
 pub mod controllers;
 pub mod corpus;
 pub mod daemons;

@@ -318,7 +318,7 @@ impl Control {
             self.workers.iter().for_each(|w| w.tell(worker::Command::Cut));
             wait_for(&self.workers, CUT_TIME).await;
         }
-        self.admin.telemetry.access_log.flush();
+        self.admin.telemetry.flush();
     }
 }
 

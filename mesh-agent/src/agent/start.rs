@@ -182,6 +182,7 @@ fn assemble(
         node: settings.node_name.clone(),
         trust_domain: settings.trust_domain.clone(),
         labels: settings.metrics_labels,
+        tracing: settings.tracing(),
         ..telemetry::Options::default()
     })
     .map_err(AgentError::AccessLog)?;

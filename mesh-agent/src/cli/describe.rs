@@ -166,9 +166,8 @@ impl Page {
         let short = why::in_short(&why::service(&self.service, &self.routes));
         let (traffic, failures) = (why::traffic_section(&self.traffic), failures::table(&self.failures));
         let (head, ports) = (self.head(), self.ports());
-        let sections = [
-            head, short, ports, health, endpoints, routes, policies, pods, traffic, failures, warnings,
-        ];
+        let sections =
+            [head, short, ports, health, endpoints, routes, policies, pods, traffic, failures, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

@@ -1,8 +1,9 @@
 //! Messages out of an HTTP/2 body and into one: a byte that says whether it is compressed, four of length, the message.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use data_encoding::{BASE64, BASE64_NOPAD};
 use h2::RecvStream;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 
 use super::{Code, Status, unescape};
@@ -89,7 +90,16 @@ pub(super) fn outcome(trailers: Option<&HeaderMap>) -> Result<(), Status> {
     let message = field("grpc-message").map_or_else(String::new, |value| unescape(value.as_bytes()));
     match code {
         Some(Code::OK) => Ok(()),
-        Some(code) => Err(Status::new(code, message)),
+        Some(code) => {
+            Err(Status { details: details(field("grpc-status-details-bin")), ..Status::new(code, message) })
+        }
         None => Err(Status::new(Code::UNKNOWN, "the answer ended without a status")),
     }
+}
+
+/// Metadata whose name ends in `-bin` is base64, with or without padding.
+fn details(value: Option<&HeaderValue>) -> Bytes {
+    let Some(value) = value.map(HeaderValue::as_bytes) else { return Bytes::new() };
+    let encoding = if value.ends_with(b"=") { &BASE64 } else { &BASE64_NOPAD };
+    encoding.decode(value).unwrap_or_default().into()
 }

@@ -1,5 +1,5 @@
-//! Heads as they leave: every line as it was spelled and in its order, what ends at this hop left out, what was added or
-//! changed put behind.
+//! Heads as they leave: every line as it was spelled and in its order, what ends at this hop left out, what was added put
+//! behind.
 //!
 //! Lines that stay are copied in runs, so an untouched head is one copy. Comes after `message`, before `conn`'s writer.
 
@@ -84,10 +84,19 @@ fn put_in_step(raw: &RawHead, mut runs: Runs<'_>, headers: &HeaderMap, out: &mut
     for field in &raw.fields {
         if field.hop {
             runs.skip(field, out);
-        } else if field.known != Known::TransferEncoding
-            && !entries.next().is_some_and(|(n, v)| is_same(raw, field, n, v))
-        {
-            return false;
+            continue;
+        }
+        if field.known == Known::TransferEncoding {
+            continue;
+        }
+        match entries.next() {
+            Some((name, value)) if is_same(raw, field, name, value) => {}
+            // Its value was replaced, which leaves it in its place.
+            Some((name, value)) if field.known != Known::ContentLength && is_named(raw, field, name) => {
+                runs.skip(field, out);
+                put_line(name.as_str().as_bytes(), value.as_bytes(), out);
+            }
+            _ => return false,
         }
     }
     runs.finish(out);
@@ -137,7 +146,11 @@ fn equal_lines(raw: &RawHead, fields: &[Field], name: &HeaderName, value: &[u8])
 fn is_same(raw: &RawHead, field: &Field, name: &HeaderName, value: &HeaderValue) -> bool {
     let line = raw.value(field);
     let same_value = std::ptr::eq(line, value.as_bytes()) || line == value.as_bytes();
-    same_value && raw.name(field).eq_ignore_ascii_case(name.as_str().as_bytes())
+    same_value && is_named(raw, field, name)
+}
+
+fn is_named(raw: &RawHead, field: &Field, name: &HeaderName) -> bool {
+    raw.name(field).eq_ignore_ascii_case(name.as_str().as_bytes())
 }
 
 fn put_line(name: &[u8], value: &[u8], out: &mut BytesMut) {

@@ -23,12 +23,13 @@ pub(super) async fn serve(conn: &Connection, request: Request<RecvStream>, respo
     let authority = request.uri().authority();
     let dialled: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
     let client = client_of(request.headers(), conn.client);
-    let tunnel = Tunnel::incoming(request.into_body(), respond);
+    let (head, body) = request.into_parts();
+    let tunnel = Tunnel::incoming(body, respond);
     if dialled.map(OrigDst::from) != Some(conn.dst) {
         conn.pod.worker.count_hostile(Hostile::WrongAuthority);
         return tunnel.refuse(StatusCode::BAD_REQUEST);
     }
-    inbound::serve_tunnel(conn, tunnel, client).await;
+    inbound::serve_tunnel(conn, tunnel, client, &head.headers).await;
 }
 
 /// The same for one that came by HBONE.

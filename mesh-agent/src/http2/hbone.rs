@@ -127,7 +127,11 @@ mod tests {
         let conn = testing::connection("10.1.0.9:80".parse().unwrap());
         let edges = conn.edges_without_endpoint();
         let host = "cart.shop.svc.cluster.local";
-        let service = Arc::new(ServiceMeta { name: ObjectName::new("shop", "cart"), host: host.into() });
+        let service = Arc::new(ServiceMeta {
+            name: ObjectName::new("shop", "cart"),
+            host: host.into(),
+            trace_sampling: None,
+        });
         let addr = EndpointAddr::from("10.1.0.9:80".parse::<SocketAddr>().unwrap());
         let upstream = Upstream::paired(addr, None, edges).of_service(Some(&service));
         let describe = |client: Option<&str>| {

@@ -173,7 +173,7 @@ impl Way<'_, '_> {
                 }
                 Err(failure) => {
                     if failure.kind.side() == Side::Upstream {
-                        picked.fail(conn);
+                        self.exchange.endpoint_failed(&picked);
                     }
                     if failure.kind.side() == Side::Downstream {
                         // The application learns that its client is gone the way we learned it.
@@ -196,7 +196,7 @@ impl Way<'_, '_> {
         let connected = unless_reset(self.respond, connecting).await?;
         connected.map_err(|error| {
             if error.kind.side() == Side::Upstream {
-                picked.fail(self.conn);
+                self.exchange.endpoint_failed(picked);
             }
             error.kind
         })

@@ -275,7 +275,7 @@ impl<'w> Way<'w, '_> {
                 (None, None) => continue,
                 (Some(Err(error)), others) => {
                     if error.kind.side() == Side::Upstream {
-                        picked.fail(self.conn);
+                        self.exchange.endpoint_failed(&picked);
                     }
                     match others.filter(|_| error.kind != ErrorKind::RequestTimeout) {
                         Some(others) => match Box::pin(self.rest(parts, upload, tries, others)).await? {

@@ -16,6 +16,7 @@ use super::tunnel::Tunnel;
 use super::{hbone, pool};
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::policy::PoolLimits;
+use crate::proxy::headers::TRACEPARENT;
 use crate::proxy::{ErrorKind, Pod, ProxyError, Stream, Upstream};
 
 /// Connections that turn out to be going away before it is given up.
@@ -26,7 +27,8 @@ const MOST_CONNECTIONS_TRIED: usize = 8;
 #[error("what stands before the endpoint answered CONNECT with {0}")]
 struct Refused(StatusCode);
 
-/// Connects to the endpoint through its agent, within `limit`. `client` is who the application is told it is from.
+/// Connects to the endpoint through its agent, within `limit`. `client` is who the application is told it is from;
+/// `trace` is a `traceparent`.
 ///
 /// # Errors
 /// As connecting to it; 503 is an endpoint that doesn't take the connection.
@@ -36,6 +38,7 @@ pub(crate) async fn open(
     client: Option<ClientAddr>,
     limits: &PoolLimits,
     limit: Duration,
+    trace: Option<HeaderValue>,
 ) -> Result<Tunnel, ProxyError> {
     let deadline = Instant::now() + limit;
     let to = upstream.endpoint.addr;
@@ -47,6 +50,9 @@ pub(crate) async fn open(
     let mut head = head(to, client)?;
     if upstream.reach().is_hbone() {
         hbone::describe(&mut head, upstream, pod, client);
+    }
+    if let Some(trace) = trace {
+        head.headers_mut().insert(TRACEPARENT, trace);
     }
     for _ in 0..MOST_CONNECTIONS_TRIED {
         let leased = timeout_at(deadline, pool::lease_tunnel(upstream, pod, limits)).await;

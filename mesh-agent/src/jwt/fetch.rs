@@ -26,7 +26,6 @@ use super::keys::{KeySet, KeySetError};
 use super::reach::{Reach, ReachError};
 use super::remote::{Source, Spec};
 use super::schedule;
-use crate::objects::{Kind, ObjectKey};
 use crate::proxy::Stream;
 use crate::report;
 use crate::tls::{self, Alpn, TlsError};
@@ -195,7 +194,7 @@ async fn connect(uri: &Uri, authority: &Authority, reach: &Reach) -> Result<Stre
     // Made anew for each fetch, so that the system's authorities are those of today.
     let store = tls::Store::default();
     let origination = store.get(tls::Spec {
-        rule: ObjectKey::new(Kind::RequestAuthentication, Some("jwks"), host),
+        by: tls::By::Agent("keys for tokens"),
         server_name: name,
         names: Vec::new(),
         trust: reach.trust(),

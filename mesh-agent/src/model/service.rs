@@ -16,6 +16,7 @@ use crate::objects::Network;
 use crate::policy::budget::Budget;
 use crate::policy::{ClusterPolicy, MeshTls, Unusable};
 use crate::route::{RetryBudget, SessionPersistence};
+use crate::trace::Ratio;
 
 /// What a service port is declared to speak. Order of sources: `appProtocol`, the port name's prefix, else `Detect`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -127,6 +128,9 @@ pub struct ServiceMeta {
     pub name: ObjectName,
     /// `NAME.NAMESPACE.svc.DOMAIN`.
     pub host: String,
+    /// How many of the traces that begin with a request to it are recorded; None: as the agent's setting says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_sampling: Option<Ratio>,
 }
 
 /// One port of a service with the endpoints behind it: the unit that connections are resolved to.

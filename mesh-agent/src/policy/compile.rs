@@ -16,7 +16,7 @@ use crate::objects::{
     HttpCookie, Kind, LoadBalancerSettings, LocalityLbSetting, ObjectKey, Settings, SimpleLb, Subset,
     TlsMode,
 };
-use crate::tls::{Identity, Spec, Trust};
+use crate::tls::{By, Identity, Spec, Trust};
 
 /// What holds without a rule, and what a rule is compiled against.
 #[derive(Clone, Debug, Default)]
@@ -104,7 +104,7 @@ pub fn origination(
     let server_name = if tls.sni.is_empty() { host } else { &tls.sni };
     let server_name = ServerName::try_from(server_name.to_owned()).map_err(|_| Unusable::TlsNotOriginated)?;
     Ok(Some(Spec {
-        rule: ObjectKey::new(Kind::DestinationRule, Some(rule.namespace()), &rule.metadata.name),
+        by: By::Object(ObjectKey::new(Kind::DestinationRule, Some(rule.namespace()), &rule.metadata.name)),
         server_name,
         names: if tls.subject_alt_names.is_empty() { names } else { &tls.subject_alt_names }.to_vec(),
         trust: trust(tls),

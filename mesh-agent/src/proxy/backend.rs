@@ -45,13 +45,15 @@ pub struct Picked {
     since_ns: u64,
     /// What it was chosen from; None for an address of its own.
     port: Option<Arc<ServicePort>>,
+    /// How the try before ended, for which the request is sent once more.
+    pub(super) after: Option<&'static str>,
 }
 
 impl Picked {
     fn new(upstream: Rc<Upstream>, port: Option<Arc<ServicePort>>) -> Self {
         let since_ns = clock::now_ns();
         let load = InFlight::begin(&upstream.endpoint.load, since_ns);
-        Self { upstream, load, since_ns, port }
+        Self { upstream, load, since_ns, port, after: None }
     }
 
     /// Feeds the balancer alone: of a failure that no client saw.
@@ -71,10 +73,10 @@ impl Picked {
         self.load.at_least(now.saturating_sub(self.since_ns), now);
     }
 
-    /// Feeds the balancer: the endpoint refused, broke off or gave no answer.
-    pub fn fail(&self, conn: &Connection) {
+    /// Feeds the balancer: the endpoint refused, broke off or gave no answer. As [`Self::outcome`].
+    pub fn fail(&self, conn: &Connection) -> Option<&'static str> {
         self.distrust();
-        self.outcome(conn, Outcome::LocalOrigin);
+        self.outcome(conn, Outcome::LocalOrigin)
     }
 
     /// The service port that the endpoint was picked from.
@@ -82,24 +84,23 @@ impl Picked {
         self.port.as_ref()
     }
 
-    /// Feeds outlier detection, where the policy asks for it.
-    pub fn outcome(&self, conn: &Connection, outcome: Outcome) {
+    /// Feeds outlier detection, where the policy asks for it. The threshold that ejects the endpoint, if this does.
+    pub fn outcome(&self, conn: &Connection, outcome: Outcome) -> Option<&'static str> {
         // The client's own choice of an address is never taken from it.
-        let Some(port) = self.port.as_ref().filter(|port| !port.policy.passthrough) else { return };
+        let port = self.port.as_ref().filter(|port| !port.policy.passthrough)?;
         let endpoint = &self.upstream.endpoint;
-        let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns());
-        if let Some(ejection) = ejection {
-            tracing::warn!(
-                service = %port.service.host,
-                port = port.port,
-                endpoint = %endpoint.addr,
-                reason = ejection.reason.label(),
-                seconds = ejection.time.as_secs(),
-                "endpoint ejected"
-            );
-            let ejections = &conn.pod.worker.telemetry.metrics.agent().outlier_ejections;
-            ejections.with_label_values(&[ejection.reason.label()]).inc();
-        }
+        let ejection = outlier::report(&port.policy, &port.endpoints, endpoint, outcome, clock::now_ns())?;
+        tracing::warn!(
+            service = %port.service.host,
+            port = port.port,
+            endpoint = %endpoint.addr,
+            reason = ejection.reason.label(),
+            seconds = ejection.time.as_secs(),
+            "endpoint ejected"
+        );
+        let ejections = &conn.pod.worker.telemetry.metrics.agent().outlier_ejections;
+        ejections.with_label_values(&[ejection.reason.label()]).inc();
+        Some(ejection.reason.label())
     }
 
     /// True if a request may belong to another endpoint than the connection that it came on.

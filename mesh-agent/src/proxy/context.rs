@@ -39,6 +39,7 @@ use crate::policy::traffic::TrafficPolicy;
 use crate::redis::{Redis, RedisOptions};
 use crate::route::{Routes, StreamRule};
 use crate::telemetry::{ConnectionGuard, ConnectionInfo, L7, Peers, Reporter, Telemetry};
+use crate::trace::Traced;
 
 /// A pod, and what holds for it.
 pub(super) type KnownPolicies = (Arc<Workload>, Option<Arc<WorkloadPolicies>>, Option<Arc<WorkloadTokens>>);
@@ -198,6 +199,8 @@ pub struct Connection {
     /// The rule that a connection goes by that isn't carried as requests.
     pub(super) stream_rule: RefCell<Option<Arc<StreamRule>>>,
     pub(super) generation: Cell<u64>,
+    /// Its part in a trace, once it is known to carry bytes. See `spans`.
+    pub(super) trace: OnceCell<Box<Traced>>,
 }
 
 impl Pod {
@@ -351,6 +354,7 @@ impl Connection {
             last_dialled: Cell::new(None),
             stream_rule: RefCell::default(),
             generation: Cell::new(snapshot.generation),
+            trace: OnceCell::new(),
         }
     }
 

@@ -18,12 +18,14 @@ use super::error::{ErrorKind, Side};
 use super::gate::{Ending, Held};
 use super::headers;
 use super::retry::NoRetry;
+use super::spans;
 use super::upstream::Upstream;
 use crate::balance::outlier::{self, Outcome};
 use crate::clock;
 use crate::flags::Flag;
 use crate::route::Rule;
 use crate::telemetry::{Kept, Protocol, RequestEntry, RequestReport, redact};
+use crate::trace::{Traced, What};
 
 /// One HTTP request on its way.
 pub struct Exchange<'c> {
@@ -55,6 +57,8 @@ pub struct Exchange<'c> {
     held: Option<Box<Held>>,
     /// Headers that somebody wants to see.
     kept: Option<Box<Kept>>,
+    /// Its part in a trace; None where tracing is off.
+    trace: Option<Traced>,
 }
 
 /// What the access log says of the request; cheap clones of the head's own bytes.
@@ -70,7 +74,7 @@ struct About {
 }
 
 impl<'c> Exchange<'c> {
-    /// Starts the clock and sees to the request id.
+    /// Starts the clock and sees to the request id and, where requests are traced, to what of the trace goes on.
     pub fn begin(conn: &'c Connection, head: &mut request::Parts) -> Self {
         headers::ensure_request_id(&mut head.headers);
         conn.live.request();
@@ -86,6 +90,7 @@ impl<'c> Exchange<'c> {
             traceparent: field(headers::TRACEPARENT),
             grpc: headers::is_grpc(&head.headers),
         };
+        let trace = conn.trace_request(&mut head.headers);
         let started_ns = clock::now_ns();
         Self {
             conn,
@@ -108,6 +113,7 @@ impl<'c> Exchange<'c> {
             delayed: false,
             held: None,
             kept: conn.pod.worker.telemetry.keep_headers(&head.headers),
+            trace,
         }
     }
 
@@ -148,9 +154,13 @@ impl<'c> Exchange<'c> {
     pub fn sent_to(&mut self, picked: &Picked) {
         self.attempts += 1;
         self.conn.goes_to(&picked.upstream);
-        if self.upstream.replace(picked.upstream.clone()).is_some() {
+        if let Some(before) = self.upstream.replace(picked.upstream.clone()) {
             // An endpoint isn't charged for the time that another one took to fail.
             self.sent_ns = clock::now_ns();
+            // Of a connection that was closed while it lay idle nobody is told but the metrics.
+            let why = picked.after.unwrap_or_else(|| ErrorKind::UpstreamClosed.label());
+            let (attempt, before) = (self.attempts, Some(before.endpoint.addr));
+            self.note(|| What::Retry { attempt, why, before });
         }
     }
 
@@ -162,6 +172,8 @@ impl<'c> Exchange<'c> {
     /// Notes that the request was sent somewhere else as well.
     pub fn hedged(&mut self) {
         self.attempts += 1;
+        let attempt = self.attempts;
+        self.note(|| What::Hedge { attempt });
     }
 
     /// Notes that the answer of a hedge is the one that counts; it was sent at `sent_ns`.
@@ -173,6 +185,7 @@ impl<'c> Exchange<'c> {
 
     /// Notes that another service answers, since the one that it was meant for failed.
     pub fn fell_back(&mut self, why: ErrorKind) {
+        self.note(|| What::Fallback { why: why.label() });
         self.settle_held(Self::ending_by(why));
     }
 
@@ -187,7 +200,7 @@ impl<'c> Exchange<'c> {
         let took = self.observe(picked);
         // A gRPC response says how it ended behind its body, unless there is none.
         if !(self.about.grpc && status == StatusCode::OK) {
-            picked.outcome(self.conn, Outcome::Status(status.as_u16()));
+            self.judged(picked, Outcome::Status(status.as_u16()));
         }
         let failed = self.is_failure(status);
         if let Some(held) = &mut self.held {
@@ -205,13 +218,31 @@ impl<'c> Exchange<'c> {
     /// As [`Self::answered`], of a response that the client won't see; `grpc` is the status that came with its head.
     pub fn tried(&mut self, picked: &Picked, status: StatusCode, grpc: Option<u16>) {
         self.observe(picked);
-        picked.outcome(self.conn, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
+        self.judged(picked, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
     }
 
     /// The same of a try beside that at the endpoint that [`Self::sent_to`] told of; it was sent at `sent_ns`.
     pub fn tried_beside(&self, picked: &Picked, sent_ns: u64, status: StatusCode, grpc: Option<u16>) {
         picked.observe(clock::now_ns().saturating_sub(sent_ns));
-        picked.outcome(self.conn, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
+        self.judged(picked, grpc.map_or(Outcome::Status(status.as_u16()), Outcome::Grpc));
+    }
+
+    /// Tells outlier detection, and the trace what comes of it.
+    fn judged(&self, picked: &Picked, outcome: Outcome) {
+        let ejected = picked.outcome(self.conn, outcome);
+        self.ejected(picked, ejected);
+    }
+
+    fn ejected(&self, picked: &Picked, why: Option<&'static str>) {
+        if let Some(why) = why {
+            self.note(|| What::Ejection { endpoint: picked.upstream.endpoint.addr, why });
+        }
+    }
+
+    fn note(&self, what: impl FnOnce() -> What) {
+        if let Some(trace) = &self.trace {
+            trace.note(clock::now_ns(), what());
+        }
     }
 
     fn observe(&mut self, picked: &Picked) -> u64 {
@@ -266,6 +297,7 @@ impl<'c> Exchange<'c> {
     /// Notes that a fault made it wait.
     pub fn delayed(&mut self) {
         self.delayed = true;
+        self.note(|| What::Delay);
     }
 
     /// One flag, where Envoy may have several: why there was no other try says more than how the last one failed, and
@@ -297,13 +329,14 @@ impl<'c> Exchange<'c> {
 
     /// Tells the balancer that the endpoint refused, broke off or gave no answer.
     pub fn endpoint_failed(&self, picked: &Picked) {
-        picked.fail(self.conn);
+        let ejected = picked.fail(self.conn);
+        self.ejected(picked, ejected);
     }
 
     /// Tells outlier detection how a gRPC request ended, once it has.
     pub fn settled(&self, picked: &Picked) {
         if let Some(status) = self.grpc_status {
-            picked.outcome(self.conn, Outcome::Grpc(status));
+            self.judged(picked, Outcome::Grpc(status));
         }
     }
 
@@ -357,12 +390,43 @@ impl<'c> Exchange<'c> {
         let telemetry = &self.conn.pod.worker.telemetry;
         if telemetry.wants_record(report.flag, report.status, report.grpc_status) {
             let path = self.about.uri.path_and_query().map_or("", |p| p.as_str());
-            let path = redact::target(path);
-            telemetry.request(&RequestEntry { path: path.as_bytes(), ..self.entry(&report) });
+            let (path, id) = (redact::target(path), self.trace_id());
+            telemetry.request(&RequestEntry { path: path.as_bytes(), ..self.entry(&report, &id) });
+        }
+        self.export(&report);
+    }
+
+    /// Exports the request's spans, if it is recorded.
+    fn export(&self, report: &RequestReport) {
+        let Some((trace, tracer)) = self.trace.as_ref().zip(self.conn.pod.worker.telemetry.tracer.as_ref())
+        else {
+            return;
+        };
+        let answered =
+            self.upstream_ns.map(|took| Duration::from_nanos(self.sent_ns + took - self.started_ns));
+        let ended = spans::Ended {
+            trace,
+            started_ns: self.started_ns,
+            error: self.error,
+            failed: self.status.is_some_and(|status| self.is_failure(status)),
+            is_grpc: self.about.grpc,
+            upstream: self.upstream.as_ref(),
+        };
+        if tracer.takes(trace, ended.has_failed(), answered.unwrap_or(report.duration)) {
+            let id = self.trace_id();
+            spans::request(tracer, self.conn, &ended, &self.entry(report, &id), &self.about.uri);
         }
     }
 
-    fn entry<'a>(&'a self, report: &'a RequestReport) -> RequestEntry<'a> {
+    /// In text, as the log has it: the agent's own where it traces, else the client's.
+    fn trace_id(&self) -> TraceText {
+        match &self.trace {
+            Some(trace) => TraceText::Own(trace.trace.hex()),
+            None => TraceText::None,
+        }
+    }
+
+    fn entry<'a>(&'a self, report: &'a RequestReport, trace: &'a TraceText) -> RequestEntry<'a> {
         let bytes =
             |value: &'a Option<HeaderValue>| value.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
         let authority = self.about.uri.authority().map(|a| a.as_str().as_bytes());
@@ -386,7 +450,10 @@ impl<'c> Exchange<'c> {
             upstream_time: self.upstream_ns.map(Duration::from_nanos),
             attempts: self.attempts,
             request_id: bytes(&self.about.request_id),
-            trace_id: traceparent.and_then(headers::trace_id_of).unwrap_or_default().as_bytes(),
+            trace_id: match trace {
+                TraceText::Own(id) => id,
+                TraceText::None => traceparent.and_then(headers::trace_id_of).unwrap_or_default().as_bytes(),
+            },
             user_agent: bytes(&self.about.user_agent),
             authority: authority.unwrap_or_else(|| bytes(&self.about.authority)),
             route: self.rule.as_ref().map_or("", |rule| &rule.name.label),
@@ -394,6 +461,14 @@ impl<'c> Exchange<'c> {
             kept: self.kept.as_deref(),
         }
     }
+}
+
+/// A trace's id.
+enum TraceText {
+    /// Of the trace that the request is part of.
+    Own([u8; 32]),
+    /// Nothing is known but what the client said.
+    None,
 }
 
 fn version_name(version: Version) -> &'static str {

@@ -50,6 +50,8 @@ pub struct Tries<'p> {
     /// Any endpoint may be asked again.
     retries_free: bool,
     refused: Option<NoRetry>,
+    /// Why the request is sent once more, for the next try.
+    after: Option<&'static str>,
     /// The request was counted against rate limits.
     counted: bool,
     /// Among the retries under way, where their number is limited.
@@ -82,6 +84,7 @@ impl<'p> Tries<'p> {
             retries: 0,
             retries_free: false,
             refused: None,
+            after: None,
             counted: true,
             place: None,
             refused_at: None,
@@ -107,7 +110,8 @@ impl<'p> Tries<'p> {
         if self.is_too_late(Duration::ZERO) {
             return Err(ErrorKind::RequestTimeout);
         }
-        let picked = self.next(head)?;
+        let mut picked = self.next(head)?;
+        picked.after = self.after.take();
         self.last = Some(picked.upstream.endpoint.addr);
         // Before anything is counted: who may not come in uses up nobody's share.
         if let Some(head) = head {
@@ -157,13 +161,13 @@ impl<'p> Tries<'p> {
         if self.is_too_late(Duration::ZERO) {
             return None;
         }
-        self.conn.count_retry(why.label());
+        self.again(why.label());
         Some(Duration::ZERO)
     }
 
     /// An endpoint let the request go without taking it up, and another is asked at no charge.
     pub fn untaken(&mut self, picked: &Picked, why: ErrorKind) {
-        self.conn.count_retry(why.label());
+        self.again(why.label());
         self.retries_free = true;
         self.note(picked);
     }
@@ -262,9 +266,14 @@ impl<'p> Tries<'p> {
         }
         self.place = place.flatten();
         self.retries += 1;
-        self.conn.count_retry(why);
+        self.again(why);
         self.note(picked);
         Some(wait)
+    }
+
+    fn again(&mut self, why: &'static str) {
+        self.conn.count_retry(why);
+        self.after = Some(why);
     }
 
     fn note(&mut self, picked: &Picked) {

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -19,15 +20,14 @@ use tokio::time::timeout;
 use super::backend::Picked;
 use super::context::{Connection, Worker};
 use super::error::{ErrorKind, ProxyError, Side};
-use super::reach::Reach;
+use super::spans;
 use super::stream::{ReadHalf, Stream, WriteHalf};
-use super::upstream::reset;
+use super::upstream::{Upstream, reset};
 use crate::balance::outlier::Outcome;
 use crate::balance::queue::Place;
 use crate::flags::Flag;
 use crate::model::Endpoint;
 use crate::telemetry::{ConnectionEntry, L7, TcpSeries};
-use crate::tls::Alpn;
 
 /// What never comes within anybody's uptime, and can be added to a clock.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -93,7 +93,7 @@ impl Drop for Account<'_> {
         let error = self.end.err();
         self.series.iter().for_each(|s| s.closed(error.map_or(Flag::None, ErrorKind::flag)));
         let upstream = &self.picked.upstream;
-        log(self.conn, Some(&upstream.endpoint), Some(upstream.reach()), error, &self.moved);
+        log(self.conn, Some(upstream), Some(&upstream.endpoint), error, &self.moved);
     }
 }
 
@@ -113,27 +113,28 @@ pub fn note_refused(conn: &Connection, why: ErrorKind) {
         series.opened();
         series.closed(why.flag());
     }
-    log(conn, conn.last_dialled.take().as_ref(), None, Some(why), &Moved::default());
+    log(conn, None, conn.last_dialled.take().as_ref(), Some(why), &Moved::default());
 }
 
 fn log(
     conn: &Connection,
+    upstream: Option<&Rc<Upstream>>,
     endpoint: Option<&Arc<Endpoint>>,
-    reach: Option<&Reach>,
     error: Option<ErrorKind>,
     moved: &Moved,
 ) {
     let refusal = if error == Some(ErrorKind::Denied) { conn.tell_refusal() } else { "".into() };
     let telemetry = &conn.pod.worker.telemetry;
     let flag = error.map_or(Flag::None, ErrorKind::flag);
-    if !telemetry.wants_record(flag, 0, None) {
+    let trace = spans::of_connection(conn, error, upstream);
+    if !telemetry.wants_record(flag, 0, None) && trace.is_none() {
         return;
     }
     let (sni, rule) = (conn.sni.borrow(), conn.stream_rule.borrow());
     let told = error.map_or("", ErrorKind::label);
-    telemetry.connection(&ConnectionEntry {
+    let entry = ConnectionEntry {
         start: conn.started,
-        peers: conn.peers(endpoint.map(|e| &**e), reach),
+        peers: conn.peers(endpoint.map(|e| &**e), upstream.map(|upstream| upstream.reach())),
         protocol: if sni.is_some() { L7::Tls } else { L7::Tcp }.label(),
         server_name: sni.as_deref().unwrap_or_default().as_bytes(),
         flag,
@@ -143,7 +144,11 @@ fn log(
         // The wall clock may have been set back meanwhile.
         duration: conn.started.elapsed().unwrap_or_default(),
         route: rule.as_ref().map_or("", |rule| &rule.name.label),
-    });
+    };
+    telemetry.connection(&entry);
+    if let Some((tracer, ended)) = &trace {
+        spans::connection(tracer, conn, ended, &entry);
+    }
 }
 
 /// A connection to a chosen endpoint.
@@ -222,7 +227,8 @@ async fn dial_unless_heard(
         }
         let place = picked.connection()?;
         let started = Instant::now();
-        match picked.upstream.connect(&conn.pod, Some(conn.client), picked.limits(), Alpn::None).await {
+        let trace = picked.upstream.reach().expected().and_then(|_| conn.trace_header());
+        match picked.upstream.connect_for_bytes(&conn.pod, conn.client, picked.limits(), trace).await {
             Ok(stream) => {
                 picked.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 return Ok(Some(Dialled { picked, stream, place }));
@@ -238,6 +244,7 @@ async fn dial_unless_heard(
                 conn.count_retry(error.kind.label());
                 last = error.kind;
                 tried.push(picked.upstream.endpoint.addr);
+                conn.goes_elsewhere(&tried, last);
             }
         }
     }

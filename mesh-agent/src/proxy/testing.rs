@@ -157,7 +157,7 @@ pub fn service_port(name: &str, endpoints: &[SocketAddr]) -> Arc<ServicePort> {
     all.sort_by_key(|endpoint| endpoint.addr);
     let host = format!("{name}.test.svc.cluster.local");
     Arc::new(ServicePort {
-        service: Arc::new(ServiceMeta { name: ObjectName::new("test", name), host }),
+        service: Arc::new(ServiceMeta { name: ObjectName::new("test", name), host, trace_sampling: None }),
         name: String::new(),
         port: 80,
         protocol: Default::default(),

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
@@ -172,11 +173,27 @@ impl Upstream {
             // Boxed: what goes in plain text makes no room for it.
             Reach::Tls(tls) => Box::pin(self.try_connect_tls(tls, pod, client, limits, alpn)).await,
             Reach::Mesh(_) if alpn == Alpn::Http2 => return Box::pin(self.connect_mesh(pod, limits)).await,
-            Reach::Mesh(_) | Reach::Hbone(_) => return Box::pin(self.tunnel(pod, client, limits)).await,
+            Reach::Mesh(_) | Reach::Hbone(_) => {
+                return Box::pin(self.tunnel(pod, client, limits, None)).await;
+            }
             Reach::Nowhere => Err(ErrorKind::TlsNotOriginated.into()),
         };
         count_connect(pod, result.as_ref().err());
         result
+    }
+
+    /// As [`Self::connect`], for bytes of one client. `trace` goes to the agent of the endpoint, where there is one.
+    pub async fn connect_for_bytes(
+        &self,
+        pod: &Pod,
+        client: ClientAddr,
+        limits: &PoolLimits,
+        trace: Option<HeaderValue>,
+    ) -> Result<Stream, ProxyError> {
+        match &self.reach {
+            Reach::Mesh(_) | Reach::Hbone(_) => Box::pin(self.tunnel(pod, Some(client), limits, trace)).await,
+            _ => self.connect(pod, Some(client), limits, Alpn::None).await,
+        }
     }
 
     /// As [`Self::connect`], for requests: connections that several clients share show none of them.

@@ -178,6 +178,41 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub metrics_labels: Option<String>,
 
+    /// Collector that traces are sent to, by OTLP, such as http://collector.observability:4317 [default: none, no tracing]
+    #[arg(long, value_name = "URL")]
+    #[serde(deserialize_with = "scalar")]
+    pub otlp_endpoint: Option<String>,
+
+    /// What is spoken with it: grpc or http [default: grpc]
+    #[arg(long, value_name = "PROTOCOL")]
+    #[serde(deserialize_with = "scalar")]
+    pub otlp_protocol: Option<String>,
+
+    /// With https: authorities of the collector's certificate, as PEM [default: the system's]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub otlp_ca: Option<String>,
+
+    /// How long the collector may take for a request [default: 10s]
+    #[arg(long, value_name = "DURATION", hide_short_help = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub otlp_timeout: Option<String>,
+
+    /// How many of the traces that begin here are recorded, from 0 to 1; a Service may say otherwise [default: 0.01]
+    #[arg(long, value_name = "RATIO")]
+    #[serde(deserialize_with = "scalar")]
+    pub trace_sampling: Option<String>,
+
+    /// At most so many of them a second, 0 for no limit [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "scalar")]
+    pub trace_limit: Option<String>,
+
+    /// What is recorded though it wasn't sampled: errors, what is slower than a duration (errors,2s), or off [default: errors]
+    #[arg(long, value_name = "WHAT")]
+    #[serde(deserialize_with = "scalar")]
+    pub trace_keep: Option<String>,
+
     /// Providers of external authorization; in the file alone.
     #[arg(skip)]
     pub extension_providers: Vec<ExtensionProvider>,

@@ -16,6 +16,7 @@ use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::{AccessLogMode, LabelProfile, Share};
+use crate::trace;
 
 /// Where a value came from, as its owner wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +195,10 @@ fallback!(
     AccessLogMode = AccessLogMode::default(),
     Share = Share::default(),
     LabelProfile = LabelProfile::default(),
+    trace::Protocol = trace::Protocol::default(),
+    trace::Ratio = trace::Ratio::NONE,
+    trace::Keep = trace::Keep::default(),
+    u32 = 0,
     Normalization = Normalization::default(),
 );
 

@@ -300,3 +300,31 @@ fn in_a_cluster_the_source_is_its_api_server_unless_another_is_given() {
     check(&[], &[("MESH_AGENT_SOURCE", "kube")], Source::Kube);
     check(&["--source", "dir:/x"], &[cluster], Source::Dir("/x".into()));
 }
+
+#[test]
+fn nothing_is_traced_without_a_collector_and_what_is_wrong_with_one_is_told() {
+    assert!(ok(&[], &[], None).tracing().is_none());
+    let file = "otlpEndpoint: https://collector:4318\notlpProtocol: http\notlpCa: /ca.pem\notlpTimeout: 2s\n\
+                traceSampling: 0.5\ntraceLimit: 7\ntraceKeep: errors,1500ms\n";
+    let settings = ok(&[], &[], Some(file));
+    let tracing = settings.tracing().unwrap();
+    assert_eq!((tracing.endpoint.port(tracing.protocol), tracing.limit), (4318, 7));
+    assert_eq!((tracing.timeout, tracing.ratio.to_string()), (Duration::from_secs(2), "0.5".into()));
+    assert_eq!(tracing.keep.slow, Some(Duration::from_millis(1500)));
+    let shown = serde_json::to_value(&settings).unwrap();
+    assert_eq!(shown["otlpEndpoint"], "https://collector:4318");
+    assert_eq!((&shown["traceKeep"], &shown["otlpProtocol"]), (&"errors,1500ms".into(), &"http".into()));
+    for (line, want) in [
+        ("otlpEndpoint: collector:4317", "isn't a collector's address"),
+        ("otlpEndpoint: http://me:secret@collector", "isn't a collector's address"),
+        ("otlpProtocol: thrift", "expected grpc or http"),
+        ("otlpCa: /ca.pem", "without otlpEndpoint: https://"),
+        ("otlpTimeout: 10ms", "100ms to 60s"),
+        ("traceSampling: 2", "from 0 to 1"),
+        ("traceLimit: -1", "0 or more"),
+        ("traceKeep: errors,fast", "errors nor a duration"),
+    ] {
+        let error = Case::new(&["--source", "dir:/x"], &[], Some(line)).resolve().unwrap_err();
+        assert!(error.contains(want) && !error.contains("secret"), "{line}: {error}");
+    }
+}

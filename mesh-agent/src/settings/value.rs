@@ -14,6 +14,7 @@ use crate::model::FailMode;
 use crate::proxy::client_cert::ForwardClientCert;
 use crate::source::Source;
 use crate::telemetry::{AccessLogMode, LabelProfile};
+use crate::trace;
 
 /// Destinations that nothing knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -286,6 +287,52 @@ pub fn lifetime(text: &str) -> Parsed<Duration> {
         true => Err(format!("{text:?} is too short for a certificate: at least 10s")),
         false => Ok(lifetime),
     }
+}
+
+/// A collector's URL.
+pub fn otlp_endpoint(text: &str) -> Parsed<trace::Endpoint> {
+    text.parse().map_err(|error: trace::BadEndpoint| error.to_string())
+}
+
+pub fn otlp_protocol(text: &str) -> Parsed<trace::Protocol> {
+    match text {
+        "grpc" => Ok(trace::Protocol::Grpc),
+        "http" | "http/protobuf" => Ok(trace::Protocol::Http),
+        _ => Err(format!("{text:?} isn't a protocol of OTLP: expected grpc or http")),
+    }
+}
+
+/// A time that something can be done in.
+pub fn otlp_timeout(text: &str) -> Parsed<Duration> {
+    let timeout = duration(text)?;
+    let fits = (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout);
+    if fits { Ok(timeout) } else { Err(format!("{text:?} isn't from 100ms to 60s")) }
+}
+
+pub fn trace_sampling(text: &str) -> Parsed<trace::Ratio> {
+    text.parse().map_err(|error: trace::BadRatio| error.to_string())
+}
+
+pub fn trace_limit(text: &str) -> Parsed<u32> {
+    text.parse().map_err(|_| format!("{text:?} isn't a number of traces a second: expected 0 or more"))
+}
+
+/// `off`, or `errors`, or a duration, or both with a comma between.
+pub fn trace_keep(text: &str) -> Parsed<trace::Keep> {
+    let mut keep = trace::Keep::default();
+    // `traceKeep: off` is `false` for YAML 1.1.
+    if matches!(text, "off" | "false") {
+        return Ok(keep);
+    }
+    for word in text.split(',').map(str::trim) {
+        match word {
+            "errors" => keep.errors = true,
+            bound => keep.slow = Some(duration(bound).map_err(|_| {
+                format!("{word:?} is neither errors nor a duration: expected errors, a duration such as 2s, errors,2s or off")
+            })?),
+        }
+    }
+    Ok(keep)
 }
 
 pub fn access_log(text: &str) -> Parsed<AccessLogMode> {

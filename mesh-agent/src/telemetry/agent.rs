@@ -166,6 +166,12 @@ agent_metrics! {
         "Endpoints chosen among all, too few being healthy.";
     /// Refreshed at every look of the control loop.
     panicking: IntGauge = "mesh_agent_panicking_service_ports", "Service ports that use all endpoints, too few being healthy.";
+    /// [`crate::trace::RESULTS`].
+    trace_spans: IntCounterVec = "mesh_agent_trace_spans_total" ["result"],
+        "Spans of requests and connections that are recorded, by what became of them.";
+    /// [`crate::trace::EXPORTS`].
+    trace_exports: IntCounterVec = "mesh_agent_trace_exports_total" ["result"],
+        "Requests to the collector of traces, by what came of them.";
     /// See docs/trafficpolicy.md.
     traffic_policy: IntCounterVec = "mesh_agent_traffic_policy_decisions_total" ["decision"],
         "Requests that a TrafficPolicy had something to say to, by what it was.";

@@ -36,7 +36,7 @@ fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
 
 fn cart() -> Arc<ServiceMeta> {
     let host = "cart.shop.svc.cluster.local".to_owned();
-    Arc::new(ServiceMeta { name: ObjectName::new("shop", "cart"), host })
+    Arc::new(ServiceMeta { name: ObjectName::new("shop", "cart"), host, trace_sampling: None })
 }
 
 fn key(reporter: Reporter) -> EdgeKey {

@@ -124,7 +124,7 @@ impl Origination {
         let again = told == 0 || now.saturating_sub(told) >= SAY_AGAIN.as_nanos() as u64;
         if again && self.told_at.compare_exchange(told, now, Relaxed, Relaxed).is_ok() {
             tracing::warn!(
-                rule = %self.spec.rule,
+                rule = %self.spec.by,
                 server_name = %self.spec.server_name.to_str(),
                 %endpoint,
                 error = %report::chain(error),
@@ -146,7 +146,7 @@ impl Origination {
             Ok(config) => {
                 self.config.store(Some(Arc::new(config)));
                 if reloads {
-                    tracing::info!(rule = %self.spec.rule, "certificates changed and are in force for new connections");
+                    tracing::info!(rule = %self.spec.by, "certificates changed and are in force for new connections");
                 }
                 None
             }

@@ -2,6 +2,7 @@
 //!
 //! Made by `policy` from a DestinationRule, or by `model::build` from a BackendTLSPolicy; `originate` makes a configuration of it. No file is read here.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use crate::objects::ObjectKey;
 /// TLS to one host, as one rule wants it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spec {
-    /// The rule, for log and warnings.
-    pub rule: ObjectKey,
+    /// Who asks for it, for log and warnings.
+    pub by: By,
     /// Name for SNI, and the one that the certificate must have where `names` is empty.
     pub server_name: ServerName<'static>,
     /// Names of which the certificate must have one.
@@ -22,6 +23,24 @@ pub struct Spec {
     pub trust: Trust,
     /// The client's own certificate.
     pub identity: Option<Identity>,
+}
+
+/// Who asks for a TLS connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    /// A DestinationRule or a BackendTLSPolicy.
+    Object(ObjectKey),
+    /// The agent, for itself.
+    Agent(&'static str),
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(key) => key.fmt(f),
+            Self::Agent(what) => f.write_str(what),
+        }
+    }
 }
 
 /// Whose signatures count.

@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::{Identity, Origination, Spec, Store, TlsStream, Trust, files, provider};
+use super::{By, Identity, Origination, Spec, Store, TlsStream, Trust, files, provider};
 use crate::objects::{Kind, ObjectKey};
 
 /// An authority with a directory for what it signs.
@@ -72,7 +72,7 @@ impl Authority {
     /// What a rule with this authority asks for.
     pub(crate) fn spec(&self, host: &str) -> Spec {
         Spec {
-            rule: ObjectKey::new(Kind::DestinationRule, Some("shop"), "outside"),
+            by: By::Object(ObjectKey::new(Kind::DestinationRule, Some("shop"), "outside")),
             server_name: ServerName::try_from(host.to_owned()).unwrap(),
             names: Vec::new(),
             trust: Trust::File(self.file()),

@@ -39,6 +39,7 @@ const PROGRAMS: &[(&str, &str, Part)] = &[
 const PYTHON: &[(&str, &str, Part)] = &[
     ("grpc", "grpcio", Part::Tests),
     ("grpc_tools", "grpcio-tools", Part::Tests),
+    ("opentelemetry.proto", "opentelemetry-proto", Part::Tests),
     ("websockets", "websockets", Part::Tests),
     ("celpy", "cel-python", Part::Tests),
     ("helm_python", "helm-python-sdk", Part::Tests),

@@ -76,8 +76,7 @@ impl Page {
         let short = why::in_short(&why::pod(&self.pod, self.certificate.as_ref()));
         let (traffic, failures) = (why::traffic_section(&self.traffic), failures::table(&self.failures));
         let warnings = warning_section(&self.warnings);
-        let sections =
-            [self.head(), short, self.modes(), self.probes(), traffic, failures, warnings];
+        let sections = [self.head(), short, self.modes(), self.probes(), traffic, failures, warnings];
         sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
     }
 

@@ -17,8 +17,11 @@ pub(super) fn busy() -> Fixture {
     let fixture = Fixture::start();
     let snapshot = fixture.state.snapshot.load();
     let pod = |name: &str| snapshot.workloads.get(&ObjectName::new("shop", name)).cloned();
-    let cart =
-        ServiceMeta { name: ObjectName::new("shop", "cart"), host: "cart.shop.svc.cluster.local".into() };
+    let cart = ServiceMeta {
+        name: ObjectName::new("shop", "cart"),
+        host: "cart.shop.svc.cluster.local".into(),
+        trace_sampling: None,
+    };
     let metrics = &fixture.state.telemetry.metrics;
     let (about, counters) = (
         RuleAbout {

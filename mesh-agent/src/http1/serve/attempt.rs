@@ -166,7 +166,7 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
                 }
                 Err(failure) => {
                     if is_endpoints(&failure) {
-                        picked.fail(self.conn);
+                        self.account.endpoint_failed(&picked);
                     }
                     way.abandon(failure.kind);
                     if self.others_go_on(&failure) {
@@ -272,7 +272,7 @@ impl<'c: 'h + 'p, 'p, 'h> Trying<'_, 'c, 'p, 'h> {
             return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));
         };
         if kind.side() == Side::Upstream {
-            picked.fail(self.conn);
+            self.account.endpoint_failed(picked);
         }
         if self.others_go_on(&Failure::before_sending(kind)) {
             return Ok(Box::pin(self.rest()).await?.map_or(Found::Nothing, Found::Ahead));

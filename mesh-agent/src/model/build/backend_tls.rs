@@ -13,7 +13,7 @@ use super::{Builder, Dirty, service_key};
 use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::{BackendTlsPolicy, Kind, Object, ObjectKey, TlsTarget};
 use crate::policy::Unusable;
-use crate::tls::{self, Spec, Trust};
+use crate::tls::{self, By, Spec, Trust};
 
 /// Policies by what they name.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ impl Builder {
         };
         let key = ObjectKey::new(Kind::BackendTlsPolicy, Some(policy.namespace()), &policy.metadata.name);
         (!policy.closed).then_some(Spec {
-            rule: key,
+            by: By::Object(key),
             server_name: ServerName::try_from(validation.hostname.to_string()).ok()?,
             names: validation.subject_alt_names.iter().map(|it| it.name().to_owned()).collect(),
             trust,

@@ -178,7 +178,7 @@ impl Builder {
         next: &Snapshot,
     ) -> Option<Arc<Service>> {
         let (_, entry) = self.entry_of(name)?;
-        let meta = ServiceMeta { name: name.clone(), host: name.name.clone() };
+        let meta = ServiceMeta { name: name.clone(), host: name.name.clone(), trace_sampling: None };
         let meta = old.filter(|old| *old.meta == meta).map_or_else(|| Arc::new(meta), |old| old.meta.clone());
         let external = Arc::new(External {
             original: entry.spec.resolution == Resolution::None,

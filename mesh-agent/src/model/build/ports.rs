@@ -5,9 +5,12 @@ use std::time::Duration;
 use super::service_key;
 use crate::model::{AppProtocol, LoadBalancer, ObjectName, ProtocolFrom, Warning, WarningCode};
 use crate::objects::{Service, ServicePortSpec};
+use crate::trace::{BadRatio, Ratio};
 
 /// Annotation of a Service.
 pub const LOAD_BALANCER: &str = "mesh-agent.dev/load-balancer";
+/// Annotation of Services: a ratio from 0 to 1.
+pub const TRACE_SAMPLING: &str = "mesh-agent.dev/trace-sampling";
 
 /// `appProtocol`, else the port name's prefix (Istio, "Protocol selection"), else detection; and which of them it was.
 pub fn protocol(
@@ -80,6 +83,17 @@ pub fn load_balancer(name: &ObjectName, service: &Service, warnings: &mut Vec<Wa
             LoadBalancer::PeakEwma
         }
     }
+}
+
+/// The annotation, if it is a ratio.
+pub fn trace_sampling(name: &ObjectName, service: &Service, warnings: &mut Vec<Warning>) -> Option<Ratio> {
+    let value = service.metadata.annotation(TRACE_SAMPLING)?;
+    let refuse = |error: BadRatio| {
+        let message = format!("{error}; traces of its requests are sampled as the agent's setting says");
+        let field = format!("metadata.annotations[{TRACE_SAMPLING}]");
+        warnings.push(Warning::new(WarningCode::UnknownValue, service_key(name), field, message));
+    };
+    value.parse().map_err(refuse).ok()
 }
 
 /// `sessionAffinity: ClientIP` with its timeout.

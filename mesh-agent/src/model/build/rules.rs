@@ -11,6 +11,7 @@ use super::{Builder, Dirty, service_key};
 use crate::model::{ObjectName, Warning, WarningCode};
 use crate::objects::{DestinationRule, Kind, Object, ObjectKey, Subset};
 use crate::policy;
+use crate::tls::By;
 
 /// Rules by host, as `DestinationRule::host` has it.
 pub(super) type Hosts = BTreeMap<String, BTreeSet<ObjectName>>;
@@ -123,7 +124,7 @@ impl Builder {
     /// About rules without a service, and rules that are at odds.
     pub(super) fn rule_warnings(&self, mut add: impl FnMut(&ObjectKey, Warning)) {
         for problem in self.originations.problems() {
-            let key = problem.spec.rule.clone();
+            let By::Object(key) = problem.spec.by.clone() else { continue };
             // What connections hold on to may be of a rule that says something else by now.
             let asked = self.rule(&key.name).filter(|_| key.kind == Kind::DestinationRule);
             let field = match asked.and_then(|rule| policy::asked_at(rule, &problem.spec)) {

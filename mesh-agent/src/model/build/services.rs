@@ -101,6 +101,7 @@ impl Builder {
         let meta = ServiceMeta {
             name: name.clone(),
             host: format!("{}.{}.svc.{}", name.name, name.namespace, self.options.cluster_domain),
+            trace_sampling: ports::trace_sampling(name, raw, warnings),
         };
         let meta = old.filter(|old| *old.meta == meta).map_or_else(|| Arc::new(meta), |old| old.meta.clone());
         let source = Source::of_service(self, raw, &meta, next);

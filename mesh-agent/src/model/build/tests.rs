@@ -371,10 +371,27 @@ fn what_does_not_fit_together_is_named() {
         &["MESH0118", "mesh-agent.dev/load-balancer", "PEAK_EWMA is used"],
     );
     check(
+        &[service("a", "10.96.0.1", HTTP).replace(
+            "namespace: shop",
+            "namespace: shop, annotations: {mesh-agent.dev/trace-sampling: most}",
+        )],
+        &["MESH0118", "mesh-agent.dev/trace-sampling", "from 0 to 1", "as the agent's setting says"],
+    );
+    check(
         &[pod("a", "10.1.0.1", "")
             .replace("annotations: {", "annotations: {mesh-agent.dev/fail-mode: shut, ")],
         &["MESH0118", "mesh-agent.dev/fail-mode", "taken as closed"],
     );
+}
+
+#[test]
+fn a_service_says_how_many_of_its_requests_are_traced() {
+    let annotated = service("cart", "10.96.0.1", HTTP)
+        .replace("namespace: shop", "namespace: shop, annotations: {mesh-agent.dev/trace-sampling: '0.5'}");
+    let (world, snapshot) = World::new(&[annotated, service("plain", "10.96.0.2", HTTP)].concat());
+    assert_eq!(world.warnings(), Vec::<String>::new());
+    let ratio = |at: &str| vip(&snapshot, at).service.trace_sampling;
+    assert_eq!((ratio("10.96.0.1:80"), ratio("10.96.0.2:80")), ("0.5".parse().ok(), None));
 }
 
 #[test]

@@ -30,7 +30,11 @@ fn snapshot(endpoints: u8, policy: TrafficPolicy) -> Snapshot {
 
 fn port(endpoints: EndpointSet) -> ServicePort {
     ServicePort {
-        service: Arc::new(ServiceMeta { name: ObjectName::new("shop", "cart"), host: HOST.into() }),
+        service: Arc::new(ServiceMeta {
+            name: ObjectName::new("shop", "cart"),
+            host: HOST.into(),
+            trace_sampling: None,
+        }),
         name: String::new(),
         port: 80,
         protocol: AppProtocol::Http,

@@ -14,7 +14,11 @@ use crate::proxy::testing::connection;
 fn port(policy: ClusterPolicy, variants: Vec<Variant>) -> Arc<ServicePort> {
     let name = ObjectName::new("shop", "cart");
     Arc::new(ServicePort {
-        service: Arc::new(ServiceMeta { name, host: "cart.shop.svc.cluster.local".into() }),
+        service: Arc::new(ServiceMeta {
+            name,
+            host: "cart.shop.svc.cluster.local".into(),
+            trace_sampling: None,
+        }),
         name: String::new(),
         port: 80,
         protocol: AppProtocol::Http,

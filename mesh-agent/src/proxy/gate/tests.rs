@@ -26,7 +26,11 @@ fn policy(groups: &str) -> Arc<TrafficPolicy> {
 fn under(policy: &Arc<TrafficPolicy>) -> Connection {
     let name = ObjectName::new("shop", "cart");
     let port = ServicePort {
-        service: Arc::new(ServiceMeta { name: name.clone(), host: "cart.shop.svc.cluster.local".into() }),
+        service: Arc::new(ServiceMeta {
+            name: name.clone(),
+            host: "cart.shop.svc.cluster.local".into(),
+            trace_sampling: None,
+        }),
         name: String::new(),
         port: 80,
         protocol: AppProtocol::Http,

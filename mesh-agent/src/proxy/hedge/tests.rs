@@ -82,7 +82,11 @@ impl World {
             min_health_percent: 0,
         };
         let port = Arc::new(ServicePort {
-            service: Arc::new(ServiceMeta { name: name.clone(), host: "cart.shop.svc".into() }),
+            service: Arc::new(ServiceMeta {
+                name: name.clone(),
+                host: "cart.shop.svc".into(),
+                trace_sampling: None,
+            }),
             name: String::new(),
             port: 80,
             protocol: AppProtocol::Http,

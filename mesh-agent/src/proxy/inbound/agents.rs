@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use http::HeaderMap;
 use rustls::server::ServerConnection;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -77,10 +78,11 @@ pub(super) fn broke(conn: &Connection, error: rustls::Error, speaks: Speaks) {
     Why::Broke(error).tell(conn, speaks);
 }
 
-/// Serves a CONNECT stream of an agent's connection as a connection of `client`'s.
-pub async fn serve_tunnel(carrier: &Connection, tunnel: Tunnel, client: ClientAddr) {
+/// Serves a CONNECT stream of an agent's connection as a connection of `client`'s. `said` are the CONNECT's headers.
+pub async fn serve_tunnel(carrier: &Connection, tunnel: Tunnel, client: ClientAddr, said: &HeaderMap) {
     let pod = &carrier.pod;
     let (conn, port) = open(pod, client, carrier.dst);
+    conn.continue_trace(said);
     if let Some(peer) = carrier.peer.get() {
         conn.prove(peer.clone());
         conn.note_client_cert_of(carrier);

@@ -7,6 +7,7 @@
 use std::io;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustls::client::ClientConnection;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
@@ -85,7 +86,8 @@ impl Upstream {
         Ok(stream)
     }
 
-    /// A CONNECT stream to the application behind what stands for the endpoint. `client` is who that is told it is from.
+    /// A CONNECT stream to the application behind what stands for the endpoint. `client` is who that is told it is from, `trace` its part in
+    /// a trace.
     ///
     /// # Errors
     /// As [`Self::connect`].
@@ -94,10 +96,11 @@ impl Upstream {
         pod: &Pod,
         client: Option<ClientAddr>,
         limits: &PoolLimits,
+        trace: Option<HeaderValue>,
     ) -> Result<Stream, ProxyError> {
         self.used_at.set(clock::now_ns());
         let limit = connect_timeout(pod, limits);
-        Ok(http2::open_tunnel(self, pod, client, limits, limit).await?.into())
+        Ok(http2::open_tunnel(self, pod, client, limits, limit, trace).await?.into())
     }
 
     /// Takes note of what became of a connection after its handshake: the endpoint's agent speaks, or it doesn't.

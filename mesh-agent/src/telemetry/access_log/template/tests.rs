@@ -39,7 +39,11 @@ fn peers<'a>(service: &'a ServiceMeta, reporter: Reporter) -> Peers<'a> {
 }
 
 fn cart() -> ServiceMeta {
-    ServiceMeta { name: ObjectName::new("shop", "cart"), host: "cart.shop.svc.cluster.local".into() }
+    ServiceMeta {
+        name: ObjectName::new("shop", "cart"),
+        host: "cart.shop.svc.cluster.local".into(),
+        trace_sampling: None,
+    }
 }
 
 fn kept(template: &Template) -> Box<Kept> {
