@@ -7,11 +7,12 @@ mod linker;
 mod packages;
 mod unpacked;
 
+use std::env;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{bpf, sh};
+use crate::{bpf, sh, workspace};
 
 /// Installed with `cargo install`; raised by hand so that every machine has the same one.
 const CARGO_DENY: &str = "0.20.2";
@@ -39,6 +40,8 @@ pub enum Part {
     Demo,
     /// Real peers of the integration tests.
     Tests,
+    /// What a Kubernetes takes that the tests start, where there is a script for that.
+    Kube,
     /// cargo-deny, and clippy for the kernel programs.
     Gates,
     /// What the bench compares with.
@@ -49,7 +52,7 @@ pub enum Part {
 
 /// The command.
 pub fn run(args: &Args) -> Result<()> {
-    let mut parts = vec![Part::Bpf, Part::Page, Part::Demo, Part::Tests, Part::Gates];
+    let mut parts = with_kube(&[Part::Bpf, Part::Page, Part::Demo, Part::Tests, Part::Gates]);
     if args.bench {
         parts.push(Part::Bench);
     }
@@ -68,6 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Installs what the parts need and this machine lacks. An optional part that can't be had is named and passed over.
 pub fn ensure(parts: &[Part]) -> Result<()> {
+    let parts = with_kube(parts);
     let mut debian: Vec<&str> = parts.iter().flat_map(|&part| packages::missing(part)).collect();
     debian.sort_unstable();
     debian.dedup();
@@ -78,7 +82,7 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     if parts.contains(&Part::Gates) {
         packages::install(missing_bpf_clippy().as_slice())?;
     }
-    for &part in parts {
+    for &part in &parts {
         unpacked::ensure(part)?;
         packages::ensure_python(part)?;
     }
@@ -89,6 +93,13 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         cargo_tool("cargo-fuzz", CARGO_FUZZ)?;
     }
     Ok(())
+}
+
+/// The suites on Kubernetes start one by a script (`tests/src/kube.rs`), if there is one, of these programs.
+fn with_kube(parts: &[Part]) -> Vec<Part> {
+    let beside = || workspace::root().join("../shared/kube/cluster").is_file();
+    let starts = parts.contains(&Part::Tests) && (env::var_os("MESH_KUBE").is_some() || beside());
+    parts.iter().copied().chain(starts.then_some(Part::Kube)).collect()
 }
 
 /// Whether packages can be installed and namespaces made.
@@ -107,7 +118,7 @@ fn missing(part: Part) -> Vec<String> {
             missing.extend(missing_bpf_clippy().map(|name| format!("package {name}")));
             missing.extend(sh::which("cargo-deny").is_none().then(|| "cargo-deny".to_owned()));
         }
-        Part::Page | Part::Demo | Part::Tests | Part::Bench | Part::Fuzz => {}
+        Part::Page | Part::Demo | Part::Tests | Part::Kube | Part::Bench | Part::Fuzz => {}
     }
     missing
 }
