@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod peers;
 pub mod pki;
 pub mod policy;
+pub mod prometheus;
 pub mod routes;
 pub mod server;
 pub mod shop;

@@ -73,8 +73,12 @@ impl Chart {
 
     /// What templates may show as it is, by name: `.Files`.
     pub(super) fn shown(&self) -> Value {
-        let files = self.files.iter().filter(|(file, _)| file.contains('/') && !file.starts_with("templates/"));
-        files.map(|(file, text)| ((*file).to_owned(), Value::from(*text))).collect::<serde_json::Map<_, _>>().into()
+        let files =
+            self.files.iter().filter(|(file, _)| file.contains('/') && !file.starts_with("templates/"));
+        files
+            .map(|(file, text)| ((*file).to_owned(), Value::from(*text)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     pub(super) fn templates(&self) -> Result<Templates, ManifestsError> {

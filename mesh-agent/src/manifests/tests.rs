@@ -24,7 +24,7 @@ fn text(template: &str, root: &Value) -> Result<String, String> {
 
 #[test]
 fn templates_are_read_as_go_reads_them() {
-    let root = json!({"a": {"b": 1, "c": "x", "none": "", "list": ["p", "q"], "map": {"k": "v", "j": true}}});
+    let root = json!({"Files": {"x/y.json": "{}"}, "a": {"b": 1, "c": "x", "none": "", "list": ["p", "q"], "map": {"k": "v", "j": true}}});
     for (template, want) in [
         ("a {{ .a.b }} b", "a 1 b"),
         ("a\n  {{- .a.c }}  \n{{ .a.c -}}  \n b", "ax  \nxb"),
@@ -42,6 +42,7 @@ fn templates_are_read_as_go_reads_them() {
         ("{{ include \"two\" .a.c | indent 2 }}", "  xx"),
         ("x:{{ toYaml .a.map | nindent 2 }}", "x:\n  \"j\": true\n  \"k\": \"v\""),
         ("{{ .a.missing }}", ""),
+        ("{{ .Files.Get \"x/y.json\" | indent 1 }}", " {}"),
         ("{{ \"x\" | sha256sum }}", "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"),
     ] {
         assert_eq!(text(template, &root).as_deref(), Ok(want), "{template}");
@@ -53,6 +54,8 @@ fn what_is_not_known_is_an_error_with_its_place() {
     let root = json!({"a": {"b": 1}});
     for (template, want) in [
         ("x\n{{ lookup \"v1\" }}", "a.yaml:2: lookup: isn't known"),
+        ("{{ .Files.Get \"b\" }}", "the chart has no file \"b\""),
+        ("{{ .Other.Get \"a\" }}", "only functions take arguments"),
         ("{{ if .a }}", "`end` is missing"),
         ("{{ end }}", "end belongs to nothing"),
         ("{{ .a.b.c }}", "c is asked of what has no fields"),

@@ -44,7 +44,9 @@ pub fn ensure(part: Part) -> Result<()> {
 
 fn absent(part: Part) -> impl Iterator<Item = (&'static str, &'static str)> {
     let of_part = PROGRAMS.iter().filter(move |(_, _, of)| *of == part);
-    of_part.filter(|(program, _, _)| sh::which(program).is_none()).map(|(program, package, _)| (*program, *package))
+    of_part
+        .filter(|(program, _, _)| sh::which(program).is_none())
+        .map(|(program, package, _)| (*program, *package))
 }
 
 fn take(package: &str, programs: &[&str]) -> Result<()> {

@@ -165,17 +165,20 @@ async fn what_is_no_longer_used_is_no_longer_renewed() {
     let root = Root::new();
     scene(100, Scripted::new(&root), async |scene| {
         let identity = scene.identities.of(&web());
-        let expiry = &scene.metrics.certificate_expiry;
+        let lives = [&scene.metrics.certificate_issued, &scene.metrics.certificate_expiry];
         identity.decided().await;
         seconds(1).await;
-        assert_eq!(prometheus::core::Collector::collect(expiry)[0].get_metric().len(), 1);
+        for life in lives {
+            assert_eq!(prometheus::core::Collector::collect(life)[0].get_metric().len(), 1);
+        }
         drop(identity);
         seconds(200).await;
         assert_eq!(scene.script.change(|script| script.asked.len()), 1);
         assert!(scene.identities.list().is_empty());
-        assert!(
-            prometheus::core::Collector::collect(expiry).iter().all(|family| family.get_metric().is_empty())
-        );
+        for life in lives {
+            let families = prometheus::core::Collector::collect(life);
+            assert!(families.iter().all(|family| family.get_metric().is_empty()));
+        }
         let again = scene.identities.of(&web());
         again.decided().await;
         assert!(serial(&again).is_some());
