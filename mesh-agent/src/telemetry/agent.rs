@@ -425,3 +425,6 @@ impl Make for Histogram {
         Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::queries::{file, text};
 
 /// Of dashboards that stand in the mesh of [`super::scene`]: what there is no traffic for, by the panel's title.
-const QUIET: [&str; 16] = [
+const QUIET: [&str; 15] = [
     "API server: age of what was said",
     "API server: resources not watched",
     "API server: errors",
@@ -25,7 +25,6 @@ const QUIET: [&str; 16] = [
     "Denied",
     "Would be denied (dry run)",
     "Tokens",
-    "Programs: time per run",
     "Retries",
 ];
 

@@ -1,5 +1,6 @@
 //! Two nodes and what goes on between their pods: HTTP, gRPC and bytes, with and without mutual TLS, well and badly.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub const BODY: usize = 1000;
 /// How long the slow service takes at least.
 pub const SLOW_MS: u64 = 60;
 
+/// Where an administrator has the kernel count what programs take.
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// What the client has sent so far, by what came of it. One client, so one number for each.
@@ -65,6 +68,7 @@ pub struct Scene {
     /// Everything stands on it.
     pub topology: Topology,
     client: Host,
+    _counting: Counting,
     _hosts: [Host; 3],
     _servers: (Vec<(Server, Seen)>, Vec<Server>, H2Server),
 }
@@ -79,6 +83,7 @@ fn vip(service: &str) -> SocketAddr {
 impl Scene {
     /// Builds it; nothing is sent yet.
     pub fn start(options: &AgentOptions) -> Result<Self> {
+        let counting = Counting::begin()?;
         let topology = Topology::new("prometheus")?;
         let (near, far) = (topology.node("node-a")?, topology.node("node-b")?);
         let host = |node: &mesh_tests::lab::Node, name: &str| Host::new(&topology, node.pod(name)?);
@@ -139,7 +144,15 @@ impl Scene {
                 Ok(())
             })?;
         }
-        Ok(Self { near, far, topology, client: web, _hosts: [shelf, cart, till], _servers: servers })
+        Ok(Self {
+            near,
+            far,
+            topology,
+            client: web,
+            _counting: counting,
+            _hosts: [shelf, cart, till],
+            _servers: servers,
+        })
     }
 
     /// Every kind of request once, or a few times. What isn't as it should be is an error.
@@ -214,6 +227,23 @@ impl Scene {
             Ok(sent)
         });
         Work { stop, thread }
+    }
+}
+
+/// The kernel counts what programs take; as before on drop.
+struct Counting(String);
+
+impl Counting {
+    fn begin() -> Result<Self> {
+        let before = fs::read_to_string(STATS)?;
+        fs::write(STATS, "1")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let _ = fs::write(STATS, &self.0);
     }
 }
 
