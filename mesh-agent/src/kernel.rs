@@ -22,6 +22,7 @@ mod sys;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -173,7 +174,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     services: Services,
-    counts: status::Counts,
+    counts: Mutex<status::Counts>,
     /// sockops on the agent's own cgroup, where that lies outside [`Options::cgroup`]; goes with the process.
     _own_cgroup: Option<aya::programs::links::FdLink>,
 }
@@ -200,7 +201,7 @@ impl Kernel {
         link::attach_cgroup(&mut ebpf, options)?;
         let own_cgroup = link::attach_own_cgroup(&mut ebpf, options)?;
         let services = Services::adopt(&maps, options.services)?;
-        let counts = status::Counts::default();
+        let counts = Mutex::default();
         let mut kernel =
             Self { options: options.clone(), ebpf, maps, services, counts, _own_cgroup: own_cgroup };
         kernel.adopt_pods()?;
@@ -256,9 +257,11 @@ impl Kernel {
 
     /// What is loaded, attached, pinned and in the maps. How full those are may be known from a while ago, where they are so
     /// full that counting takes long.
-    pub fn status(&mut self) -> KernelStatus {
+    pub fn status(&self) -> KernelStatus {
         let Self { ebpf, maps, services, counts, options, .. } = self;
-        status::status(ebpf, maps, services, counts, &options.bpffs_dir)
+        // What is counted anew is put in as a whole: a panic elsewhere can't leave it half done.
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        status::status(ebpf, maps, services, &mut counts, &options.bpffs_dir)
     }
 
     /// Entries of a map as the kernel has them, by walking its keys. For tests: [`Kernel::status`] trusts its own books

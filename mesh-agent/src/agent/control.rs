@@ -261,7 +261,7 @@ impl Control {
     }
 
     /// Programs, maps and reasons for the admin API; brings their metrics, and pods', up to date on the way.
-    fn kernel_view(&mut self) -> api::Kernel {
+    fn kernel_view(&self) -> api::Kernel {
         let status = self.kernel.status();
         let reasons = self.kernel.reasons();
         let metrics = self.admin.telemetry.metrics.agent();
