@@ -103,6 +103,22 @@ fn every_object_is_valid_in_every_version_of_kubernetes() {
 }
 
 #[test]
+fn dashboards_and_rules_are_those_of_the_files() {
+    let values = json!({"prometheusRule": {"enabled": true}, "grafanaDashboards": {"enabled": true}});
+    let objects = by_cli("mesh-agent", &values).unwrap().unwrap();
+    let read = |path: &str| std::fs::read_to_string(chart("mesh-agent").join(path)).unwrap();
+    let rules = &objects["PrometheusRule mesh/mesh-agent"]["spec"];
+    assert_eq!(rules, &documents(&read("alerts/mesh-agent.rules.yaml")).unwrap()[0]);
+    let shown = objects["ConfigMap mesh/mesh-agent-dashboards"]["data"].as_object().unwrap();
+    assert_eq!(shown.len(), 3);
+    for (name, text) in shown {
+        let file = read(&format!("dashboards/{}", name.strip_prefix("mesh-agent-").unwrap()));
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(json(text.as_str().unwrap()), json(&file), "{name}");
+    }
+}
+
+#[test]
 fn charts_pass_lint() {
     let charts = json!([chart("mesh-crds"), chart("mesh-agent")]);
     assert_eq!(ask("lint", &charts).unwrap(), json!([]));
