@@ -344,3 +344,17 @@ fn policies_say_who_else_is_asked() {
         assert!(!said.iter().any(|line| line.contains("HTTPRoute") && line.starts_with("retry")), "{said:?}");
     }
 }
+
+#[test]
+fn what_the_kernel_balances_is_said() {
+    let service = |name: &str, address: u8, port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{clusterIP: 10.96.7.{address}, ports: [{{name: {port}, port: 80}}]}}\n"
+        )
+    };
+    let world = world(&format!("{}---\n{}", service("opaque", 1, "tcp"), service("asked", 2, "http")));
+    let notes = |url: &str| ask(&world, &question("pod/shop/web-1", url)).notes.join("\n");
+    assert!(notes("tcp://opaque:80").contains("the kernel balances"), "{}", notes("tcp://opaque:80"));
+    assert!(!notes("http://asked/").contains("the kernel balances"), "{}", notes("http://asked/"));
+}
