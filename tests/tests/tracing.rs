@@ -58,8 +58,8 @@ fn ask(shop: &Shop, service: &HttpService, id: &str, lines: &str) -> Message {
     let head =
         format!("GET /head HTTP/1.1\r\nHost: {}.shop\r\nX-Request-Id: {id}\r\n{lines}\r\n", service.name);
     assert_eq!(shop.client(service).unwrap().ask(head).unwrap().status(), 200);
-    let got = service.backends.iter().flat_map(|backend| backend.seen.all());
-    got.filter(|message| message.header("x-request-id") == Some(id)).last().unwrap()
+    let mut got = service.backends.iter().flat_map(|backend| backend.seen.all());
+    got.rfind(|message| message.header("x-request-id") == Some(id)).unwrap()
 }
 
 fn text<'v>(span: &'v Value, key: &str) -> &'v str {

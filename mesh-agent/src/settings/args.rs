@@ -178,7 +178,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub metrics_labels: Option<String>,
 
-    /// Collector that traces are sent to, by OTLP, such as http://collector.observability:4317 [default: none, no tracing]
+    /// Collector that traces are sent to, by OTLP: http://HOST:PORT or https://HOST:PORT [default: none, no tracing]
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "scalar")]
     pub otlp_endpoint: Option<String>,

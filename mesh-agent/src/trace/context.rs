@@ -122,7 +122,7 @@ pub(super) fn hex(text: &[u8], any_case: bool) -> Option<u128> {
             b'A'..=b'F' if any_case => byte - b'A' + 10,
             _ => return None,
         };
-        value = value << 4 | u128::from(digit);
+        value = (value << 4) | u128::from(digit);
     }
     (!text.is_empty() && text.len() <= 32).then_some(value)
 }

@@ -1,7 +1,7 @@
 //! The exporter's loop: gathers, sends, waits, gives up. Never on a request's way.
 //!
 //! What isn't delivered within a time is dropped and counted, and so is what comes while the queue is full: a collector that is
-//! away costs memory up to a bound, and nothing else. `send` is the collector; `schedule` (here) says when it is asked again.
+//! away costs memory up to a bound, and nothing else. `send` is the collector; `wait` says when it is asked again.
 
 use std::sync::Arc;
 use std::time::Duration;

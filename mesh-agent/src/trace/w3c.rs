@@ -49,7 +49,8 @@ pub fn print(trace: TraceId, span: SpanId, sampled: bool, random: bool) -> [u8; 
 
 /// The flags' byte, in which OTLP has them too.
 pub fn flags(sampled: bool, random: bool) -> u8 {
-    u8::from(sampled) * SAMPLED | u8::from(random) * RANDOM
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    flag(sampled, SAMPLED) | flag(random, RANDOM)
 }
 
 /// True if a `tracestate` has the agent's member.

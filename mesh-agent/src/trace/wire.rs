@@ -63,12 +63,12 @@ pub fn message(out: &mut Vec<u8>, field: u32, content: impl FnOnce(&mut Vec<u8>)
 }
 
 fn key(out: &mut Vec<u8>, field: u32, kind: u32) {
-    varint(out, u64::from(field << 3 | kind));
+    varint(out, u64::from((field << 3) | kind));
 }
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push(value as u8 | 0x80);
+        out.push((value as u8) | 0x80);
         value >>= 7;
     }
     out.push(value as u8);

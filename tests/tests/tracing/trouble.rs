@@ -14,9 +14,9 @@ struct Lab {
 }
 
 impl Lab {
-    fn start(name: &str, protocol: &str, collector: Collector) -> Option<Self> {
+    fn start(name: &str, protocol: &str, timeout: &str, collector: Collector) -> Option<Self> {
         let options = mesh_tests::agent_options()?.flag("trace-sampling", "1").flag("trace-limit", "0");
-        let options = collector.flags(options, protocol).flag("otlp-timeout", "500ms");
+        let options = collector.flags(options, protocol).flag("otlp-timeout", timeout);
         let shop = Shop::start(name, options).unwrap();
         let service = shop.http("plain", "http", 1).unwrap();
         Some(Self { shop, service, collector })
@@ -70,7 +70,7 @@ impl Lab {
 
 #[test]
 fn over_grpc_a_collector_in_trouble_costs_spans_at_most() {
-    let Some(lab) = Lab::start("tracegrpc", "grpc", Collector::start().unwrap()) else { return };
+    let Some(lab) = Lab::start("tracegrpc", "grpc", "500ms", Collector::start().unwrap()) else { return };
     lab.survives("busy");
     lab.survives("away");
     lab.loses("refuse", 2.0);
@@ -84,7 +84,7 @@ fn over_grpc_a_collector_in_trouble_costs_spans_at_most() {
 
 #[test]
 fn over_http_a_collector_in_trouble_costs_spans_at_most() {
-    let Some(lab) = Lab::start("tracehttp", "http", Collector::start().unwrap()) else { return };
+    let Some(lab) = Lab::start("tracehttp", "http", "500ms", Collector::start().unwrap()) else { return };
     lab.survives("busy");
     lab.survives("away");
     lab.loses("refuse", 2.0);
@@ -93,7 +93,9 @@ fn over_http_a_collector_in_trouble_costs_spans_at_most() {
 
 #[test]
 fn a_collector_that_is_away_or_hangs_is_given_up_and_found_again() {
-    let Some(mut lab) = Lab::start("traceaway", "grpc", Collector::absent().unwrap()) else { return };
+    let Some(mut lab) = Lab::start("traceaway", "grpc", "500ms", Collector::absent().unwrap()) else {
+        return;
+    };
     lab.ask("nobody");
     lab.shows("mesh_agent_trace_spans_total", "unavailable", 2.0);
     lab.collector.revive().unwrap();
@@ -109,4 +111,24 @@ fn a_collector_that_is_away_or_hangs_is_given_up_and_found_again() {
     lab.collector.wait("again", 2).unwrap();
     let log = lab.shop.agent.log();
     assert!(log.contains("traces can't be exported") && log.contains("traces are exported again"), "{log}");
+}
+
+#[test]
+fn behind_a_collector_that_stands_still_spans_are_dropped_and_counted_and_requests_go_on() {
+    let Some(lab) = Lab::start("tracefull", "grpc", "60s", Collector::start().unwrap()) else { return };
+    lab.collector.answer("hang").unwrap();
+    const AT_ONCE: usize = 128;
+    let heads = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(AT_ONCE);
+    let mut client = lab.shop.client(&lab.service).unwrap();
+    // Each has two spans, and room is for 16384.
+    let full = (0..2 * 16384 / AT_ONCE).position(|_| {
+        client.send(&heads).unwrap();
+        for _ in 0..AT_ONCE {
+            assert_eq!(client.read().unwrap().unwrap().status(), 200);
+        }
+        lab.spans("queue_full") > 0.0
+    });
+    assert!(full.is_some(), "nothing was dropped: {}", lab.shop.log_tail());
+    assert_eq!(lab.spans("exported"), 0.0);
+    lab.ask("still-served");
 }

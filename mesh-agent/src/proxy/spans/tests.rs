@@ -1,5 +1,5 @@
 //! What a collector is told of requests, whichever way they went and however they ended.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::net::SocketAddr;
 
