@@ -377,10 +377,13 @@ fn notes_alone_are_shown_and_are_no_issues() {
 #[test]
 fn a_service_on_one_page() {
     let fixture = Fixture::start();
-    insta::assert_snapshot!(good(&fixture, "describe svc shop/cart"), @r#"
+    insta::assert_snapshot!(good(&fixture, "describe svc shop/cart"), @r"
     Service:    shop/cart
     Host:       cart.shop.svc.cluster.local
     Addresses:  10.96.0.10
+
+    In short:
+      Port 80 (http) goes through the agent for its route, by 1 rule, to 1 of 2 endpoints.
 
     Ports:
       NAME   PORT   PROTOCOL   DECIDED BY   BALANCER    AFFINITY   AVAILABLE
@@ -408,7 +411,7 @@ fn a_service_on_one_page() {
       POD           NODE     ADDRESS            SERVICE-ACCOUNT   VERSION   CAPTURE      REASON
       shop/cart-1   node-a   10.1.0.2,fd00::2   cart              v2        pending      /run/netns/cart-1: not found
       shop/cart-2   node-b   10.2.0.2           cart              v2        other-node   -
-    "#);
+    ");
     let missing = cli(&fixture, "describe service cart --color never");
     assert_eq!(missing.exit, Exit::Failed);
     assert!(missing.stderr.starts_with("error: there is no service default/cart\n"), "{}", missing.stderr);

@@ -80,11 +80,11 @@ pub(super) fn service(service: &Service, routes: &[RouteRule]) -> Vec<String> {
         let what = format!("Port {} ({})", port.port, port.protocol);
         let (path, needs) = port.path.split_once(": ").unwrap_or((&port.path, ""));
         let rules = routes.iter().filter(|rule| rule.port == port.port).count();
-        let rules = if rules > 0 { format!(" by {}", count(rules, "rule")) } else { String::new() };
+        let rules = if rules > 0 { format!(", by {}", count(rules, "rule")) } else { String::new() };
         let endpoints = format!("{} of {}", port.available, count(port.total, "endpoint"));
         match path {
             "agent" if needs.is_empty() => format!("{what} goes through the agent{rules}, to {endpoints}."),
-            "agent" => format!("{what} goes through the agent, which is needed for {needs}{rules}, to {endpoints}."),
+            "agent" => format!("{what} goes through the agent for its {needs}{rules}, to {endpoints}."),
             "kernel" => format!(
                 "{what} is balanced in the kernel at connect(2), to {endpoints}: the agent neither sees nor counts its connections."
             ),

@@ -77,7 +77,10 @@ fn stat_edges_and_routes_say_what_was_counted_once() {
     NAMESPACE NAME MESHED SUCCESS RPS LATENCY_P50 LATENCY_P95 LATENCY_P99 TCP_CONN
     shop cart 2/2 90.00% 7.5ms 9.8ms 10ms 0
     ");
-    insta::assert_snapshot!(steady(&good(&fixture, "stat workload shop/cart -t 10m")), @r"");
+    insta::assert_snapshot!(steady(&good(&fixture, "stat workload shop/cart -t 10m")), @r"
+    NAMESPACE NAME MESHED SUCCESS RPS LATENCY_P50 LATENCY_P95 LATENCY_P99 TCP_CONN
+    shop cart 2/2 90.00% 7.5ms 9.8ms 10ms 0
+    ");
     insta::assert_snapshot!(steady(&good(&fixture, "edges -o wide")), @r"
     SRC DST SRC_NS DST_NS SECURED CLIENT_ID SERVER_ID SERVICES PROTOCOLS RPS SUCCESS LATENCY_P99
     web cart shop shop yes spiffe://cluster.local/ns/shop/sa/web spiffe://cluster.local/ns/shop/sa/cart shop/cart http 90.00% 10ms
@@ -149,5 +152,18 @@ fn a_bug_report_is_its_owners_and_has_every_part() {
         files.push(name);
     }
     files.sort();
-    insta::assert_snapshot!(files.join("\n"), @r"");
+    insta::assert_snapshot!(files.join("\n"), @r"
+    bpf.json
+    certificates.json
+    config-history.json
+    config.json
+    connections.json
+    live-edges.json
+    live-history.json
+    live-routes.json
+    metrics.txt
+    report.json
+    status.json
+    warnings.json
+    ");
 }

@@ -46,9 +46,9 @@ fn graphviz() {
         n3 [label="we\"b<"];
         n0 [label="web"];
       }
-      n0 -> n1 [label="mTLS\n10.0rps 100.00%\np99 ", style=solid];
+      n0 -> n1 [label="mTLS\n10.0rps 100.00%\np99 5.0ms", style=solid];
       n1 -> n2 [label="plain\n2 connections", style=dashed];
-      n3 -> n1 [label="mTLS\n1.0rps 50.00%\np99 ", style=solid, color=red];
+      n3 -> n1 [label="mTLS\n1.0rps 50.00%\np99 5.0ms", style=solid, color=red];
     }
     "#);
 }
@@ -65,9 +65,9 @@ fn mermaid_of_markdown() {
         n3["we#quot;b#lt;"]
         n0["web"]
       end
-      n0 -->|"mTLS<br/>10.0rps 100.00%<br/>p99 "| n1
+      n0 -->|"mTLS<br/>10.0rps 100.00%<br/>p99 5.0ms"| n1
       n1 -.->|"plain<br/>2 connections"| n2
-      n3 -->|"mTLS<br/>1.0rps 50.00%<br/>p99 "| n1
+      n3 -->|"mTLS<br/>1.0rps 50.00%<br/>p99 5.0ms"| n1
       linkStyle 2 stroke:red
     "#);
 }
