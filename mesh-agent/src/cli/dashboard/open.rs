@@ -34,10 +34,10 @@ impl Opened {
         let file = dir.join(format!("mesh-agent-dashboard-{}.html", process::id()));
         let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
         let leads = Self { file };
-        write!(
+        writeln!(
             opened,
             "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\
-             <meta http-equiv=\"refresh\" content=\"0;url={url}\"><a href=\"{url}\">mesh-agent</a>\n"
+             <meta http-equiv=\"refresh\" content=\"0;url={url}\"><a href=\"{url}\">mesh-agent</a>"
         )?;
         Ok(leads)
     }
