@@ -10,7 +10,7 @@ use mesh_tests::peers::nginx;
 use mesh_tests::pki::{Authority, Signed};
 use mesh_tests::shop::{NAMESPACE, Service, Shop};
 use mesh_tests::sockets::Host;
-use mesh_tests::{SOON, agent_options, need_shop, shared_shop};
+use mesh_tests::{SOON, need_shop, shared_shop};
 use serde_json::{Value, json};
 
 shared_shop!("backendtls");
