@@ -32,6 +32,8 @@ pub enum Work {
     Others,
     /// HTTP/1.1 to a service with several endpoints.
     Slow,
+    /// HTTP/1.1 with and without all that tells of it.
+    Observed,
     /// HTTP/1.1 through mutual TLS between two proxies.
     Mtls,
     /// A connection of opaque bytes for each request, through the same.
@@ -51,6 +53,7 @@ impl Work {
             Self::Policies => "policies",
             Self::Others => "others",
             Self::Slow => "slow",
+            Self::Observed => "observed",
             Self::Mtls | Self::MtlsConnect | Self::MtlsBulk => "mtls",
         }
     }
@@ -74,7 +77,13 @@ pub fn run(pod: &Pod, work: Work, address: SocketAddr, seconds: u32, scratch: &P
     let log = scratch.join("h2load.log");
     let command = pod.command("taskset").args(["-c", CLIENT_CORE]);
     let command = match work {
-        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow | Work::Mtls => {
+        Work::Http1
+        | Work::Tcp
+        | Work::Policies
+        | Work::Others
+        | Work::Slow
+        | Work::Observed
+        | Work::Mtls => {
             let connections = if work == Work::Mtls { MTLS_CONNECTIONS } else { CONNECTIONS };
             let command = command
                 .args(["wrk", "-t", "1", "-c", &connections.to_string(), "--latency", "-d"])
@@ -115,7 +124,13 @@ pub fn run(pod: &Pod, work: Work, address: SocketAddr, seconds: u32, scratch: &P
     };
     let output = command.run(deadline)?.success()?.stdout;
     match work {
-        Work::Http1 | Work::Tcp | Work::Policies | Work::Others | Work::Slow | Work::Mtls => wrk(&output),
+        Work::Http1
+        | Work::Tcp
+        | Work::Policies
+        | Work::Others
+        | Work::Slow
+        | Work::Observed
+        | Work::Mtls => wrk(&output),
         Work::Http2 => h2load(&output, &fs::read_to_string(&log)?),
         Work::Connect | Work::MtlsConnect | Work::MtlsBulk => dial(&output),
     }

@@ -10,6 +10,7 @@ mod kube;
 mod load;
 mod memory;
 mod mtls;
+mod observed;
 mod others;
 mod peers;
 mod plot;

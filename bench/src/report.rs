@@ -16,7 +16,7 @@ use crate::run::Results;
 use crate::services;
 
 /// Groups of rows, each a table and a panel of the plots: work, heading, what is counted.
-const GROUPS: [(Work, &str, &str); 10] = [
+const GROUPS: [(Work, &str, &str); 11] = [
     (Work::Http1, "HTTP/1.1, 32 connections, 1 KiB", "request"),
     (Work::Http2, "HTTP/2, 8 connections of 4 streams, 1 KiB", "request"),
     (Work::Tcp, "Opaque TCP, 32 connections, 1 KiB", "request"),
@@ -24,6 +24,7 @@ const GROUPS: [(Work, &str, &str); 10] = [
     (Work::Policies, "HTTP/1.1 with 100 routes, retries, outlier detection, limits", "request"),
     (Work::Others, "The same, with routes of other services", "request"),
     (Work::Slow, "HTTP/1.1 to three endpoints, one of them 50 ms slower", "request"),
+    (Work::Observed, "HTTP/1.1 with an access log in JSON and traces of one request in a hundred", "request"),
     (
         Work::Mtls,
         "HTTP/1.1 through mutual TLS between two nodes, both proxies together, 64 connections, 1 KiB",

@@ -11,6 +11,7 @@ use crate::cpu;
 use crate::kube;
 use crate::memory::{self, Memory};
 use crate::mtls;
+use crate::observed;
 use crate::others;
 use crate::peers;
 use crate::report;
@@ -32,7 +33,7 @@ pub struct Args {
     /// Seconds of load for each row in each round
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Only these parts: http1, http2, tcp, connect, policies, slow, mtls, others, authorization, memory, changes, services, kube; nothing is written but
+    /// Only these parts: http1, http2, tcp, connect, policies, slow, observed, mtls, others, authorization, memory, changes, services, kube; nothing is written but
     /// the page of the last
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -67,13 +68,14 @@ pub struct Results {
     pub background: f64,
 }
 
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "http1",
     "http2",
     "tcp",
     "connect",
     "policies",
     "slow",
+    "observed",
     "mtls",
     "others",
     "authorization",
@@ -143,6 +145,7 @@ fn measure(args: &Args) -> Result<Results> {
     let mut rows = rows::all(&scene, &peers, &captured);
     let (between_nodes, pairs, more) = mtls::rows(&scene);
     rows.extend(between_nodes);
+    rows.extend(observed::rows(&scene));
     absent.extend(more);
     rows.retain(|row| {
         wanted(row.work.part()) && args.row.as_ref().is_none_or(|name| row.name.contains(name))

@@ -15,6 +15,7 @@ use mesh_agent::lab::{
 
 use crate::load::CLIENT_CORE;
 use crate::mtls::{self, Far};
+use crate::observed::{self, Observed};
 use crate::policies::{self, DELAY_MS};
 
 /// The core that one proxy at a time works on.
@@ -71,6 +72,7 @@ pub struct Mesh {
     pub client: Pod,
     pub agent: Agent,
     pub far: Far,
+    pub observed: Observed,
     policies: Vec<Object>,
     _pods: Vec<Pod>,
     _node: Node,
@@ -211,9 +213,11 @@ fn mesh(topology: &Topology, agent: &Path, outside: &Pod, servers: &mut Vec<Runn
         serve(pod)
     })?;
     servers.push(far_server);
+    let (observed, seen_server) = observed::build(topology, agent, tune, serve)?;
+    servers.push(seen_server);
     let agent = start_agent(&node, agent)?;
     let policies = policies::objects(&server, &fast, &slow);
-    Ok(Mesh { client, agent, far, policies, _pods: pods, _node: node })
+    Ok(Mesh { client, agent, far, observed, policies, _pods: pods, _node: node })
 }
 
 /// An agent with one worker, on the proxies' core, that logs nothing per request, as its peers.

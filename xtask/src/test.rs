@@ -111,8 +111,11 @@ fn harness(cargo: &mut Command, args: &Args) {
 fn sum_up(mut count: Count, passed: bool, args: &Args, prepare: impl Fn(&mut Command)) -> Result<()> {
     // What cargo calls a failure without a test that failed (it didn't build, a binary was killed) is one.
     let untold = !passed && count.failures.is_empty();
-    let verdict =
-        if args.once { Verdict::all_failed(&mut count) } else { again::judge(&mut count, prepare)? };
+    let verdict = if args.once {
+        Verdict::all_failed(&mut count)
+    } else {
+        again::judge(&mut count, prepare, |text| println!("{text}"))?
+    };
     verdict.show();
     let Count { passed, failed, skipped, wanting, broken, .. } = count;
     println!(

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::changes::{INTERVAL, USUAL};
 use crate::load::Work;
 use crate::mtls::{BARE, ENVOYS, ENVOYS_HTTP1, ENVOYS_TCP};
+use crate::observed::SEEN;
 use crate::others::WITH;
 use crate::rows::{AGENT, DIRECT, FAST, Figures, HOOKED, KERNEL, PLAIN, REDIRECT};
 use crate::run::Results;
@@ -45,6 +46,8 @@ pub fn table(results: &Results) -> String {
     with(Work::Policies, what, (AGENT, PLAIN), cpu, 1.15);
     let what = "CPU per HTTP/1.1 request with 10,000 routes of other services against none";
     with(Work::Others, what, (WITH, AGENT), cpu, 1.05);
+    let what = "CPU per HTTP/1.1 request with access log and traces against none";
+    with(Work::Observed, what, (SEEN, AGENT), cpu, 1.08);
     let what = "99th percentile with a third endpoint 50 ms slower against the two fast ones";
     with(Work::Slow, what, (AGENT, FAST), |figures| figures.p99_micros, 1.5);
     for (ours, what) in [(HOOKED, "our hooks, the same bare proxy"), (AGENT, "our hooks, the agent")] {
