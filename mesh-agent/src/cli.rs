@@ -17,6 +17,7 @@ mod config;
 mod connectivity;
 mod controller;
 mod dashboard;
+mod demo;
 mod describe;
 mod edges;
 mod error;
@@ -55,7 +56,7 @@ use output::Out;
 use style::{ColorChoice, Style};
 
 use crate::controller::ControllerArgs;
-use crate::demo::{self, DemoArgs};
+use crate::demo::{ClientArgs, DemoArgs, ServerArgs};
 use crate::settings::RunArgs;
 
 /// What a command comes to.
@@ -85,9 +86,9 @@ enum Command {
     #[command(hide = true)]
     Pipe(pipe::Args),
     #[command(hide = true)]
-    DemoServer(demo::ServerArgs),
+    DemoServer(ServerArgs),
     #[command(hide = true)]
-    DemoClient(demo::ClientArgs),
+    DemoClient(ClientArgs),
     /// Check what the agent needs: kernel, cgroup2, bpffs, capabilities, ports
     Check(check::Args),
     /// Try a mesh out that is installed in a cluster
@@ -204,10 +205,10 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Controller(args) => controller::run(&args),
-        Command::Demo(args) => demonstrated(demo::run(args)),
+        Command::Demo(args) => demo::run(args, out),
         Command::Pipe(args) => pipe::run(&args),
-        Command::DemoServer(args) => demonstrated(demo::server(args)),
-        Command::DemoClient(args) => demonstrated(demo::client(&args)),
+        Command::DemoServer(args) => demo::demonstrated(crate::demo::server(args)),
+        Command::DemoClient(args) => demo::demonstrated(crate::demo::client(&args)),
         Command::Check(args) => check::run(&args, out),
         Command::Connectivity(command) => connectivity::run(&command, out),
         Command::Dashboard(args) => dashboard::run(&args, out),
@@ -234,10 +235,6 @@ fn dispatch(command: Command, out: &mut Out<'_>) -> Outcome {
         Command::Completion { shell } => completion(shell, out),
         Command::Version(args) => version::run(&args, out),
     }
-}
-
-fn demonstrated(outcome: anyhow::Result<()>) -> Outcome {
-    outcome.map(|()| Exit::Ok).map_err(Failure::of)
 }
 
 fn completion(shell: Shell, out: &mut Out<'_>) -> Outcome {

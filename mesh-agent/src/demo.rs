@@ -4,6 +4,7 @@
 //! attached to the pods' cgroups. Built on `lab`, so that nothing is left behind, whatever ends it.
 
 mod far;
+mod keys;
 mod load;
 mod peer;
 mod phases;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use keys::{Keys, Tone};
 pub use peer::{ClientArgs, ServerArgs, client, server};
 use show::{Report, Show};
 use stage::Stage;
@@ -37,6 +39,9 @@ pub struct DemoArgs {
     /// Leave it running at the end, until Ctrl-C, and print the commands to look around with
     #[arg(long)]
     pub keep: bool,
+    /// Watch it in `top`, and change it by keys: canary, kill, deny, mutual TLS, replace the agent
+    #[arg(long, conflicts_with_all = ["once", "output", "keep"])]
+    pub keys: bool,
 }
 
 /// How the result is written.
@@ -54,17 +59,12 @@ pub enum Output {
 /// # Errors
 /// The topology can't be built here, a phase went wrong, or Ctrl-C.
 pub fn run(args: DemoArgs) -> Result<()> {
-    if let Some(why) = lab::missing() {
-        let why = format!("the demo {why}");
-        let is_root = nix::unistd::geteuid().is_root();
-        let kind = if is_root { io::ErrorKind::Unsupported } else { io::ErrorKind::PermissionDenied };
-        return Err(io::Error::new(kind, why).into());
-    }
-    watch_signals()?;
+    able()?;
+    watch_signals(On::Lines)?;
     let show = Show::new(args.output);
     let watching = if args.once { Duration::from_millis(1000) } else { Duration::from_secs(4) };
     let started = Instant::now();
-    show.note("building two nodes out of seven network namespaces and starting their agents ...");
+    show.note(BUILDING);
     let mut stage = Stage::build()?;
     show.introduce(&stage);
     let mut phases = Vec::new();
@@ -90,6 +90,26 @@ pub fn run(args: DemoArgs) -> Result<()> {
     }
 }
 
+const BUILDING: &str = "building two nodes out of seven network namespaces and starting their agents ...";
+const CLEARING: &str = "clearing away ...";
+
+/// Fails with what keeps the demo from running here.
+fn able() -> Result<()> {
+    let Some(why) = lab::missing() else { return Ok(()) };
+    let why = format!("the demo {why}");
+    let is_root = nix::unistd::geteuid().is_root();
+    let kind = if is_root { io::ErrorKind::Unsupported } else { io::ErrorKind::PermissionDenied };
+    Err(io::Error::new(kind, why).into())
+}
+
+/// What the terminal is used as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    Lines,
+    /// Drawn on, and to be given back.
+    Screen,
+}
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn interrupted() -> bool {
@@ -111,11 +131,12 @@ fn pause(time: Duration, mut step: impl FnMut() -> Result<()>) -> Result<()> {
 
 /// The first Ctrl-C ends the demo at its next step, so that guards clean up; a second one ends the process, and the
 /// reaper cleans up.
-fn watch_signals() -> Result<()> {
+fn watch_signals(on: On) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hang_up) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        let hang_up = (on == On::Screen).then(|| signal(SignalKind::hangup())).transpose()?;
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, hang_up)
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
@@ -123,11 +144,18 @@ fn watch_signals() -> Result<()> {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    Some(_) = async { hang_up.as_mut()?.recv().await } => {}
                 }
                 if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    if on == On::Screen {
+                        // Nobody is left to tell that it can't be given back.
+                        let _ = ratatui::try_restore();
+                    }
                     std::process::exit(130);
                 }
-                eprintln!("\nclearing away ...");
+                if on == On::Lines {
+                    eprintln!("\n{CLEARING}");
+                }
             }
         });
     })?;

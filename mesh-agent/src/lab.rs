@@ -26,7 +26,7 @@ pub use objects::{
     PodObject, ServiceObject, SliceObject, TrafficPolicyObject,
 };
 pub use pod::{Pod, PodCommand};
-pub use process::{Finished, Running};
+pub use process::{Finished, Output, Running};
 pub use reaper::{Root, missing};
 pub use topology::{Node, Topology};
 pub use wait::{eventually, eventually_some};

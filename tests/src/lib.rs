@@ -24,6 +24,7 @@ pub mod peers;
 pub mod pki;
 pub mod policy;
 pub mod prometheus;
+pub mod pty;
 pub mod routes;
 pub mod server;
 pub mod shop;

@@ -1,5 +1,8 @@
-//! `mesh-agent demo`: its phases pass, and it leaves nothing behind, also when it is interrupted.
+//! `mesh-agent demo`: its phases pass, its keys do what they say, and it leaves nothing behind, also when it is interrupted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "demo/keys.rs"]
+mod keys;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +22,7 @@ fn demo(args: &[&str]) -> Option<Running> {
 }
 
 /// Whatever of this process stands in /run, /run/netns, bpffs and the cgroup tree.
-fn left(pid: u32) -> BTreeSet<String> {
+pub fn left(pid: u32) -> BTreeSet<String> {
     let cgroup = std::fs::read_to_string("/proc/mounts").unwrap();
     let cgroup =
         cgroup.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).unwrap().split(' ').nth(1).unwrap();
@@ -35,7 +38,7 @@ fn left(pid: u32) -> BTreeSet<String> {
     left
 }
 
-fn nothing_left(pid: u32) {
+pub fn nothing_left(pid: u32) {
     eventually(PATIENCE, || {
         let left = left(pid);
         ensure!(left.is_empty(), "{left:?}");

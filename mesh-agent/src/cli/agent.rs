@@ -33,6 +33,17 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// The agent of this machine, where it is unless told otherwise.
+    pub(super) fn here() -> Self {
+        Self {
+            state_dir: STATE_DIR.into(),
+            node: None,
+            all_nodes: false,
+            context: None,
+            agent_namespace: None,
+        }
+    }
+
     pub(super) fn client(&self) -> Result<Client, Failure> {
         Client::new(self.door()?)
     }

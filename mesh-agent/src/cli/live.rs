@@ -36,6 +36,11 @@ pub(super) struct LiveArgs {
 }
 
 impl LiveArgs {
+    /// Everything over this window.
+    pub(super) fn over(window: Duration) -> Self {
+        Self { agent: AgentArgs::here(), window, namespace: None, all_namespaces: true, from: None, to: None }
+    }
+
     /// With its window.
     pub(super) fn path(&self, what: &str) -> String {
         format!("/v1/live/{what}?window={}", self.window.as_secs())

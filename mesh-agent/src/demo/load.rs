@@ -5,13 +5,20 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 
-use crate::lab::{Pod, Running};
+use crate::lab::{Output, Pod, Running};
 
 /// A client that sends requests all the time.
 pub(super) struct Load {
     running: Running,
-    parsed: usize,
+    reader: Reader,
     total: u64,
+}
+
+/// Reads away what a client says, as it comes.
+pub(super) struct Reader {
+    output: Output,
+    /// A line that isn't whole yet.
+    rest: String,
 }
 
 /// What came of some requests.
@@ -38,19 +45,18 @@ impl Load {
         let own = std::env::current_exe().context("finding this executable")?;
         let command = pod.command(own).arg("demo-client").args(["--to", &to.to_string()]);
         let running = command.args(["--every", &every.to_string()]).start()?;
-        Ok(Self { running, parsed: 0, total: 0 })
+        let reader = Reader { output: running.output(), rest: String::new() };
+        Ok(Self { running, reader, total: 0 })
+    }
+
+    /// Another reader of the same client: what one takes the other doesn't see.
+    pub(super) fn reader(&self) -> Reader {
+        Reader { output: self.running.output(), rest: String::new() }
     }
 
     /// Adds what came since the last call.
     pub(super) fn take(&mut self, into: &mut Tally) {
-        let text = self.running.stdout();
-        let fresh = &text[self.parsed..];
-        let Some(end) = fresh.rfind('\n') else { return };
-        for line in fresh[..end].lines() {
-            self.total += 1;
-            into.add(line);
-        }
-        self.parsed += end + 1;
+        self.total += self.reader.take(into);
     }
 
     /// Forgets what came until now, but for the total.
@@ -63,6 +69,16 @@ impl Load {
         self.running.kill();
         self.skip();
         self.total
+    }
+}
+
+impl Reader {
+    /// Adds what came since the last call, and tells how many requests that were.
+    pub(super) fn take(&mut self, into: &mut Tally) -> u64 {
+        self.rest += &self.output.take();
+        let Some(end) = self.rest.rfind('\n') else { return 0 };
+        let fresh: String = self.rest.drain(..=end).collect();
+        fresh.lines().map(|line| into.add(line)).count() as u64
     }
 }
 

@@ -30,7 +30,7 @@ const BURST: u64 = 60;
 const EARNS: Duration = Duration::from_secs(60 / LIMIT);
 
 /// A rule's backend.
-fn backend(service: &str, weight: u64) -> Value {
+pub(super) fn backend(service: &str, weight: u64) -> Value {
     json!({"name": service, "port": SERVICE_PORT, "weight": weight})
 }
 
@@ -40,7 +40,8 @@ fn retried() -> Value {
     json!({"retry": retry, "backendRefs": [backend("cart", 1)]})
 }
 
-fn route() -> HttpRouteObject {
+/// The whole cart's, without rules.
+pub(super) fn route() -> HttpRouteObject {
     HttpRouteObject::new(NAMESPACE, "cart", "cart")
 }
 

@@ -31,7 +31,7 @@ fn ask(pod: &Pod, to: SocketAddr, path: &str) -> Result<Tally> {
     Ok(Tally::of(&finished.success()?.stdout))
 }
 
-fn security_object(kind: &str, name: &str, spec: &Value) -> Object {
+pub(super) fn security_object(kind: &str, name: &str, spec: &Value) -> Object {
     let metadata = json!({"name": name, "namespace": NAMESPACE});
     let api = "security.istio.io/v1";
     Object(json!({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}))
@@ -47,13 +47,7 @@ fn strict() -> Object {
 }
 
 pub(super) fn mutual_tls(stage: &mut Stage, show: &Show, _time: Duration) -> Result<Outcome> {
-    let certificates = eventually(ISSUED, || {
-        let both = certificates(stage)?;
-        let accounts: BTreeSet<_> = both.iter().filter_map(|found| found["name"].as_str()).collect();
-        let wanted = ["batch", "cart", "vault", "web"].iter().all(|name| accounts.contains(name));
-        anyhow::ensure!(wanted, "certificates of {accounts:?} only");
-        Ok(both)
-    })?;
+    let certificates = until_certified(stage)?;
     let wire = stage.listen()?;
     let web = ask(&stage.web_pod, stage.far.vip, SECRET)?;
     let batch = ask(&stage.batch_pod, stage.far.vip, SECRET)?;
@@ -156,6 +150,17 @@ pub(super) fn denied(stage: &mut Stage, show: &Show, _time: Duration) -> Result<
 
 fn certs(agent: &Agent) -> Result<Finished> {
     agent.cli(&["get", "certs"])?.success()
+}
+
+/// Waits until every service account has its certificate; those that the agents hold.
+pub(super) fn until_certified(stage: &Stage) -> Result<Vec<Value>> {
+    eventually(ISSUED, || {
+        let both = certificates(stage)?;
+        let accounts: BTreeSet<_> = both.iter().filter_map(|found| found["name"].as_str()).collect();
+        let wanted = ["batch", "cart", "vault", "web"].iter().all(|name| accounts.contains(name));
+        anyhow::ensure!(wanted, "certificates of {accounts:?} only");
+        Ok(both)
+    })
 }
 
 /// Certificates that either agent holds.

@@ -149,6 +149,7 @@ impl Show {
                 report.phases.len(),
                 report.took.as_secs_f64()
             );
+            println!("`mesh-agent demo --keys` shows it live, and lets you do all this by keys.");
         } else {
             println!("\nNot as it should be: {}.", failed.join(", "));
         }

@@ -25,6 +25,8 @@ pub(super) const PORT: u16 = 8080;
 const POLICIES: &str = "policies.yaml";
 /// The same of those about the vault.
 const GUARDS: &str = "guards.yaml";
+/// What endpoints of the cart have in common.
+pub(super) const PART_OF: (&str, &str) = ("app.kubernetes.io/name", "cart");
 const START: Duration = Duration::from_secs(10);
 
 /// Milliseconds between a client's requests.
@@ -191,7 +193,8 @@ fn objects(web: &Pod, batch: &Pod, servers: &[Server]) -> Vec<Object> {
     objects.push(pod(web, "web", "v1").fail_mode("closed").into());
     objects.push(pod(batch, "batch", "v1").fail_mode("open").into());
     for server in servers {
-        let object = pod(&server.pod, "cart", server.version).label("app", "cart");
+        // Each is a workload of its own, by its label `app`, so that edges tell them apart.
+        let object = pod(&server.pod, "cart", server.version).label(PART_OF.0, PART_OF.1);
         objects.push(object.fail_mode("open").into());
     }
     // The whole cart, and for canaries each of its versions.

@@ -166,6 +166,15 @@ impl Agent {
         Ok(former)
     }
 
+    /// From its next start on it gets `--name value`, in place of what it got of this name.
+    pub fn set_flag(&mut self, name: &str, value: &str) {
+        let (flag, flags) = (format!("--{name}"), &mut self.options.flags);
+        if let Some(at) = flags.iter().position(|given| *given == flag) {
+            flags.drain(at..(at + 2).min(flags.len()));
+        }
+        flags.extend([flag, value.to_owned()]);
+    }
+
     /// SIGKILL, and reaps it.
     pub fn kill(&mut self) {
         self.running.kill();

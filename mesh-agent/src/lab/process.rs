@@ -39,6 +39,17 @@ impl Finished {
 
 type Captured = Arc<Mutex<Vec<u8>>>;
 
+/// A child's standard output, read away as it comes, so that a child that never ends fills no memory.
+pub struct Output(Captured);
+
+impl Output {
+    /// What came since the last call.
+    pub fn take(&self) -> String {
+        let taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        String::from_utf8_lossy(&taken).into_owned()
+    }
+}
+
 /// A child process. Its outputs are captured as they come.
 pub struct Running {
     what: String,
@@ -70,6 +81,11 @@ impl Running {
     /// Standard output so far.
     pub fn stdout(&self) -> String {
         text(&self.stdout)
+    }
+
+    /// Its standard output, to be read away while it runs. [`Running::stdout`] has what wasn't taken.
+    pub fn output(&self) -> Output {
+        Output(self.stdout.clone())
     }
 
     /// Standard error so far.

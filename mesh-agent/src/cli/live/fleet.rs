@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 
@@ -31,6 +32,15 @@ impl Fleet {
         } else {
             vec![(args.node.clone().unwrap_or_default(), args.client()?)]
         };
+        Ok(Self { clients, missing: RefCell::default() })
+    }
+
+    /// Those behind these admin sockets, by node.
+    pub(in crate::cli) fn on_this_machine(agents: &[(String, PathBuf)]) -> Result<Self, Failure> {
+        let client = |(node, socket): &(String, PathBuf)| {
+            Ok((node.clone(), Client::new(Door::Socket(socket.clone()))?))
+        };
+        let clients = agents.iter().map(client).collect::<Result<_, Failure>>()?;
         Ok(Self { clients, missing: RefCell::default() })
     }
 

@@ -10,6 +10,7 @@ use crate::cli::live::sum::Shown;
 use crate::cli::routes::RouteStat;
 use crate::cli::stat::Stat;
 use crate::cli::style::Mark;
+use crate::cli::top::PanelLine;
 
 /// What the agents said last.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +93,8 @@ pub(super) struct App {
     pub trouble: Option<String>,
     pub color: bool,
     pub live: LiveArgs,
+    /// Another command's, below the table.
+    pub panel: Vec<PanelLine>,
 }
 
 impl App {
@@ -109,6 +112,7 @@ impl App {
             trouble: None,
             color,
             live,
+            panel: Vec::new(),
         }
     }
 
@@ -122,6 +126,15 @@ impl App {
                     self.data = data;
                 }
             }
+        }
+    }
+
+    /// The letter, if a panel may take this key.
+    pub(super) fn key_of_panel(&self, key: KeyEvent) -> Option<char> {
+        let is_plain = !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
+        match key.code {
+            KeyCode::Char(letter) if is_plain && !self.is_editing => Some(letter),
+            _ => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! How `top` looks: a line of what and when, the views, the table, and the keys.
+//! How `top` looks: a line of what and when, the views, the table, a panel if there is one, and the keys.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -7,22 +7,30 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::app::{App, View};
+use crate::cli::output::printable;
 use crate::cli::style::Mark;
 
 const KEYS: &str = "Tab view   s sort   S reverse   / filter   p pause   q quit";
 
 pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
-    let [head, tabs, table, foot] = Layout::vertical([
+    let [head, tabs, table, panel, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Min(1),
+        Constraint::Length(u16::try_from(app.panel.len()).unwrap_or(u16::MAX)),
         Constraint::Length(1),
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(heading(app)), head);
     frame.render_widget(Paragraph::new(views(app)), tabs);
     draw_table(app, frame, table);
+    frame.render_widget(Paragraph::new(panel_lines(app)), panel);
     frame.render_widget(Paragraph::new(footer(app)), foot);
+}
+
+fn panel_lines(app: &App) -> Vec<Line<'static>> {
+    let styled = |mark: Option<Mark>| mark.map(|mark| painted(app, mark)).unwrap_or_default();
+    app.panel.iter().map(|line| Line::styled(printable(&line.text), styled(line.mark))).collect()
 }
 
 fn heading(app: &App) -> Line<'static> {

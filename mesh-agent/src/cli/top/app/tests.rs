@@ -10,6 +10,7 @@ use ratatui::backend::TestBackend;
 
 use super::*;
 use crate::cli::live::sum::Sum;
+use crate::cli::top::Panel;
 use crate::cli::top::draw::draw;
 
 #[derive(Parser)]
@@ -195,4 +196,47 @@ fn q_and_control_c_leave() {
     press(&mut editing, "/");
     assert!(editing.key(interrupt));
     assert!(!press(&mut app(), "x"));
+}
+
+/// Takes `x`, and remembers that it did.
+#[derive(Default)]
+struct Own(usize);
+
+impl Panel for Own {
+    fn lines(&mut self) -> Vec<PanelLine> {
+        Vec::new()
+    }
+
+    fn key(&mut self, key: char) -> bool {
+        self.0 += usize::from(key == 'x');
+        key == 'x'
+    }
+}
+
+#[test]
+fn a_panel_stands_above_the_keys_and_takes_its_own_but_none_that_is_typed() {
+    let (mut app, mut own) = (app(), Own::default());
+    let line = |text: &str| PanelLine { text: text.into(), mark: None };
+    app.panel = vec![line("sent 12  failed 0"), line("x kill\x1b[2J")];
+    insta::assert_snapshot!(screen(&app), @r"
+    mesh-agent top   node node-a   last 60s   2026-11-30T16:00:00Z
+     edges   services   routes    mesh-agent edges -o wide
+    SRC            DST        SECURED  SUCCESS  RPS v    P50  P95  P99  TCP_CONN  FLAGS
+    shop/web       shop/cart  yes      100.00%  10.0rps  -    -    -    3         -
+    shop/batch     shop/cart  no       90.00%   1.0rps   -    -    -    3         -
+    shop/idle?[2J  shop/cart  no       -        -        -    -    -    3         -
+    sent 12  failed 0
+    x kill?[2J
+    Tab view   s sort   S reverse   / filter   p pause   q quit
+    ");
+    let mut press = |keys: &str, modifiers| {
+        keys.chars().any(|c| {
+            let code = if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) };
+            crate::cli::top::press(&mut app, &mut own, KeyEvent::new(code, modifiers))
+        })
+    };
+    assert!(!press("xpx", KeyModifiers::NONE));
+    assert!(!press("/x\n", KeyModifiers::NONE) && !press("x", KeyModifiers::CONTROL));
+    assert!(press("q", KeyModifiers::NONE));
+    assert_eq!((own.0, app.is_paused, app.filter.as_str()), (2, true, "x"));
 }
