@@ -2,6 +2,9 @@
 //! updates without a failed request, and traffic that goes on without controllers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "kube_daemonset/seen.rs"]
+mod seen;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -73,6 +76,7 @@ fn the_manifests_make_a_mesh_of_a_labelled_namespace() {
     assert!(certs.iter().all(|row| row["state"] == "valid") && certs.len() == 2, "{certs:?}");
 
     asked_by_node(&daemons);
+    seen::from_outside(&daemons, &address);
     tried_out(&daemons);
     every_right_is_used_and_every_request_has_its_right(&daemons);
     denied_and_told_why(&daemons, &agents[1], &address);
