@@ -203,7 +203,13 @@ impl Main {
 
     /// Once the policies are known, and what they name was read, that is all there is of it.
     fn follow(&mut self, named: &mut Named, watches: &mut JoinSet<()>) {
-        for name in named.follow(watches) {
+        let gone = named.follow(watches);
+        if named.is_empty() && !gone.is_empty() {
+            // Its failures were those of watches that are no more.
+            let news = self.state.link.work(named.at());
+            self.tell(news, Instant::now());
+        }
+        for name in gone {
             self.state.store.forget(named.at(), &name);
         }
         if named.is_read() {

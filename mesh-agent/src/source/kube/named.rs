@@ -82,9 +82,14 @@ impl Named {
             self.watches.insert(name, tasks.spawn(follower.run()));
         }
         if self.watches.is_empty() {
-            self.out.health.set_connected(self.out.at, true);
+            self.out.health.set_missing(self.out.at);
         }
         gone
+    }
+
+    /// True while no policy names any.
+    pub fn is_empty(&self) -> bool {
+        self.watches.is_empty()
     }
 
     /// True if a policy names it.
