@@ -175,7 +175,7 @@ fn over_http_the_filter_holds_and_a_collector_in_trouble_loses_nothing() {
         ("access-log-filter", "status>=400"),
         ("trace-sampling", "0"),
         ("trace-keep", "off"),
-        ("otlp-timeout", "500ms"),
+        ("otlp-timeout", "5s"),
     ];
     let Some(Scene { shop, collector }) = logging("otlphttp", "http", Collector::start().unwrap(), &flags)
     else {
@@ -203,7 +203,7 @@ fn over_http_the_filter_holds_and_a_collector_in_trouble_loses_nothing() {
 
 #[test]
 fn a_collector_that_is_away_is_found_again_and_what_it_missed_is_counted() {
-    let flags = [("trace-sampling", "0"), ("trace-keep", "off"), ("otlp-timeout", "500ms")];
+    let flags = [("trace-sampling", "0"), ("trace-keep", "off"), ("otlp-timeout", "1s")];
     let Some(mut scene) = logging("otlpaway", "grpc", Collector::absent().unwrap(), &flags) else { return };
     let service = scene.shop.http("plain", "http", 1).unwrap();
     assert_eq!(get(&scene.shop, &service, "/", "nobody"), 200);
