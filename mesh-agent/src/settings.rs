@@ -417,6 +417,7 @@ impl Settings {
             filter: self.access_log_filter.clone().unwrap_or_default(),
             share: self.access_log_sample,
             rotation: self.access_log_rotate,
+            collector: self.collector(),
         }
     }
 
@@ -429,15 +430,20 @@ impl Settings {
     fn check_access_log(&self, layers: &mut Layers) {
         let format = match &self.access_log {
             AccessLogMode::On(format, _) => Some(*format),
-            AccessLogMode::Off => None,
+            AccessLogMode::Off | AccessLogMode::Otlp => None,
         };
+        let off = self.access_log == AccessLogMode::Off;
+        if self.access_log == AccessLogMode::Otlp && self.otlp_endpoint.is_none() {
+            let message = "otlp needs a collector: otlpEndpoint: http://HOST:PORT".to_owned();
+            layers.complain("accessLog", |a| &a.access_log, message);
+        }
         let template: fn(&RunArgs) -> &Option<String> = |a| &a.access_log_template;
         match (format, &self.access_log_template) {
             (Some(Format::Template), None) => {
                 let message = "is needed with accessLog: template".to_owned();
                 layers.complain("accessLogTemplate", template, message);
             }
-            (Some(Format::Text | Format::Json), Some(_)) => {
+            (Some(Format::Text | Format::Json), Some(_)) | (None, Some(_)) if !off => {
                 let message = "is for accessLog: template alone".to_owned();
                 layers.complain("accessLogTemplate", template, message);
             }
@@ -449,7 +455,7 @@ impl Settings {
             _ => {}
         }
         let to_file = matches!(self.access_log, AccessLogMode::On(_, Output::File(_)));
-        if self.access_log_rotate.is_some() && !to_file && format.is_some() {
+        if self.access_log_rotate.is_some() && !to_file && !off {
             let message = "is for an access log in a file: accessLog: FORMAT:FILE".to_owned();
             layers.complain("accessLogRotate", |a| &a.access_log_rotate, message);
         }
@@ -458,13 +464,20 @@ impl Settings {
     /// What traces need; None: nothing is traced.
     pub fn tracing(&self) -> Option<trace::Options> {
         Some(trace::Options {
+            remote: self.collector()?,
+            ratio: self.trace_sampling,
+            limit: self.trace_limit,
+            keep: self.trace_keep,
+        })
+    }
+
+    /// Where traces and the access log's records go, if anywhere.
+    fn collector(&self) -> Option<trace::Remote> {
+        Some(trace::Remote {
             endpoint: self.otlp_endpoint.clone()?,
             protocol: self.otlp_protocol,
             ca: self.otlp_ca.clone(),
             timeout: self.otlp_timeout,
-            ratio: self.trace_sampling,
-            limit: self.trace_limit,
-            keep: self.trace_keep,
         })
     }
 

@@ -8,6 +8,7 @@ mod access_log;
 mod agent;
 mod capped;
 mod connections;
+pub mod conventions;
 mod edge;
 mod endpoint_cell;
 mod exposition;
@@ -114,8 +115,10 @@ impl Telemetry {
     /// When the log's file can't be opened or a thread can't be started.
     pub fn new(options: Options) -> std::io::Result<Arc<Self>> {
         let metrics = Metrics::new(&options);
-        let dropped = metrics.agent().access_log_dropped.clone();
-        let access_log = AccessLog::open(&options.access_log, &options.log, dropped)?;
+        let agent = metrics.agent();
+        let records = Counters { items: agent.log_records.clone(), exports: agent.log_exports.clone() };
+        let counters = access_log::LogCounters { dropped: agent.access_log_dropped.clone(), records };
+        let access_log = AccessLog::open(&options.access_log, &options.log, &options.cluster, counters)?;
         let template = options.log.template.as_ref().filter(|_| access_log.enabled());
         let keeper = Keeper {
             redact: options.redact,
@@ -125,9 +128,8 @@ impl Telemetry {
         let flows = Arc::new(Flows::new(&options.node, metrics.agent()));
         let connections = Connections::new(metrics.agent());
         let start = |tracing| {
-            let agent = metrics.agent();
             let counters =
-                Counters { spans: agent.trace_spans.clone(), exports: agent.trace_exports.clone() };
+                Counters { items: agent.trace_spans.clone(), exports: agent.trace_exports.clone() };
             Tracer::start(tracing, &options.cluster, counters)
         };
         let tracer = options.tracing.as_ref().map(start).transpose()?;

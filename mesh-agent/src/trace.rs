@@ -1,9 +1,11 @@
-//! Traces: a span for either side of every request and opaque connection that is recorded, exported by OTLP.
+//! Traces: a span for either side of every request and opaque connection that is recorded, exported by OTLP. The access log's records go
+//! the same way.
 //!
-//! `proxy::exchange` and `proxy::tcp` begin and end them, `proxy::spans` says what is in one. Pure but for the last three:
+//! `proxy::exchange` and `proxy::tcp` begin and end them, `proxy::spans` says what is in one. Pure but for the last ones:
 //! `context` are ids, `w3c`, `b3` and `grpc_bin` the headers that carry them, `propagate` finds and writes those; `sampling` decides;
-//! `traced` is a request's part in it, `span` and `wire` encode; `queue` hands spans over, `batch` and `message` put them together;
-//! `export` runs on a thread of its own and `send`s to the `endpoint`. Where tracing is off nothing here is called for a request.
+//! `traced` is a request's part in it; `span`, `record` and `wire` encode; of each `signal` a `pipeline` is the way out: `queue` hands over,
+//! `batch` and `message` put together, `export` runs on a thread of its own and `send`s to the `endpoint`. Where tracing is off nothing
+//! here is called for a request.
 
 mod b3;
 mod batch;
@@ -12,10 +14,13 @@ mod endpoint;
 mod export;
 mod grpc_bin;
 mod message;
+mod pipeline;
 mod propagate;
 mod queue;
+mod record;
 mod sampling;
 mod send;
+mod signal;
 mod span;
 #[cfg(test)]
 pub mod testing;
@@ -25,40 +30,31 @@ mod wire;
 
 use std::cell::RefCell;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::task::LocalSet;
 
-pub use self::context::{SpanId, TraceId};
+pub use self::context::{SpanContext, SpanId, TraceId};
 pub use self::endpoint::{BadEndpoint, Endpoint, Protocol};
 pub use self::export::{Counters, EXPORTS, RESULTS};
+pub use self::pipeline::Pipeline;
 pub use self::propagate::{TRACEPARENT, TRACESTATE};
-use self::queue::Queue;
+pub use self::record::{Record, encode as encode_record};
 use self::sampling::Sampler;
 pub use self::sampling::{BadRatio, Keep, Ratio};
+pub use self::send::Remote;
+pub use self::signal::Signal;
 pub use self::span::{Attributes, Events, Kind, Span};
 pub use self::traced::{Event, Notes, Traced, What};
 use crate::clock;
 use crate::model::Workload;
 
-/// How long the agent's end waits for the exporter.
-const FLUSH: Duration = Duration::from_secs(3);
-
 /// What flags say of tracing.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The collector.
-    pub endpoint: Endpoint,
-    /// What is spoken with it.
-    pub protocol: Protocol,
-    /// Authorities of its certificate; None: the system's.
-    pub ca: Option<PathBuf>,
-    /// For one request to it.
-    pub timeout: Duration,
+    pub remote: Remote,
     /// How many of the traces that begin here are recorded, where their service doesn't say.
     pub ratio: Ratio,
     /// At most so many a second; 0 for as many as like.
@@ -71,8 +67,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Tracer {
     sampler: Sampler,
-    queue: Arc<Queue>,
-    thread: Option<JoinHandle<()>>,
+    pipeline: Pipeline,
 }
 
 thread_local! {
@@ -86,32 +81,12 @@ impl Tracer {
     /// # Errors
     /// When the thread can't be started.
     pub fn start(options: &Options, cluster: &str, counters: Counters) -> io::Result<Self> {
-        let mut tracer = Self::deaf(options, &counters);
-        let remote = send::Remote {
-            endpoint: options.endpoint.clone(),
-            protocol: options.protocol,
-            ca: options.ca.clone(),
-            timeout: options.timeout,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (queue, cluster) = (tracer.queue.clone(), cluster.to_owned());
-        tracer.thread = Some(thread::Builder::new().name("traces".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, export::run(queue, remote, counters, cluster));
-        })?);
-        Ok(tracer)
+        let pipeline = Pipeline::start(Signal::Traces, &options.remote, cluster, counters)?;
+        Ok(Self::with(options, pipeline))
     }
 
-    /// Without an exporter: what it is given stays in the queue.
-    fn deaf(options: &Options, counters: &Counters) -> Self {
-        for result in RESULTS {
-            counters.spans.with_label_values(&[result]);
-        }
-        for result in EXPORTS {
-            counters.exports.with_label_values(&[result]);
-        }
-        let queue = Arc::new(Queue::new(counters.spans.with_label_values(&["queue_full"])));
-        let sampler = Sampler::new(options.ratio, options.limit, options.keep);
-        Self { sampler, queue, thread: None }
+    fn with(options: &Options, pipeline: Pipeline) -> Self {
+        Self { sampler: Sampler::new(options.ratio, options.limit, options.keep), pipeline }
     }
 
     /// Takes a request's context up, or begins one, and writes into its head what goes on. `service` is the ratio of the service
@@ -137,30 +112,13 @@ impl Tracer {
         SPAN.with_borrow_mut(|out| {
             out.clear();
             span::encode(out, span, attributes, events);
-            self.queue.push(of, out);
+            self.pipeline.push(of, out);
         });
     }
 
     /// Waits until every span so far is sent, for a short while: before the process ends.
     pub fn flush(&self) {
-        self.queue.flush(FLUSH);
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        self.queue.close();
-        let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + FLUSH;
-        while !thread.is_finished() {
-            if Instant::now() >= deadline {
-                // A collector that hangs would hang the agent's end too.
-                return;
-            }
-            // There is no join with a deadline.
-            thread::sleep(Duration::from_millis(5));
-        }
-        drop(thread.join());
+        self.pipeline.flush();
     }
 }
 
@@ -169,24 +127,14 @@ impl Tracer {
     /// One whose spans stay to be looked at.
     #[expect(clippy::unwrap_used, reason = "test support")]
     pub fn for_tests(ratio: Ratio, keep: Keep) -> Self {
-        let vec =
-            |name| prometheus::IntCounterVec::new(prometheus::Opts::new(name, name), &["result"]).unwrap();
-        let counters = Counters { spans: vec("spans"), exports: vec("exports") };
         let endpoint = "http://127.0.0.1:1".parse().unwrap();
-        let (protocol, timeout) = (Protocol::Grpc, Duration::from_secs(1));
-        let options = Options { endpoint, protocol, ca: None, timeout, ratio, limit: 0, keep };
-        Self::deaf(&options, &counters)
+        let remote = Remote { endpoint, protocol: Protocol::Grpc, ca: None, timeout: Duration::from_secs(1) };
+        let options = Options { remote, ratio, limit: 0, keep };
+        Self::with(&options, Pipeline::for_tests().0)
     }
 
     /// The spans so far, with the pod of each.
     pub fn spans(&self) -> Vec<(Arc<Workload>, testing::ReadSpan)> {
-        let block = self.queue.take();
-        let mut from = 0;
-        let mut read = |(pod, end): &(Arc<Workload>, usize)| {
-            let span = testing::read(&block.bytes[from..*end]);
-            from = *end;
-            (pod.clone(), span)
-        };
-        block.spans.iter().map(&mut read).collect()
+        self.pipeline.taken().into_iter().map(|(pod, span)| (pod, testing::read(&span))).collect()
     }
 }

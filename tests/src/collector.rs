@@ -1,4 +1,4 @@
-//! A collector of traces on the node, made of OpenTelemetry's own messages, and what it was told.
+//! A collector of traces and logs on the node, made of OpenTelemetry's own messages, and what it was told.
 //!
 //! A python process, so that what the agent encodes by hand is decoded by somebody else.
 
@@ -51,7 +51,7 @@ impl Collector {
         self.running = None;
     }
 
-    /// `options` with traces sent here, by `grpc` or `http`.
+    /// `options` with traces, and the access log if it is otlp, sent here, by `grpc` or `http`.
     pub fn flags(&self, options: AgentOptions, protocol: &str) -> AgentOptions {
         let port = self.ports[usize::from(protocol == "http")];
         options.flag("otlp-endpoint", format!("http://127.0.0.1:{port}")).flag("otlp-protocol", protocol)
@@ -111,6 +111,28 @@ impl Collector {
         let sorted = order.into_iter().map(|(_, at): (usize, usize)| spans[at].clone()).collect();
         spans = sorted;
         Ok(spans)
+    }
+
+    /// Records of the access log so far of which this holds.
+    pub fn records(&self, holds: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+        let state = self.state()?;
+        let records = state["records"].as_array().context("no list of records")?;
+        Ok(records.iter().filter(|record| holds(record)).cloned().collect())
+    }
+
+    /// Waits for the record of a request with this `x-request-id`.
+    pub fn wait_record(&self, request: &str) -> Result<Value> {
+        let holds = |record: &Value| record["attributes"]["http.request.header.x-request-id"][0] == request;
+        self.wait_record_with(request, holds)
+    }
+
+    /// Waits for the one record of which this holds.
+    pub fn wait_record_with(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+        eventually(SOON, || {
+            let mut records = self.records(&holds)?;
+            ensure!(records.len() == 1, "{} records of {what}: {records:#?}", records.len());
+            records.pop().context("none")
+        })
     }
 
     fn ask(&self, request: &str) -> Result<Message> {

@@ -48,6 +48,8 @@ macro_rules! need_scene {
 // Behind the macro, which they use.
 #[path = "tracing/events.rs"]
 mod events;
+#[path = "tracing/logs.rs"]
+mod logs;
 #[path = "tracing/nodes.rs"]
 mod nodes;
 #[path = "tracing/trouble.rs"]

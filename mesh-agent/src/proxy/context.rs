@@ -394,6 +394,7 @@ impl Connection {
             }
         };
         Peers {
+            pod: &self.live.info().workload,
             reporter: self.direction.reporter(),
             source: self.source.as_deref().or_else(|| self.told.get().map(|told| &**told)),
             client: self.client,

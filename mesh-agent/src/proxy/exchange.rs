@@ -458,6 +458,7 @@ impl<'c> Exchange<'c> {
             authority: authority.unwrap_or_else(|| bytes(&self.about.authority)),
             route: self.rule.as_ref().map_or("", |rule| &rule.name.label),
             grpc: self.about.grpc,
+            span: self.trace.as_ref().map(|trace| spans::context(self.conn, trace, self.upstream.as_ref())),
             kept: self.kept.as_deref(),
         }
     }

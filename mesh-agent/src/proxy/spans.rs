@@ -23,7 +23,7 @@ use crate::clock;
 use crate::model::Workload;
 use crate::telemetry::{ConnectionEntry, Peers, RequestEntry};
 use crate::trace::{
-    Attributes, Events, Kind, Notes, Span, SpanId, TRACEPARENT, TRACESTATE, Traced, Tracer, What,
+    Attributes, Events, Kind, Notes, Span, SpanContext, SpanId, TRACEPARENT, TRACESTATE, Traced, Tracer, What,
 };
 
 /// How a request or connection ended.
@@ -57,7 +57,7 @@ impl Connection {
     }
 
     /// The connection's own part in a trace, for one that carries bytes.
-    fn trace(&self) -> Option<&Traced> {
+    pub(super) fn trace(&self) -> Option<&Traced> {
         self.pod.worker.telemetry.tracer.as_ref()?;
         if self.trace.get().is_none() {
             self.continue_trace(&HeaderMap::new());
@@ -107,15 +107,13 @@ fn views(conn: &Connection, trace: &Traced, upstream: Option<&Rc<Upstream>>) -> 
     let own = conn.pod.workload();
     let remote = trace.parent.is_some();
     let view = |pod, kind, id, parent, parent_is_remote| View { pod, kind, id, parent, parent_is_remote };
-    let far = upstream.filter(|upstream| upstream.edges.destination.is_some());
-    let far = far.and_then(|upstream| upstream.endpoint.workload.clone());
-    let views = match (conn.direction, far) {
+    let views = match (conn.direction, far(upstream).cloned()) {
         (Direction::Inbound, _) => [Some(view(own, Kind::Server, trace.span, trace.parent, remote)), None],
         (Direction::Outbound, None) => {
             [Some(view(own, Kind::Client, trace.span, trace.parent, remote)), None]
         }
         (Direction::Outbound, Some(far)) => {
-            let first = trace.span.sibling();
+            let first = first(trace);
             [
                 Some(view(own, Kind::Client, first, trace.parent, remote)),
                 Some(view(far, Kind::Server, trace.span, Some(first), false)),
@@ -123,6 +121,24 @@ fn views(conn: &Connection, trace: &Traced, upstream: Option<&Rc<Upstream>>) -> 
         }
     };
     views.into_iter().flatten()
+}
+
+/// The server's pod, if this agent's inbound side is passed over for it: one agent tells both sides then.
+fn far(upstream: Option<&Rc<Upstream>>) -> Option<&Arc<Workload>> {
+    let far = upstream.filter(|upstream| upstream.edges.destination.is_some());
+    far.and_then(|upstream| upstream.endpoint.workload.as_ref())
+}
+
+/// Of two spans the one above.
+fn first(trace: &Traced) -> SpanId {
+    trace.span.sibling()
+}
+
+/// The span of the connection's own pod, for what else tells of the request.
+pub(super) fn context(conn: &Connection, trace: &Traced, upstream: Option<&Rc<Upstream>>) -> SpanContext {
+    let both = conn.direction == Direction::Outbound && far(upstream).is_some();
+    let span = if both { first(trace) } else { trace.span };
+    SpanContext { trace: trace.trace, span, flags: trace.flags() }
 }
 
 /// Exports a request's spans.

@@ -144,6 +144,7 @@ fn log(
         // The wall clock may have been set back meanwhile.
         duration: conn.started.elapsed().unwrap_or_default(),
         route: rule.as_ref().map_or("", |rule| &rule.name.label),
+        span: conn.trace().map(|trace| spans::context(conn, trace, upstream)),
     };
     telemetry.connection(&entry);
     if let Some((tracer, ended)) = &trace {

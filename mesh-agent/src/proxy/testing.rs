@@ -234,6 +234,12 @@ pub fn worker(limits: Limits, telemetry: Arc<Telemetry>, ceiling: Arc<Ceiling>) 
     })
 }
 
+/// Any pod, for what refers to one.
+pub fn some_workload() -> &'static Arc<Workload> {
+    static POD: std::sync::LazyLock<Arc<Workload>> = std::sync::LazyLock::new(|| Arc::new(workload()));
+    &POD
+}
+
 /// Any pod.
 pub fn workload() -> Workload {
     Workload {

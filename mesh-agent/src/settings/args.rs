@@ -143,7 +143,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub istio_cluster_id: Option<String>,
 
-    /// Access log: off, text, json or template, with :FILE for another place than stdout [default: text]
+    /// Access log: off, otlp, or text, json or template, with :FILE for another place than stdout [default: text]
     #[arg(long, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
     pub access_log: Option<String>,
@@ -178,7 +178,7 @@ pub struct RunArgs {
     #[serde(deserialize_with = "scalar")]
     pub metrics_labels: Option<String>,
 
-    /// Collector that traces are sent to, by OTLP: http://HOST:PORT or https://HOST:PORT [default: none, no tracing]
+    /// Collector that traces, and the access log if it is otlp, are sent to: http://HOST:PORT or https://HOST:PORT [default: none, no tracing]
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "scalar")]
     pub otlp_endpoint: Option<String>,

@@ -279,6 +279,25 @@ fn the_access_log_is_told_what_its_lines_are_and_what_for() {
 }
 
 #[test]
+fn an_access_log_by_otlp_goes_to_the_collector_of_traces() {
+    let file = "accessLog: otlp\notlpEndpoint: http://collector:4317\naccessLogSample: 0.5\n";
+    let settings = ok(&[], &[], Some(file));
+    assert_eq!(settings.access_log, AccessLogMode::Otlp);
+    let options = settings.log_options();
+    assert_eq!(options.collector, settings.tracing().map(|tracing| tracing.remote));
+    assert!(options.collector.is_some() && options.share == "0.5".parse().unwrap());
+    fn check(flags: &[&str], want: &str) {
+        let flags = [&["--access-log", "otlp"], flags].concat();
+        let error = Case::new(&flags, &[], Some("")).resolve().unwrap_err();
+        assert!(error.contains(want), "{error}");
+    }
+    check(&[], "--access-log: otlp needs a collector: otlpEndpoint");
+    let to = ["--otlp-endpoint", "http://collector"];
+    check(&[&to[..], &["--access-log-rotate", "1Mi:2"]].concat(), "is for an access log in a file");
+    check(&[&to[..], &["--access-log-template", "%PROTOCOL%"]].concat(), "is for accessLog: template alone");
+}
+
+#[test]
 fn settings_dump_as_the_keys_of_the_file() {
     let settings = ok(&["--drain-time", "1500ms"], &[], Some("nodeName: a"));
     let dumped = serde_json::to_value(settings).unwrap();
@@ -308,8 +327,9 @@ fn nothing_is_traced_without_a_collector_and_what_is_wrong_with_one_is_told() {
                 traceSampling: 0.5\ntraceLimit: 7\ntraceKeep: errors,1500ms\n";
     let settings = ok(&[], &[], Some(file));
     let tracing = settings.tracing().unwrap();
-    assert_eq!((tracing.endpoint.port(tracing.protocol), tracing.limit), (4318, 7));
-    assert_eq!((tracing.timeout, tracing.ratio.to_string()), (Duration::from_secs(2), "0.5".into()));
+    let remote = &tracing.remote;
+    assert_eq!((remote.endpoint.port(remote.protocol), tracing.limit), (4318, 7));
+    assert_eq!((remote.timeout, tracing.ratio.to_string()), (Duration::from_secs(2), "0.5".into()));
     assert_eq!(tracing.keep.slow, Some(Duration::from_millis(1500)));
     let shown = serde_json::to_value(&settings).unwrap();
     assert_eq!(shown["otlpEndpoint"], "https://collector:4318");

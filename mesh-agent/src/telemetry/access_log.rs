@@ -1,7 +1,7 @@
-//! The access log: one line a request or opaque connection, as text, JSON or a template says.
+//! The access log: one line a request or opaque connection, as text, JSON or a template says, or one log record of OTLP's.
 //!
-//! Workers format into a buffer of their own and append it to one shared block; a thread writes that block out. A
-//! worker never waits for the disk or the reader of a pipe: what doesn't fit is dropped and counted.
+//! Workers format into a buffer of their own and append it to one shared block; a thread writes that block out, or sends it. A
+//! worker never waits for the disk, the reader of a pipe or a collector: what doesn't fit is dropped and counted.
 
 mod clock;
 mod entry;
@@ -10,6 +10,7 @@ mod file;
 mod filter;
 mod json;
 mod mode;
+mod otlp;
 mod template;
 mod text;
 mod writer;
@@ -29,6 +30,7 @@ pub use template::{Template, TemplateError};
 use writer::Writer;
 
 use crate::flags::Flag;
+use crate::trace::{Counters, Pipeline, Remote, Signal};
 
 /// What there is to say of the log beside format and place.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,15 +43,33 @@ pub struct LogOptions {
     pub share: Share,
     /// When the file is moved away.
     pub rotation: Option<Rotation>,
+    /// For [`AccessLogMode::Otlp`].
+    pub collector: Option<Remote>,
+}
+
+/// What the log counts.
+#[derive(Clone, Debug)]
+pub(super) struct LogCounters {
+    /// Lines that the writer was too slow for.
+    pub(super) dropped: IntCounter,
+    /// Of what is sent to a collector.
+    pub(super) records: Counters,
 }
 
 /// Where finished requests and connections are written to.
 #[derive(Debug)]
 pub struct AccessLog {
     /// `None`: off.
-    sink: Option<(Style, Writer)>,
+    sink: Option<Sink>,
     filter: Filter,
     share: Share,
+}
+
+/// Where entries go.
+#[derive(Debug)]
+enum Sink {
+    Lines(Style, Writer),
+    Records(Pipeline),
 }
 
 /// What a line looks like, with what that takes.
@@ -66,22 +86,32 @@ thread_local! {
 }
 
 impl AccessLog {
-    /// Opens the output and starts the writer.
+    /// Opens the output and starts the writer, or what sends records of pods of `cluster`.
     ///
     /// # Errors
     /// When the file can't be opened or the thread not started.
-    pub(super) fn open(mode: &AccessLogMode, options: &LogOptions, dropped: IntCounter) -> io::Result<Self> {
-        let sink = match mode {
-            AccessLogMode::Off => None,
-            AccessLogMode::On(format, output) => {
+    pub(super) fn open(
+        mode: &AccessLogMode,
+        options: &LogOptions,
+        cluster: &str,
+        counters: LogCounters,
+    ) -> io::Result<Self> {
+        let sink = match (mode, &options.collector) {
+            (AccessLogMode::Off, _) => None,
+            (AccessLogMode::Otlp, Some(collector)) => {
+                Some(Sink::Records(Pipeline::start(Signal::Logs, collector, cluster, counters.records)?))
+            }
+            // Settings don't let that pass.
+            (AccessLogMode::Otlp, None) => return Err(io::Error::other("there is no collector")),
+            (AccessLogMode::On(format, output), _) => {
                 let style = match (format, &options.template) {
                     (Format::Template, Some(template)) => Style::Template(template.clone()),
-                    // Settings don't let that pass.
+                    // Nor that.
                     (Format::Template, None) => return Err(io::Error::other("there is no template")),
                     (Format::Text, _) => Style::Text,
                     (Format::Json, _) => Style::Json,
                 };
-                Some((style, Writer::start(output.open(options.rotation)?, dropped)?))
+                Some(Sink::Lines(style, Writer::start(output.open(options.rotation)?, counters.dropped)?))
             }
         };
         Ok(Self { sink, filter: options.filter.clone(), share: options.share })
@@ -99,39 +129,53 @@ impl AccessLog {
 
     /// Logs a finished request.
     pub fn request(&self, entry: &RequestEntry<'_>) {
-        self.line(entry.status, entry.flag, entry.duration, |style, line| match style {
-            Style::Text => text::request(line, entry),
-            Style::Json => json::request(line, entry),
-            Style::Template(template) => template::request(line, template, entry),
-        });
+        match self.takes(entry.status, entry.flag, entry.duration) {
+            Some(Sink::Lines(style, writer)) => write(writer, |line| match style {
+                Style::Text => text::request(line, entry),
+                Style::Json => json::request(line, entry),
+                Style::Template(template) => template::request(line, template, entry),
+            }),
+            Some(Sink::Records(pipeline)) => otlp::request(pipeline, entry),
+            None => {}
+        }
     }
 
     /// Logs a finished opaque connection, or one that was refused.
     pub fn connection(&self, entry: &ConnectionEntry<'_>) {
-        self.line(0, entry.flag, entry.duration, |style, line| match style {
-            Style::Text => text::connection(line, entry),
-            Style::Json => json::connection(line, entry),
-            Style::Template(template) => template::connection(line, template, entry),
-        });
+        match self.takes(0, entry.flag, entry.duration) {
+            Some(Sink::Lines(style, writer)) => write(writer, |line| match style {
+                Style::Text => text::connection(line, entry),
+                Style::Json => json::connection(line, entry),
+                Style::Template(template) => template::connection(line, template, entry),
+            }),
+            Some(Sink::Records(pipeline)) => otlp::connection(pipeline, entry),
+            None => {}
+        }
     }
 
-    /// Waits until every line so far is written: before the process ends.
+    /// Waits until everything so far is written or sent: before the process ends.
     pub fn flush(&self) {
-        if let Some((_, writer)) = &self.sink {
-            writer.flush();
+        match &self.sink {
+            Some(Sink::Lines(_, writer)) => writer.flush(),
+            Some(Sink::Records(pipeline)) => pipeline.flush(),
+            None => {}
         }
     }
 
-    fn line(&self, status: u16, flag: Flag, took: Duration, format: impl FnOnce(&Style, &mut Vec<u8>)) {
-        let Some((style, writer)) = &self.sink else { return };
-        if !self.filter.wants(status, flag, took) || !self.share.takes(status, flag, fastrand::f64) {
-            return;
-        }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            format(style, line);
-            line.push(b'\n');
-            writer.append(line);
-        });
+    /// Where an entry goes; None for one that isn't logged.
+    fn takes(&self, status: u16, flag: Flag, took: Duration) -> Option<&Sink> {
+        let wanted = |_: &&Sink| {
+            self.filter.wants(status, flag, took) && self.share.takes(status, flag, fastrand::f64)
+        };
+        self.sink.as_ref().filter(wanted)
     }
+}
+
+fn write(writer: &Writer, format: impl FnOnce(&mut Vec<u8>)) {
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        format(line);
+        line.push(b'\n');
+        writer.append(line);
+    });
 }

@@ -172,6 +172,12 @@ agent_metrics! {
     /// [`crate::trace::EXPORTS`].
     trace_exports: IntCounterVec = "mesh_agent_trace_exports_total" ["result"],
         "Requests to the collector of traces, by what came of them.";
+    /// [`crate::trace::RESULTS`].
+    log_records: IntCounterVec = "mesh_agent_log_records_total" ["result"],
+        "Records of the access log for a collector, by what became of them.";
+    /// [`crate::trace::EXPORTS`].
+    log_exports: IntCounterVec = "mesh_agent_log_exports_total" ["result"],
+        "Requests to the collector of the access log, by what came of them.";
     /// See docs/trafficpolicy.md.
     traffic_policy: IntCounterVec = "mesh_agent_traffic_policy_decisions_total" ["decision"],
         "Requests that a TrafficPolicy had something to say to, by what it was.";

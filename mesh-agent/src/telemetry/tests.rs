@@ -9,6 +9,7 @@ use super::*;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::flags::Flag;
 use crate::model::{Enrolment, FailMode, ObjectName, ServiceMeta, Workload};
+use crate::proxy::testing;
 
 fn workload(name: &str, app: &str, version: &str) -> Arc<Workload> {
     Arc::new(Workload {
@@ -364,6 +365,7 @@ fn connections_are_listed_while_their_guard_lives() {
 
 fn peers<'a>(source: &'a Workload, destination: &'a Workload, service: &'a ServiceMeta) -> Peers<'a> {
     Peers {
+        pod: testing::some_workload(),
         reporter: Reporter::Source,
         source: Some(source),
         client: ClientAddr::from("10.0.0.1:4242".parse::<std::net::SocketAddr>().unwrap()),
@@ -402,6 +404,7 @@ fn logged(format: &str) -> String {
         user_agent: b"grpc-rust/1",
         authority: b"cart",
         route: "",
+        span: None,
         grpc: true,
         kept: None,
     };
@@ -437,6 +440,7 @@ fn logged(format: &str) -> String {
         bytes_sent: 2,
         duration: Duration::from_secs(61),
         route: "shop/db/0",
+        span: None,
     });
     telemetry.access_log.flush();
     std::fs::read_to_string(file.path()).unwrap()
@@ -496,6 +500,7 @@ fn lines_that_nobody_reads_are_dropped_and_counted() {
         user_agent: b"",
         authority: b"",
         route: "",
+        span: None,
         grpc: true,
         kept: None,
     };

@@ -1,4 +1,4 @@
-//! Requests of OTLP made of the spans that were queued, none too large for a collector. Pure.
+//! Requests of OTLP made of what was queued of a signal, none too large for a collector. Pure.
 //!
 //! Collectors take messages of 4 MiB at most unless they are told otherwise (gRPC's default). After `queue`, before `export`.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::message::{KeyValue, Request, Resource, ResourceSpans, Scope, ScopeSpans, attribute};
+use super::message::{KeyValue, OfResource, OfScope, Request, Resource, Scope, attribute};
 use super::queue::{Block, PLENTY};
 use crate::model::Workload;
 
@@ -15,11 +15,11 @@ const MOST_BYTES: usize = 1024 * 1024;
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.40.0";
 const UNKNOWN: &str = "unknown";
 
-/// A block's spans, a request at a time.
+/// What a block has, a request at a time.
 #[derive(Debug)]
 pub struct Batches {
     bytes: Bytes,
-    spans: std::iter::Peekable<std::vec::IntoIter<(Arc<Workload>, usize)>>,
+    items: std::iter::Peekable<std::vec::IntoIter<(Arc<Workload>, usize)>>,
     at: usize,
     cluster: String,
 }
@@ -27,8 +27,8 @@ pub struct Batches {
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Spans in it.
-    pub spans: u64,
+    /// How many are in it.
+    pub items: u64,
     /// As it is sent.
     pub request: Request,
 }
@@ -36,8 +36,8 @@ pub struct Batch {
 impl Batches {
     /// `cluster` is what the pods' cluster is called.
     pub fn of(block: Block, cluster: &str) -> Self {
-        let Block { bytes, spans, .. } = block;
-        Self { bytes: bytes.into(), spans: spans.into_iter().peekable(), at: 0, cluster: cluster.to_owned() }
+        let Block { bytes, items, .. } = block;
+        Self { bytes: bytes.into(), items: items.into_iter().peekable(), at: 0, cluster: cluster.to_owned() }
     }
 }
 
@@ -48,26 +48,26 @@ impl Iterator for Batches {
         let (from, mut count) = (self.at, 0);
         let mut pods: Vec<(Arc<Workload>, Vec<Bytes>)> = Vec::new();
         let fits = |count: usize, end: usize| count == 0 || count < PLENTY && end - from <= MOST_BYTES;
-        while let Some((pod, end)) = self.spans.next_if(|(_, end)| fits(count, *end)) {
-            let span = self.bytes.slice(self.at..end);
+        while let Some((pod, end)) = self.items.next_if(|(_, end)| fits(count, *end)) {
+            let item = self.bytes.slice(self.at..end);
             (self.at, count) = (end, count + 1);
             match pods.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &pod)) {
-                Some((_, spans)) => spans.push(span),
-                None => pods.push((pod, vec![span])),
+                Some((_, items)) => items.push(item),
+                None => pods.push((pod, vec![item])),
             }
         }
-        let resource_spans: Vec<_> =
-            pods.into_iter().map(|(pod, spans)| resource_spans(&pod, spans, &self.cluster)).collect();
-        (count > 0).then_some(Batch { spans: count as u64, request: Request { resource_spans } })
+        let resources: Vec<_> =
+            pods.into_iter().map(|(pod, items)| of_resource(&pod, items, &self.cluster)).collect();
+        (count > 0).then_some(Batch { items: count as u64, request: Request { resources } })
     }
 }
 
-fn resource_spans(pod: &Workload, spans: Vec<Bytes>, cluster: &str) -> ResourceSpans {
+fn of_resource(pod: &Workload, items: Vec<Bytes>, cluster: &str) -> OfResource {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let scope = Some(Scope { name: "mesh-agent".to_owned(), version });
     let resource = Some(Resource { attributes: resource(pod, cluster) });
-    let scope_spans = vec![ScopeSpans { scope, spans }];
-    ResourceSpans { resource, scope_spans, schema_url: SCHEMA.to_owned() }
+    let scopes = vec![OfScope { scope, items }];
+    OfResource { resource, scopes, schema_url: SCHEMA.to_owned() }
 }
 
 /// What a pod is, by OpenTelemetry's conventions for services and Kubernetes.
@@ -106,21 +106,20 @@ mod tests {
         let mut block = Block::default();
         for (pod, size) in spans {
             block.bytes.extend(std::iter::repeat_n(size as u8, size));
-            block.spans.push((pod, block.bytes.len()));
+            block.items.push((pod, block.bytes.len()));
         }
         block
     }
 
     fn spans_of(batch: &Batch) -> Vec<(String, Vec<usize>)> {
         let text = |one: &KeyValue| one.value.as_ref().and_then(|value| value.text.clone());
-        let of = |resource_spans: &ResourceSpans| {
-            let attributes = &resource_spans.resource.as_ref().map(|r| &r.attributes[..]).unwrap_or_default();
+        let of = |of: &OfResource| {
+            let attributes = &of.resource.as_ref().map(|r| &r.attributes[..]).unwrap_or_default();
             let name = attributes.iter().find(|one| one.key == "k8s.pod.name").and_then(text);
-            let spans =
-                resource_spans.scope_spans.iter().flat_map(|scope| scope.spans.iter().map(Bytes::len));
+            let spans = of.scopes.iter().flat_map(|scope| scope.items.iter().map(Bytes::len));
             (name.unwrap_or_default(), spans.collect())
         };
-        batch.request.resource_spans.iter().map(of).collect()
+        batch.request.resources.iter().map(of).collect()
     }
 
     #[test]
@@ -129,9 +128,9 @@ mod tests {
         let batches: Vec<_> =
             Batches::of(block([(a.clone(), 3), (b.clone(), 4), (a.clone(), 5)]), "east").collect();
         assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].spans, 3);
+        assert_eq!(batches[0].items, 3);
         assert_eq!(spans_of(&batches[0]), [("a".into(), vec![3, 5]), ("b".into(), vec![4])]);
-        let bytes = &batches[0].request.resource_spans[0].scope_spans[0].spans[1];
+        let bytes = &batches[0].request.resources[0].scopes[0].items[1];
         assert_eq!(&bytes[..], [5; 5]);
     }
 
@@ -140,7 +139,7 @@ mod tests {
         let a = pod("a");
         let sizes = |size: usize, count: usize| {
             let batches = Batches::of(block(std::iter::repeat_n((a.clone(), size), count)), "east");
-            batches.map(|batch| batch.spans).collect::<Vec<_>>()
+            batches.map(|batch| batch.items).collect::<Vec<_>>()
         };
         assert_eq!(sizes(10, 2 * PLENTY + 1), [PLENTY as u64, PLENTY as u64, 1]);
         assert_eq!(sizes(MOST_BYTES / 2, 3), [2, 1]);

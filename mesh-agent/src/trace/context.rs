@@ -12,6 +12,17 @@ pub struct TraceId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub u64);
 
+/// What tells of a span from outside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanContext {
+    /// The trace.
+    pub trace: TraceId,
+    /// The span.
+    pub span: SpanId,
+    /// As in `traceparent`.
+    pub flags: u8,
+}
+
 impl TraceId {
     /// A new one. Its bits are random, not secret.
     pub fn random() -> Self {

@@ -7,6 +7,8 @@ use http::Uri;
 use http::uri::{Authority, Scheme};
 use rustls::pki_types::ServerName;
 
+use super::signal::Signal;
+
 /// What is spoken with the collector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,8 +34,6 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} isn't a collector's address: expected a URL such as http://collector.observability:4317")]
 pub struct BadEndpoint(String);
-
-const TRACES: &str = "/v1/traces";
 
 impl Endpoint {
     /// True for TLS.
@@ -64,10 +64,12 @@ impl Endpoint {
         })
     }
 
-    /// The path of traces over HTTP. The signal's own is added to a base, as OTEL_EXPORTER_OTLP_ENDPOINT is read.
-    pub fn path(&self) -> String {
-        let base = self.path.trim_end_matches('/');
-        if base.ends_with(TRACES) { base.to_owned() } else { format!("{base}{TRACES}") }
+    /// A signal's path over HTTP. It is added to a base, as OTEL_EXPORTER_OTLP_ENDPOINT is read; what ends in the path of traces names
+    /// its base with them.
+    pub fn path(&self, signal: Signal) -> String {
+        let path = self.path.trim_end_matches('/');
+        let base = path.strip_suffix(Signal::Traces.path()).unwrap_or(path);
+        format!("{base}{}", signal.path())
     }
 }
 
@@ -122,7 +124,9 @@ mod tests {
     fn a_url_says_where_the_collector_is() {
         let check = |text: &str, host: &str, ports: [u16; 2], path: &str, shown: &str| {
             let endpoint: Endpoint = text.parse().unwrap();
-            assert_eq!((endpoint.host(), endpoint.path().as_str()), (host, path), "{text}");
+            assert_eq!((endpoint.host(), endpoint.path(Signal::Traces).as_str()), (host, path), "{text}");
+            let logs = path.replace("/v1/traces", "/v1/logs");
+            assert_eq!(endpoint.path(Signal::Logs), logs, "{text}");
             assert_eq!([Protocol::Grpc, Protocol::Http].map(|protocol| endpoint.port(protocol)), ports);
             assert_eq!(endpoint.to_string(), shown);
         };

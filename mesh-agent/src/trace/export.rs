@@ -1,6 +1,6 @@
 //! The exporter's loop: gathers, sends, waits, gives up. Never on a request's way.
 //!
-//! What isn't delivered within a time is dropped and counted, and so is what comes while the queue is full: a collector that is
+//! The same for either signal. What isn't delivered within a time is dropped and counted, and so is what comes while the queue is full: a collector that is
 //! away costs memory up to a bound, and nothing else. `send` is the collector; `wait` says when it is asked again.
 
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::batch::{Batch, Batches};
 use super::queue::{Mood, Queue};
+use super::signal::Signal;
 
-/// After the first span of a block, how long more are gathered.
+/// After the first of a block, how long more are gathered.
 const GATHER: Duration = Duration::from_secs(1);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -35,7 +36,7 @@ pub enum Sent {
     Later(Option<Duration>, String),
 }
 
-/// Where spans go.
+/// Where they go.
 pub trait Collector {
     /// How long a request may take, within which [`Self::send`] returns. A batch is tried for six times as long.
     fn timeout(&self) -> Duration;
@@ -47,20 +48,26 @@ pub trait Collector {
 /// What the loop counts.
 #[derive(Clone, Debug)]
 pub struct Counters {
-    /// `mesh_agent_trace_spans_total`.
-    pub spans: IntCounterVec,
-    /// `mesh_agent_trace_exports_total`.
+    /// `mesh_agent_trace_spans_total` or `mesh_agent_log_records_total`.
+    pub items: IntCounterVec,
+    /// `mesh_agent_trace_exports_total` or `mesh_agent_log_exports_total`.
     pub exports: IntCounterVec,
 }
 
-/// What becomes of spans: labels of `mesh_agent_trace_spans_total`.
+/// What becomes of spans and records: labels of [`Counters::items`].
 pub const RESULTS: [&str; 5] = ["exported", "rejected", "queue_full", "unavailable", "shutdown"];
-/// What comes of requests to the collector: labels of `mesh_agent_trace_exports_total`.
+/// What comes of requests to the collector: labels of [`Counters::exports`].
 pub const EXPORTS: [&str; 4] = ["ok", "partial", "refused", "retry"];
 
 /// Sends until the queue is closed.
-pub async fn run(queue: Arc<Queue>, mut collector: impl Collector, counters: Counters, cluster: String) {
-    let mut exporter = Exporter { queue: queue.clone(), counters, failing: false };
+pub async fn run(
+    signal: Signal,
+    queue: Arc<Queue>,
+    mut collector: impl Collector,
+    counters: Counters,
+    cluster: String,
+) {
+    let mut exporter = Exporter { signal, queue: queue.clone(), counters, failing: false };
     loop {
         match queue.mood() {
             Mood::Empty => {
@@ -81,6 +88,7 @@ pub async fn run(queue: Arc<Queue>, mut collector: impl Collector, counters: Cou
 }
 
 struct Exporter {
+    signal: Signal,
     queue: Arc<Queue>,
     counters: Counters,
     /// The last request failed, which was told.
@@ -112,20 +120,20 @@ impl Exporter {
                 Sent::Refused(why) => {
                     self.counters.exports.with_label_values(&["refused"]).inc();
                     self.tell(&why);
-                    return self.lose("rejected", batch.spans);
+                    return self.lose("rejected", batch.items);
                 }
                 Sent::Later(after, why) => (after, why),
             };
             self.counters.exports.with_label_values(&["retry"]).inc();
             self.tell(&why);
             if last || self.queue.mood() == Mood::Closed {
-                return self.lose("shutdown", batch.spans);
+                return self.lose("shutdown", batch.items);
             }
             // A collector that asks for more isn't there.
             let after = after.map(|after| after.min(give_up / 4 * 3));
             let wait = wait(tries, after, fastrand::f64());
             if begun.elapsed() + wait > give_up {
-                return self.lose("unavailable", batch.spans);
+                return self.lose("unavailable", batch.items);
             }
             self.pause(wait).await;
         }
@@ -145,23 +153,23 @@ impl Exporter {
     }
 
     fn taken(&mut self, batch: &Batch, rejected: u64, why: &str) {
-        let rejected = rejected.min(batch.spans);
+        let rejected = rejected.min(batch.items);
         let label = if rejected > 0 { "partial" } else { "ok" };
         self.counters.exports.with_label_values(&[label]).inc();
-        self.counters.spans.with_label_values(&["exported"]).inc_by(batch.spans - rejected);
+        self.counters.items.with_label_values(&["exported"]).inc_by(batch.items - rejected);
         if rejected > 0 {
             self.lose("rejected", rejected);
         }
         if !why.is_empty() {
-            tracing::debug!(why, rejected, "the collector of traces has something to say");
+            tracing::debug!(why, rejected, "the collector of {} has something to say", self.signal);
         }
         if std::mem::take(&mut self.failing) {
-            tracing::info!("traces are exported again");
+            tracing::info!("{} are exported again", self.signal);
         }
     }
 
-    fn lose(&self, why: &str, spans: u64) {
-        self.counters.spans.with_label_values(&[why]).inc_by(spans);
+    fn lose(&self, why: &str, items: u64) {
+        self.counters.items.with_label_values(&[why]).inc_by(items);
     }
 
     /// Once, until it works again.
@@ -169,7 +177,8 @@ impl Exporter {
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(
                 error = why,
-                "traces can't be exported: they are lost until the collector at --otlp-endpoint takes them"
+                "{} can't be exported: they are lost until the collector at --otlp-endpoint takes them",
+                self.signal
             );
         }
     }

@@ -1,34 +1,33 @@
-//! OTLP's request around spans that are encoded already, and its answers (opentelemetry-proto, collector/trace/v1).
+//! OTLP's request around spans or log records that are encoded already, and its answers (opentelemetry-proto, collector/trace/v1 and
+//! collector/logs/v1).
 //!
-//! Written by hand: a few fields, and no generator is needed to build the agent. Bytes stand where a message is that `span` made,
-//! which is the same on the wire.
+//! Written by hand: a few fields, and no generator is needed to build the agent. Both signals' messages are the same on the wire, but
+//! for what is innermost: bytes stand where a message is that `span` or `record` made.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
-/// The method of gRPC.
-pub const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
-/// `ExportTraceServiceRequest`.
+/// `ExportTraceServiceRequest`, `ExportLogsServiceRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// For each pod.
     #[prost(message, repeated, tag = "1")]
-    pub resource_spans: Vec<ResourceSpans>,
+    pub resources: Vec<OfResource>,
 }
 
-/// `ResourceSpans`.
+/// `ResourceSpans`, `ResourceLogs`.
 #[derive(Clone, PartialEq, Message)]
-pub struct ResourceSpans {
+pub struct OfResource {
     /// The pod.
     #[prost(message, optional, tag = "1")]
     pub resource: Option<Resource>,
-    /// Its spans.
+    /// What it has.
     #[prost(message, repeated, tag = "2")]
-    pub scope_spans: Vec<ScopeSpans>,
+    pub scopes: Vec<OfScope>,
     /// Of the attributes' names.
     #[prost(string, tag = "3")]
     pub schema_url: String,
@@ -61,15 +60,15 @@ pub struct Value {
     pub text: Option<String>,
 }
 
-/// `ScopeSpans`.
+/// `ScopeSpans`, `ScopeLogs`.
 #[derive(Clone, PartialEq, Message)]
-pub struct ScopeSpans {
+pub struct OfScope {
     /// Who made them.
     #[prost(message, optional, tag = "1")]
     pub scope: Option<Scope>,
-    /// As `span` encodes them.
+    /// As `span` or `record` encodes them.
     #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub spans: Vec<Bytes>,
+    pub items: Vec<Bytes>,
 }
 
 /// `InstrumentationScope`.
@@ -83,7 +82,7 @@ pub struct Scope {
     pub version: String,
 }
 
-/// `ExportTraceServiceResponse`.
+/// `ExportTraceServiceResponse`, `ExportLogsServiceResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Response {
     /// There if something is to be said.
@@ -91,13 +90,13 @@ pub struct Response {
     pub partial_success: Option<PartialSuccess>,
 }
 
-/// `ExportTracePartialSuccess`.
+/// `ExportTracePartialSuccess`, `ExportLogsPartialSuccess`.
 #[derive(Clone, PartialEq, Message)]
 pub struct PartialSuccess {
     /// Of those that were sent.
     #[prost(int64, tag = "1")]
-    pub rejected_spans: i64,
-    /// Why; without rejected spans a warning.
+    pub rejected: i64,
+    /// Why; without rejected ones a warning.
     #[prost(string, tag = "2")]
     pub error_message: String,
 }

@@ -1,4 +1,4 @@
-//! Spans on their way from the workers to the exporter: one bounded block, as the access log has.
+//! What a signal has on its way from the workers to the exporter: one bounded block, as the access log's writer has.
 //!
 //! A worker appends and goes on; what doesn't fit is dropped and counted. Before `batch`, which is what the exporter makes of it.
 
@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 use crate::model::Workload;
 
-/// Beyond these, spans are dropped: a collector that stands still must not fill the memory.
+/// Beyond these, spans or records are dropped: a collector that stands still must not fill the memory.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
-const MOST_SPANS: usize = 16 * 1024;
+const MOST_ITEMS: usize = 16 * 1024;
 /// So many are worth sending at once.
 pub const PLENTY: usize = 512;
 
@@ -27,13 +27,13 @@ pub struct Queue {
     dropped: IntCounter,
 }
 
-/// Spans in the order in which they came.
+/// Spans or records in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Block {
     /// One behind the other.
     pub bytes: Vec<u8>,
     /// Whose each is, and where it ends.
-    pub spans: Vec<(Arc<Workload>, usize)>,
+    pub items: Vec<(Arc<Workload>, usize)>,
     sending: bool,
     hurry: bool,
     closed: bool,
@@ -59,18 +59,18 @@ impl Queue {
         Self { block, news, idle, dropped }
     }
 
-    /// Adds one encoded span of a pod.
-    pub fn push(&self, of: &Arc<Workload>, span: &[u8]) {
+    /// Adds one of a pod, encoded.
+    pub fn push(&self, of: &Arc<Workload>, item: &[u8]) {
         let mut block = self.lock();
-        let end = block.bytes.len() + span.len();
-        if end > MOST_BYTES || block.spans.len() >= MOST_SPANS {
+        let end = block.bytes.len() + item.len();
+        if end > MOST_BYTES || block.items.len() >= MOST_ITEMS {
             drop(block);
             self.dropped.inc();
             return;
         }
-        block.bytes.extend_from_slice(span);
-        block.spans.push((of.clone(), end));
-        let wakes = matches!(block.spans.len(), 1 | PLENTY);
+        block.bytes.extend_from_slice(item);
+        block.items.push((of.clone(), end));
+        let wakes = matches!(block.items.len(), 1 | PLENTY);
         drop(block);
         if wakes {
             self.news.notify_one();
@@ -82,7 +82,7 @@ impl Queue {
         let mut block = self.lock();
         let (hurry, closed) = (block.hurry, block.closed);
         let taken = std::mem::replace(&mut *block, Block { hurry, closed, ..Block::default() });
-        block.sending = !taken.spans.is_empty();
+        block.sending = !taken.items.is_empty();
         taken
     }
 
@@ -95,7 +95,7 @@ impl Queue {
     /// How much there is.
     pub fn mood(&self) -> Mood {
         let block = self.lock();
-        match block.spans.len() {
+        match block.items.len() {
             _ if block.closed => Mood::Closed,
             0 => Mood::Empty,
             PLENTY.. => Mood::Plenty,
@@ -109,12 +109,12 @@ impl Queue {
         self.news.notified().await;
     }
 
-    /// Waits until all spans so far are sent, at most so long. For a thread that isn't the exporter's.
+    /// Waits until all so far are sent, at most so long. For a thread that isn't the exporter's.
     pub fn flush(&self, patience: Duration) {
         let mut block = self.lock();
         block.hurry = true;
         self.news.notify_one();
-        let pending = |block: &mut Block| block.sending || !block.spans.is_empty();
+        let pending = |block: &mut Block| block.sending || !block.items.is_empty();
         let waited = self.idle.wait_timeout_while(block, patience, pending);
         waited.unwrap_or_else(PoisonError::into_inner).0.hurry = false;
     }
@@ -143,15 +143,15 @@ mod tests {
     #[test]
     fn what_doesnt_fit_is_dropped_and_counted() {
         let (queue, pod) = (queue(), Arc::new(testing::workload()));
-        for _ in 0..MOST_SPANS + 3 {
+        for _ in 0..MOST_ITEMS + 3 {
             queue.push(&pod, b"span");
         }
-        assert_eq!((queue.dropped.get(), queue.take().spans.len()), (3, MOST_SPANS));
+        assert_eq!((queue.dropped.get(), queue.take().items.len()), (3, MOST_ITEMS));
         let large = vec![0; MOST_BYTES / 2 + 1];
         queue.push(&pod, &large);
         queue.push(&pod, &large);
         queue.push(&pod, b"small");
-        assert_eq!((queue.dropped.get(), queue.take().spans.len()), (4, 2));
+        assert_eq!((queue.dropped.get(), queue.take().items.len()), (4, 2));
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             move || {
                 let taken = queue.take();
                 queue.done();
-                taken.spans.len()
+                taken.items.len()
             }
         });
         queue.flush(Duration::from_secs(60));

@@ -25,8 +25,9 @@ use super::batch::Batch;
 use super::context::{SpanId, TraceId};
 use super::endpoint::{Endpoint, Protocol};
 use super::export::{Collector, Sent};
-use super::message::{self, EXPORT};
+use super::message;
 use super::propagate::TRACEPARENT;
+use super::signal::Signal;
 use super::w3c;
 use crate::grpc::{self, Call, Code, Status};
 use crate::proxy::Stream;
@@ -41,7 +42,7 @@ const AGENT: &str = concat!("mesh-agent/", env!("CARGO_PKG_VERSION"));
 const PROTOBUF: &str = "application/x-protobuf";
 
 /// The collector that flags name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
     /// Where.
     pub endpoint: Endpoint,
@@ -51,6 +52,15 @@ pub struct Remote {
     pub ca: Option<PathBuf>,
     /// For a request as a whole.
     pub timeout: Duration,
+}
+
+/// Sends it a signal.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// Which.
+    pub signal: Signal,
+    /// Where to.
+    pub remote: Remote,
 }
 
 /// Why there is no connection.
@@ -66,31 +76,34 @@ enum ConnectError {
     Name(String),
 }
 
-impl Collector for Remote {
+impl Collector for Sender {
     fn timeout(&self) -> Duration {
-        self.timeout
+        self.remote.timeout
     }
 
     async fn send(&mut self, batch: &Batch) -> Sent {
         let sending = async {
-            match self.protocol {
+            match self.remote.protocol {
                 Protocol::Grpc => self.by_grpc(batch).await,
                 Protocol::Http => self.by_http(batch).await,
             }
         };
-        let late = || Sent::Later(None, format!("{} takes longer than {:?}", self.endpoint, self.timeout));
-        timeout(self.timeout, sending).await.unwrap_or_else(|_| late())
+        let late = || {
+            Sent::Later(None, format!("{} takes longer than {:?}", self.remote.endpoint, self.remote.timeout))
+        };
+        timeout(self.remote.timeout, sending).await.unwrap_or_else(|_| late())
     }
 }
 
-impl Remote {
+impl Sender {
     async fn by_grpc(&self, batch: &Batch) -> Sent {
         let stream = match self.connect(Alpn::Http2).await {
             Ok(stream) => stream,
             Err(error) => return Sent::Later(None, report::chain(&error).to_string()),
         };
-        let (scheme, authority) = (self.endpoint.scheme(), self.endpoint.authority());
-        let call = Call { scheme, authority, path: EXPORT, headers: HeaderMap::from_iter(untraced()) };
+        let (scheme, authority) = (self.remote.endpoint.scheme(), self.remote.endpoint.authority());
+        let call =
+            Call { scheme, authority, path: self.signal.method(), headers: HeaderMap::from_iter(untraced()) };
         match grpc::unary::<message::Response>(stream, call, &batch.request).await {
             Ok(response) => taken(response),
             Err(status) => by_status(&status),
@@ -115,15 +128,15 @@ impl Remote {
         // It drives what `sender` and the body wait for, and ends with them.
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the collector of traces ended");
+                tracing::debug!(%error, "a connection to the collector ended");
             }
         });
         let mut request = Request::new(Full::new(Bytes::from(batch.request.encode_to_vec())));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.endpoint.path().parse().unwrap_or_default();
+        *request.uri_mut() = self.remote.endpoint.path(self.signal).parse().unwrap_or_default();
         let headers = request.headers_mut();
         for (name, value) in [
-            (HOST, self.endpoint.authority()),
+            (HOST, self.remote.endpoint.authority()),
             (CONTENT_TYPE, PROTOBUF),
             (USER_AGENT, AGENT),
             (CONNECTION, "close"),
@@ -135,14 +148,14 @@ impl Remote {
     }
 
     async fn connect(&self, alpn: Alpn) -> Result<Stream, ConnectError> {
-        let (host, port) = (self.endpoint.host(), self.endpoint.port(self.protocol));
-        let named = || self.endpoint.authority().to_owned();
+        let (host, port) = (self.remote.endpoint.host(), self.remote.endpoint.port(self.remote.protocol));
+        let named = || self.remote.endpoint.authority().to_owned();
         let addresses =
             lookup_host((host, port)).await.map_err(|error| ConnectError::Unresolved(named(), error))?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
             match timeout(CONNECT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) if self.endpoint.is_secure() => return self.secure(stream, alpn).await,
+                Ok(Ok(stream)) if self.remote.endpoint.is_secure() => return self.secure(stream, alpn).await,
                 Ok(Ok(stream)) => return Ok(stream.into()),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -152,20 +165,20 @@ impl Remote {
     }
 
     async fn secure(&self, stream: TcpStream, alpn: Alpn) -> Result<Stream, ConnectError> {
-        let host = self.endpoint.host().to_owned();
+        let host = self.remote.endpoint.host().to_owned();
         let server_name = ServerName::try_from(host.clone()).map_err(|_| ConnectError::Name(host))?;
         // Made anew for each connection, so that the authorities are those of today.
         let store = tls::Store::default();
         let origination = store.get(tls::Spec {
-            by: tls::By::Agent("traces"),
+            by: tls::By::Agent(self.signal.thread()),
             server_name,
             names: Vec::new(),
-            trust: self.ca.clone().map_or(Trust::System, Trust::File),
+            trust: self.remote.ca.clone().map_or(Trust::System, Trust::File),
             identity: None,
         });
         store.refresh();
         let shaken = origination.shake_hands(stream, alpn).await;
-        let failed = |error| ConnectError::Tls(self.endpoint.authority().to_owned(), error);
+        let failed = |error| ConnectError::Tls(self.remote.endpoint.authority().to_owned(), error);
         shaken.map(Stream::from).map_err(failed)
     }
 }
@@ -178,7 +191,7 @@ fn untraced() -> Option<(HeaderName, HeaderValue)> {
 
 fn taken(response: message::Response) -> Sent {
     let partial = response.partial_success.unwrap_or_default();
-    let rejected = u64::try_from(partial.rejected_spans).unwrap_or_default();
+    let rejected = u64::try_from(partial.rejected).unwrap_or_default();
     Sent::Taken { rejected, why: partial.error_message }
 }
 

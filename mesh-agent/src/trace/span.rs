@@ -75,13 +75,18 @@ pub fn encode(
     wire::fixed32(out, 16, u32::from(span.flags) | HAS_IS_REMOTE | remote);
 }
 
-/// Attributes of a span or an event.
+/// Attributes of a span, an event or a log record.
 pub struct Attributes<'o> {
     out: &'o mut Vec<u8>,
     field: u32,
 }
 
-impl Attributes<'_> {
+impl<'o> Attributes<'o> {
+    /// A log record's.
+    pub(super) fn of_record(out: &'o mut Vec<u8>) -> Self {
+        Self { out, field: 6 }
+    }
+
     /// A text; none that is empty.
     pub fn text(&mut self, key: &str, value: impl AsRef<[u8]>) {
         let value = value.as_ref();

@@ -1,4 +1,4 @@
-//! Spans as a collector reads them, for unit tests. Fields are OTLP's.
+//! Spans and log records as a collector reads them, for unit tests. Fields are OTLP's.
 #![allow(missing_docs)]
 
 use prost::Message;
@@ -84,6 +84,42 @@ pub struct ReadEvent {
 pub struct ReadStatus {
     #[prost(int32, tag = "3")]
     pub code: i32,
+}
+
+/// `opentelemetry.proto.logs.v1.LogRecord`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReadRecord {
+    #[prost(fixed64, tag = "1")]
+    pub time_unix_nano: u64,
+    #[prost(int32, tag = "2")]
+    pub severity_number: i32,
+    #[prost(string, tag = "3")]
+    pub severity_text: String,
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<ReadValue>,
+    #[prost(message, repeated, tag = "6")]
+    pub attributes: Vec<ReadAttribute>,
+    #[prost(fixed32, tag = "8")]
+    pub flags: u32,
+    #[prost(bytes = "vec", tag = "9")]
+    pub trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "10")]
+    pub span_id: Vec<u8>,
+    #[prost(fixed64, tag = "11")]
+    pub observed_time_unix_nano: u64,
+}
+
+impl ReadRecord {
+    /// As text.
+    pub fn body(&self) -> String {
+        self.body.as_ref().map(value).unwrap_or_default()
+    }
+}
+
+/// A record of its bytes.
+#[expect(clippy::unwrap_used, reason = "test support")]
+pub fn read_record(bytes: &[u8]) -> ReadRecord {
+    ReadRecord::decode(bytes).unwrap()
 }
 
 /// A span of its bytes.

@@ -1,4 +1,4 @@
-//! Protobuf as it is written on the wire: what a worker makes a span of, straight into its buffer.
+//! Protobuf as it is written on the wire: what a worker makes a span or a log record of, straight into its buffer.
 //!
 //! A span has some thirty strings; as messages of prost each would be allocated, for every request that is recorded. Answers are
 //! read by prost (`message`), and so are spans in tests. Pure.

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use super::*;
 use crate::addr::{ClientAddr, OrigDst};
 use crate::flags::Flag;
+use crate::proxy::testing;
 use crate::telemetry::{ConnectionEntry, Peers, Reporter, Telemetry};
 
 fn entry(flag: Flag) -> ConnectionEntry<'static> {
@@ -17,6 +18,7 @@ fn entry(flag: Flag) -> ConnectionEntry<'static> {
     ConnectionEntry {
         start: UNIX_EPOCH,
         peers: Peers {
+            pod: testing::some_workload(),
             reporter: Reporter::Source,
             source: None,
             client: ClientAddr::from(at("10.0.0.1:4242")),
@@ -35,6 +37,7 @@ fn entry(flag: Flag) -> ConnectionEntry<'static> {
         bytes_sent: 2,
         duration: Duration::from_millis(5),
         route: "",
+        span: None,
     }
 }
 

@@ -6,14 +6,14 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::{Method, Uri};
+use http::Uri;
 
 use super::Ended;
 use crate::flags::Flag;
 use crate::grpc::Code;
 use crate::proxy::error::ErrorKind;
 use crate::proxy::reach::Reach;
-use crate::telemetry::{ConnectionEntry, Peers, RequestEntry};
+use crate::telemetry::{ConnectionEntry, Peers, RequestEntry, conventions};
 use crate::trace::{Attributes, Kind};
 
 /// Names of a query that are longer are no names.
@@ -40,24 +40,9 @@ impl<'e> Request<'e> {
     pub(super) fn name(&self) -> Cow<'e, [u8]> {
         match (self.is_grpc, self.uri.path().strip_prefix('/')) {
             (true, Some(method)) if !method.is_empty() => Cow::Borrowed(method.as_bytes()),
-            _ if self.is_known_method() => Cow::Borrowed(self.entry.method),
+            _ if conventions::is_known_method(self.entry.method) => Cow::Borrowed(self.entry.method),
             _ => Cow::Borrowed(b"HTTP"),
         }
-    }
-
-    fn is_known_method(&self) -> bool {
-        let known = [
-            Method::GET,
-            Method::HEAD,
-            Method::POST,
-            Method::PUT,
-            Method::PATCH,
-            Method::DELETE,
-            Method::OPTIONS,
-            Method::CONNECT,
-            Method::TRACE,
-        ];
-        known.iter().any(|method| method.as_str().as_bytes() == self.entry.method)
     }
 
     /// True if the span counts as failed. A client's mistake is no failure of the server's.
@@ -85,7 +70,7 @@ impl<'e> Request<'e> {
         }
         attributes.text("network.protocol.name", "http");
         attributes.text("network.protocol.version", entry.protocol.strip_prefix("HTTP/").unwrap_or_default());
-        server(self.authority(), &entry.peers, attributes);
+        conventions::server(self.authority(), &entry.peers, attributes);
         peers(&entry.peers, kind, attributes);
         attributes.text("user_agent.original", entry.user_agent);
         attributes.list("http.request.header.x-request-id", entry.request_id);
@@ -116,12 +101,7 @@ impl<'e> Request<'e> {
 
     fn describe_http(&self, kind: Kind, attributes: &mut Attributes<'_>) {
         let (entry, uri) = (self.entry, self.uri);
-        if self.is_known_method() {
-            attributes.text("http.request.method", entry.method);
-        } else {
-            attributes.text("http.request.method", "_OTHER");
-            attributes.text("http.request.method_original", entry.method);
-        }
+        conventions::method(entry.method, attributes);
         if entry.status != 0 {
             attributes.number("http.response.status_code", entry.status.into());
         }
@@ -147,9 +127,7 @@ impl<'e> Request<'e> {
 
     /// Without what may be a user's name and password.
     fn authority(&self) -> &'e [u8] {
-        let authority = self.entry.authority;
-        let from = authority.iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
-        &authority[from..]
+        conventions::without_user(self.entry.authority)
     }
 
     /// The status, or what went wrong before there was one.
@@ -171,7 +149,7 @@ pub(super) fn connection(
 ) {
     attributes.text("network.transport", "tcp");
     attributes.text("network.type", if entry.peers.client.ip().is_ipv4() { "ipv4" } else { "ipv6" });
-    server(b"", &entry.peers, attributes);
+    conventions::server(b"", &entry.peers, attributes);
     peers(&entry.peers, kind, attributes);
     attributes.text("tls.client.server_name", entry.server_name);
     attributes.text("error.type", error.map_or("", ErrorKind::label));
@@ -180,22 +158,6 @@ pub(super) fn connection(
     attributes.text("mesh_agent.route", entry.route);
     ended(entry.flag, entry.details, attributes);
     super::mesh(&entry.peers, attributes);
-}
-
-/// Whom the client meant: by the authority, else the service, else the address that it dialled.
-fn server(authority: &[u8], peers: &Peers<'_>, attributes: &mut Attributes<'_>) {
-    let authority = std::str::from_utf8(authority).ok().and_then(|text| text.parse().ok());
-    let authority: Option<http::uri::Authority> = authority;
-    match (&authority, peers.service) {
-        (Some(authority), _) => {
-            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-            attributes.text("server.address", host);
-        }
-        (None, Some(service)) => attributes.text("server.address", &service.host),
-        (None, None) => attributes.address("server.address", peers.destination.ip()),
-    }
-    let port = authority.and_then(|authority| authority.port_u16());
-    attributes.number("server.port", port.unwrap_or_else(|| peers.destination.port()).into());
 }
 
 /// Who is at the other end, and for a server who that is for.

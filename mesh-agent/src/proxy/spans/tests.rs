@@ -152,6 +152,25 @@ fn what_arrives_is_a_server_span_below_the_one_that_sent_it() {
 }
 
 #[test]
+fn a_record_names_the_span_of_its_own_side() {
+    for (direction, to) in
+        [(Direction::Outbound, Some(server())), (Direction::Outbound, None), (Direction::Inbound, None)]
+    {
+        let conn = connection(Ratio::ALL, KEEP, direction, to);
+        let trace = conn.trace_request(&mut HeaderMap::new()).unwrap();
+        let picked = conn.pick(&Plan::default(), &[], None).unwrap();
+        let told = context(&conn, &trace, Some(&picked.upstream));
+        let own = views(&conn, &trace, Some(&picked.upstream)).next().unwrap();
+        assert_eq!(
+            (told.trace, told.span, told.flags),
+            (trace.trace, own.id, trace.flags()),
+            "{direction:?}"
+        );
+        assert_eq!(own.pod.name, conn.pod.workload().name);
+    }
+}
+
+#[test]
 fn of_what_isnt_sampled_only_failures_are_kept_and_only_where_nobody_else_decided() {
     let exported = |keep: Keep, lines: &[(&str, &str)], status: u16| {
         let conn = connection(Ratio::NONE, keep, Direction::Outbound, None);

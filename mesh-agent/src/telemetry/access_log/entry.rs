@@ -1,16 +1,20 @@
 //! What one line tells. Bytes that came off the wire stay bytes; the formats escape them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::flags::Flag;
 use crate::model::{ServiceMeta, Workload};
 use crate::telemetry::{Kept, Reporter};
+use crate::trace::SpanContext;
 
 /// Who talks to whom; the same for requests and connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Peers<'a> {
     /// Whose view.
+    pub pod: &'a Arc<Workload>,
+    /// Which side that is.
     pub reporter: Reporter,
     /// The client, if it is a known pod.
     pub source: Option<&'a Workload>,
@@ -73,6 +77,8 @@ pub struct RequestEntry<'a> {
     pub route: &'a str,
     /// It is a gRPC call.
     pub grpc: bool,
+    /// The span that tells of it, if it is part of a trace that the agent knows, recorded or not.
+    pub span: Option<SpanContext>,
     /// Headers that somebody wants to see; none for most.
     pub kept: Option<&'a Kept>,
 }
@@ -100,4 +106,6 @@ pub struct ConnectionEntry<'a> {
     pub duration: Duration,
     /// The rule of a TCPRoute or TLSRoute that matched; empty for none.
     pub route: &'a str,
+    /// The span that tells of it, as of a request.
+    pub span: Option<SpanContext>,
 }

@@ -1,4 +1,4 @@
-//! `--access-log off|text|json|template[:FILE]`.
+//! `--access-log off|otlp|text|json|template`, the last three perhaps with `:FILE`.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -15,6 +15,8 @@ pub enum AccessLogMode {
     /// Not at all.
     #[default]
     Off,
+    /// As OTLP's log records, to the collector of `--otlp-endpoint`.
+    Otlp,
     /// In this format, to there.
     On(Format, Output),
 }
@@ -41,7 +43,7 @@ pub enum Output {
 
 /// Not one of the forms.
 #[derive(Debug, thiserror::Error)]
-#[error("access log {0:?} is none of off, text, json and template, the last three perhaps with :FILE")]
+#[error("access log {0:?} is none of off, otlp, text, json and template, the last three perhaps with :FILE")]
 pub struct ParseModeError(String);
 
 impl Output {
@@ -65,6 +67,7 @@ impl FromStr for AccessLogMode {
         let output = file.map_or(Output::Stdout, |file| Output::File(file.into()));
         match (format, file) {
             ("off", None) => Ok(Self::Off),
+            ("otlp", None) => Ok(Self::Otlp),
             ("text", _) => Ok(Self::On(Format::Text, output)),
             ("json", _) => Ok(Self::On(Format::Json, output)),
             ("template", _) => Ok(Self::On(Format::Template, output)),
@@ -77,6 +80,7 @@ impl fmt::Display for AccessLogMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (format, output) = match self {
             Self::Off => return f.write_str("off"),
+            Self::Otlp => return f.write_str("otlp"),
             Self::On(Format::Text, output) => ("text", output),
             Self::On(Format::Json, output) => ("json", output),
             Self::On(Format::Template, output) => ("template", output),
@@ -106,11 +110,11 @@ mod tests {
 
     #[test]
     fn every_form_is_read_and_written_alike() {
-        for text in ["off", "text", "json", "template:/t", "text:/var/log/a.log", "json:/a:b"] {
+        for text in ["off", "otlp", "text", "json", "template:/t", "text:/var/log/a.log", "json:/a:b"] {
             let mode = text.parse::<AccessLogMode>();
             assert_eq!(mode.map(|m| m.to_string()).ok().as_deref(), Some(text));
         }
-        for text in ["", "on", "off:/x", "json:", "xml:/x"] {
+        for text in ["", "on", "off:/x", "otlp:/x", "json:", "xml:/x"] {
             assert!(text.parse::<AccessLogMode>().is_err(), "{text}");
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::*;
 use crate::addr::{ClientAddr, OrigDst};
 use crate::flags::Flag;
+use crate::proxy::testing;
 use crate::telemetry::{Peers, Reporter, Telemetry};
 
 fn entry(status: u16, flag: Flag) -> RequestEntry<'static> {
@@ -15,6 +16,7 @@ fn entry(status: u16, flag: Flag) -> RequestEntry<'static> {
     RequestEntry {
         start: UNIX_EPOCH + Duration::from_secs(u64::from(status)),
         peers: Peers {
+            pod: testing::some_workload(),
             reporter: Reporter::Source,
             source: None,
             client: ClientAddr::from(at("10.0.0.1:4242")),
@@ -42,6 +44,7 @@ fn entry(status: u16, flag: Flag) -> RequestEntry<'static> {
         user_agent: b"",
         authority: b"",
         route: "",
+        span: None,
         grpc: false,
         kept: None,
     }

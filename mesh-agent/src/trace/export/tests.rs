@@ -28,7 +28,7 @@ impl Collector for Told {
     }
 
     async fn send(&mut self, batch: &Batch) -> Sent {
-        self.asked.borrow_mut().push((self.begun.elapsed(), batch.spans));
+        self.asked.borrow_mut().push((self.begun.elapsed(), batch.items));
         if self.hangs {
             std::future::pending::<()>().await;
         }
@@ -57,7 +57,7 @@ impl Lab {
     }
 
     fn counts(&self) -> Vec<(&'static str, u64)> {
-        let count = |label| (label, self.counters.spans.with_label_values(&[label]).get());
+        let count = |label| (label, self.counters.items.with_label_values(&[label]).get());
         RESULTS.map(count).into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
@@ -73,11 +73,11 @@ fn run_with(answers: impl IntoIterator<Item = Sent>, hangs: bool, test: impl Asy
     let answers = answers.into_iter().collect();
     LocalSet::new().block_on(&runtime, async {
         let vec = |name| IntCounterVec::new(Opts::new(name, name), &["result"]).unwrap();
-        let counters = Counters { spans: vec("spans"), exports: vec("exports") };
-        let queue = Arc::new(Queue::new(counters.spans.with_label_values(&["queue_full"])));
+        let counters = Counters { items: vec("spans"), exports: vec("exports") };
+        let queue = Arc::new(Queue::new(counters.items.with_label_values(&["queue_full"])));
         let lab = Lab { queue, pod: Arc::new(testing::workload()), counters, asked: Asked::default() };
         let collector = Told { begun: Instant::now(), asked: lab.asked.clone(), answers, hangs };
-        let exporter = run(lab.queue.clone(), collector, lab.counters.clone(), "east".into());
+        let exporter = run(Signal::Traces, lab.queue.clone(), collector, lab.counters.clone(), "east".into());
         tokio::select! {
             biased;
             () = exporter => {}
@@ -188,7 +188,7 @@ fn at_the_end_what_is_left_has_one_try() {
     // The loop ends by itself, though the collector never answers.
     let ended = Rc::new(RefCell::new(None));
     run_with([], true, async |lab| {
-        *ended.borrow_mut() = Some((lab.counters.spans.clone(), Instant::now()));
+        *ended.borrow_mut() = Some((lab.counters.items.clone(), Instant::now()));
         lab.push(3);
         lab.queue.close();
         after(3600).await;

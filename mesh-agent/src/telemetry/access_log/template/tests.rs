@@ -10,6 +10,7 @@ use super::*;
 use crate::addr::{ClientAddr, EndpointAddr, OrigDst};
 use crate::flags::Flag;
 use crate::model::{ObjectName, ServiceMeta};
+use crate::proxy::testing;
 use crate::telemetry::access_log::entry::{ConnectionEntry, Peers, RequestEntry};
 use crate::telemetry::headers::Keeper;
 use crate::telemetry::{Kept, Reporter};
@@ -26,6 +27,7 @@ fn addr(text: &str) -> std::net::SocketAddr {
 
 fn peers<'a>(service: &'a ServiceMeta, reporter: Reporter) -> Peers<'a> {
     Peers {
+        pod: testing::some_workload(),
         reporter,
         source: None,
         client: ClientAddr::from(addr("10.0.0.1:4242")),
@@ -86,6 +88,7 @@ fn line(template: &str, reporter: Reporter) -> String {
         user_agent: b"me",
         authority: b"cart",
         route: "shop/cart/0",
+        span: None,
         grpc: true,
         kept: Some(&kept),
     };
@@ -107,6 +110,7 @@ fn connection_line(template: &str) -> String {
         bytes_sent: 2,
         duration: Duration::from_secs(61),
         route: "",
+        span: None,
     };
     let mut out = Vec::new();
     connection(&mut out, &template, &entry);
