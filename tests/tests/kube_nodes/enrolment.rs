@@ -42,7 +42,8 @@ fn mode(nodes: &Nodes, kind: &str, name: &str, namespace: &str, value: &str) -> 
 /// Whether a pod's connections to a service's address are answered, or refused as unreachable.
 fn reaches(nodes: &Nodes, client: &Value, address: &str) -> Result<bool> {
     let peer = nodes.peer(text(client, "namespace"), text(client, "name"), &["get", address, "/"])?;
-    Ok(peer.code == 0)
+    // The code alone doesn't tell: kubectl may lose that of what it has run.
+    Ok(peer.code == 0 && !peer.stdout.is_empty())
 }
 
 fn containers(pod: &Value) -> Vec<(String, i64)> {
