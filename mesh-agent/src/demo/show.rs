@@ -165,6 +165,8 @@ impl Show {
             "\nIt goes on until Ctrl-C. In another terminal:\n\n  \
              export MESH_AGENT_STATE_DIR={state}\n  \
              mesh-agent status\n  \
+             mesh-agent stat svc\n  \
+             mesh-agent edges\n  \
              mesh-agent get workloads\n  \
              mesh-agent get endpoints -o wide\n  \
              mesh-agent get routes\n  \
@@ -174,6 +176,7 @@ impl Show {
              mesh-agent bpf reasons\n  \
              curl -s http://{metrics}/metrics | grep istio_requests_total\n  \
              tail -f {state}/access.log\n\n\
+             `mesh-agent dashboard` shows it in a browser, `mesh-agent top` on this terminal.\n\n\
              A command of your own as a process of the pod web:\n\n  \
              sh -c 'echo 0 >{cgroup}/cgroup.procs; exec ip netns exec {web} curl -s http://{}/'\n",
             stage.vip
